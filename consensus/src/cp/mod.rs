@@ -1,0 +1,1 @@
+//! # cp: agree first, then act

@@ -1,0 +1,23 @@
+//! # consensus: many nodes, one answer
+//!
+//! ```text
+//!   Node        what a process is, without its doors: replicas, peers, clock, identity
+//!    ├─ cp      agree first, then act: one Raft group per shard
+//!    ├─ peers   who talks to us, and whether it is who it says
+//!    └─ hlc     the hybrid logical clock, and whether our clock is to be trusted
+//! ```
+//!
+//! **Invariant.** Nothing here opens a file or a socket, reads a wall clock or rolls a die: the world enters through
+//! [`Env`].
+
+pub mod cp;
+pub mod env;
+pub mod hlc;
+pub mod node;
+pub mod replicator;
+pub mod transport;
+
+pub use env::{Clock, Env};
+pub use node::{Node, NodeConfig};
+pub use replicator::{Replicator, RequestContext, Written};
+pub use transport::{Lane, Transport, TransportError};

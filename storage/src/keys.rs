@@ -1,0 +1,1 @@
+//! Every key layout, in one table.
