@@ -104,7 +104,9 @@ pub enum Refused {
     #[error("node is draining: ask another node")]
     Draining,
     /// A stamp too far ahead of this node's clock.
-    #[error("stamp is {ahead_ms} ms ahead of this node's clock, the limit max_clock_offset is {max_ms} ms: send the highest stamp a server gave you")]
+    #[error(
+        "stamp is {ahead_ms} ms ahead of this node's clock, the limit max_clock_offset is {max_ms} ms: send the highest stamp a server gave you"
+    )]
     StampAhead {
         /// How far.
         ahead_ms: u64,
@@ -309,9 +311,7 @@ impl ReadError {
             | ReadError::ClockSuspect { .. }
             | ReadError::Storage { .. }
             | ReadError::Stopped { .. } => Retry::Elsewhere,
-            ReadError::NoQuorum { .. } | ReadError::DeadlineExceeded { .. } => {
-                Retry::Later(Duration::from_millis(100))
-            }
+            ReadError::NoQuorum { .. } | ReadError::DeadlineExceeded { .. } => Retry::Later(Duration::from_millis(100)),
         }
     }
 }

@@ -76,10 +76,7 @@ impl Version {
     #[must_use]
     pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
         let word = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
-        Version {
-            stamp: Stamp(word(0)),
-            actor: Actor { node: NodeId(word(8)), start: StartCount(word(16)) },
-        }
+        Version { stamp: Stamp(word(0)), actor: Actor { node: NodeId(word(8)), start: StartCount(word(16)) } }
     }
 }
 

@@ -4,7 +4,7 @@
 
 use crate::{
     env::Env,
-    replicator::{Replicator, ReplicaStatus},
+    replicator::{ReplicaStatus, Replicator},
 };
 use bytes::Bytes;
 use kvorum_api::{ClusterId, KeyspaceId, NodeId, ReplicaId, ShardId, Stamp, StartCount};
