@@ -12,8 +12,10 @@
 
 pub mod cp;
 pub mod env;
+pub mod health;
 pub mod hlc;
 pub mod node;
+pub mod peers;
 pub mod replicator;
 pub mod transport;
 

@@ -1,1 +1,4 @@
 //! # cp: agree first, then act
+
+pub mod group;
+pub use group::{Group, GroupContext};
