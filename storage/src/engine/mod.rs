@@ -12,6 +12,7 @@
 
 pub mod batch;
 pub mod mem;
+mod order;
 #[cfg(feature = "rocks")]
 pub mod rocks;
 #[cfg(any(test, feature = "suite"))]
@@ -54,6 +55,12 @@ impl Column {
             Column::Locks => "locks",
         }
     }
+
+    /// Its place in an array with one element a column.
+    #[must_use]
+    pub const fn slot(self) -> usize {
+        self as usize - 1
+    }
 }
 
 /// Keys from `start` (inclusive) to `end` (exclusive; `None` = to the end of the column).
@@ -63,6 +70,45 @@ pub struct KeyRange {
     pub start: Vec<u8>,
     /// First key beyond.
     pub end: Option<Vec<u8>>,
+}
+
+impl KeyRange {
+    /// From `start` (inclusive) to `end` (exclusive; `None` = to the end of the column).
+    #[must_use]
+    pub fn new(start: impl Into<Vec<u8>>, end: Option<impl Into<Vec<u8>>>) -> Self {
+        KeyRange { start: start.into(), end: end.map(Into::into) }
+    }
+
+    /// The whole column.
+    #[must_use]
+    pub fn all() -> Self {
+        KeyRange { start: Vec::new(), end: None }
+    }
+
+    /// Every key that begins with `prefix`.
+    #[must_use]
+    pub fn prefix(prefix: impl Into<Vec<u8>>) -> Self {
+        let start = prefix.into();
+        // The first key beyond: the prefix without its trailing 0xff bytes, its last byte one higher.
+        let end = start.iter().rposition(|byte| *byte != 0xff).map(|last| {
+            let mut end = start[..=last].to_vec();
+            end[last] += 1;
+            end
+        });
+        KeyRange { start, end }
+    }
+
+    /// Whether a key lies in it.
+    #[must_use]
+    pub fn contains(&self, key: &[u8]) -> bool {
+        self.start.as_slice() <= key && self.end.as_deref().is_none_or(|end| key < end)
+    }
+
+    /// Whether no key can lie in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.end.as_deref().is_some_and(|end| end <= self.start.as_slice())
+    }
 }
 
 /// Which way a cursor walks.

@@ -1,1 +1,1 @@
-
+//! The conformance suite of the engine seam.

@@ -1,0 +1,145 @@
+//! The disk under a [`MemEngine`](super::MemEngine): what survives the loss of power, and the faults a test asks for.
+//!
+//! **Invariant.** Only the newest life of the disk reads or changes it; every older one is answered `Stopped`.
+//!
+//! **Deliberately absent.** Faults by chance: the simulation rolls the dice and calls these methods.
+
+use super::{Columns, MemEngine, stage::MemFiles};
+use crate::error::StorageError;
+use parking_lot::{Mutex, RwLock};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// What survives. Clones are handles of the same disk.
+#[derive(Clone, Default)]
+pub struct MemDisk {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Counts up with every opening and every loss of power. Read without the lock on the read path.
+    life: AtomicU64,
+    state: Mutex<DiskState>,
+}
+
+/// What lies on the disk, and what is about to go wrong with it.
+#[derive(Default)]
+pub(super) struct DiskState {
+    pub(super) flushed: Columns,
+    pub(super) stages: BTreeMap<u64, MemFiles>,
+    pub(super) flushes: u64,
+    pub(super) background_error: Option<StorageError>,
+    next_write_error: Option<StorageError>,
+    next_flush_error: Option<StorageError>,
+}
+
+impl DiskState {
+    /// Whether a write may happen now.
+    pub(super) fn admit_write(&mut self) -> Result<(), StorageError> {
+        if let Some(error) = &self.background_error {
+            return Err(error.clone());
+        }
+        self.next_write_error.take().map_or(Ok(()), Err)
+    }
+
+    /// Whether a flush may happen now. A failed flush is a background error that stays, as it is in RocksDB.
+    pub(super) fn admit_flush(&mut self) -> Result<(), StorageError> {
+        if self.background_error.is_none() {
+            self.background_error = self.next_flush_error.take();
+        }
+        self.background_error.clone().map_or(Ok(()), Err)
+    }
+}
+
+impl MemDisk {
+    /// An empty disk.
+    #[must_use]
+    pub fn new() -> Self {
+        MemDisk::default()
+    }
+
+    /// Starts a new life on this disk with what was flushed. Every life before it is over.
+    #[must_use]
+    pub fn open(&self) -> Arc<MemEngine> {
+        let mut state = self.shared.state.lock();
+        state.background_error = None;
+        let life = self.shared.life.fetch_add(1, Ordering::SeqCst) + 1;
+        let now = RwLock::new(state.flushed.clone());
+        Arc::new(MemEngine { disk: self.clone(), life, now, unflushed_bytes: AtomicU64::new(0) })
+    }
+
+    /// Cuts the power: everything that is not flushed is gone, and the engine that runs on this disk with it.
+    pub fn lose_power(&self) {
+        let _state = self.shared.state.lock();
+        self.shared.life.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Another disk with the same flushed bytes and stages: a copy of the data directory.
+    #[must_use]
+    pub fn duplicate(&self) -> MemDisk {
+        let state = self.shared.state.lock();
+        let copy = MemDisk::new();
+        let mut copied = copy.shared.state.lock();
+        copied.flushed = state.flushed.clone();
+        copied.stages = state.stages.clone();
+        drop(copied);
+        copy
+    }
+
+    /// The next write fails with `error` and changes nothing.
+    pub fn fail_next_write(&self, error: StorageError) {
+        self.shared.state.lock().next_write_error = Some(error);
+    }
+
+    /// The next flush or ingestion fails with `error` and changes nothing; the error stays as the background error.
+    pub fn fail_next_flush(&self, error: StorageError) {
+        self.shared.state.lock().next_flush_error = Some(error);
+    }
+
+    /// A background chore fails: from now on every write and flush of this life is refused with `error`.
+    pub fn fail_in_background(&self, error: StorageError) {
+        self.shared.state.lock().background_error = Some(error);
+    }
+
+    /// How often this disk was flushed, over all lives.
+    #[must_use]
+    pub fn flushes(&self) -> u64 {
+        self.shared.state.lock().flushes
+    }
+
+    /// Damages a file of a stage. Answers whether there was such a file.
+    pub fn damage_stage_file(&self, id: u64, name: &str, damage: impl FnOnce(&mut Vec<u8>)) -> bool {
+        let mut state = self.shared.state.lock();
+        let file = state.stages.get_mut(&id).and_then(|files| files.get_mut(name));
+        file.map(damage).is_some()
+    }
+
+    /// Removes a file of a stage. Answers whether there was such a file.
+    pub fn remove_stage_file(&self, id: u64, name: &str) -> bool {
+        let mut state = self.shared.state.lock();
+        state.stages.get_mut(&id).is_some_and(|files| files.remove(name).is_some())
+    }
+
+    pub(super) fn life(&self) -> u64 {
+        self.shared.life.load(Ordering::SeqCst)
+    }
+
+    /// Runs `act` on the disk if `life` is still the newest one.
+    pub(super) fn of_life<T>(
+        &self,
+        life: u64,
+        act: impl FnOnce(&mut DiskState) -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        let mut state = self.shared.state.lock();
+        if self.life() != life {
+            return Err(StorageError::Stopped);
+        }
+        act(&mut state)
+    }
+}
