@@ -12,12 +12,19 @@
 
 pub mod cp;
 pub mod env;
+pub mod envelope;
 pub mod health;
+pub mod hello;
 pub mod hlc;
+pub mod identity;
+pub mod message;
 pub mod node;
+pub mod note;
 pub mod peers;
 pub mod replicator;
+pub mod suspect;
 pub mod transport;
+pub mod worker;
 
 pub use env::{Clock, Env};
 pub use node::{Node, NodeConfig};

@@ -1,94 +1,413 @@
 //! # Peers: who talks to us, and whether it is who it says
 //!
-//! Wraps every message into an envelope (cluster, node, start count, boot nonce, last synced batch, clocks, trace) and
-//! unwraps every answer, refusing whom it must (invariant 9, rules J7, T4).
+//! ```text
+//!   call ──▶ wrap ──▶ transport ──▶ peer: receive ──▶ replica
+//!                                                        │
+//!   payload ◀── check ◀── transport ◀── reply / refuse ◀─┘
+//! ```
+//!
+//! Wraps every message into an envelope (cluster, node, life, last synced batch, clocks, trace) and checks every request
+//! and every answer, refusing whom it must (invariant 9, rules J7, T1, T4).
+//!
+//! **Invariant.** Nothing is refused for an epoch: replicas are addressed by ids that are never reused. A node that its
+//! peers refuse for good falls silent at once, whatever its replicas try. A refusal is believed only from a peer that is
+//! itself who it says it is; that the *cluster* is another one, only from a majority.
 
-use crate::transport::Lane;
+use crate::{
+    env::Env,
+    envelope::{Envelope, Form, Refusal},
+    health::Health,
+    hello::{Hello, majority},
+    hlc::Hlc,
+    identity::{Identity, Life, Verdict, judge},
+    transport::{Lane, Transport, TransportError},
+};
 use bytes::Bytes;
-use kvorum_api::{GroupId, NodeId, ReplicaId};
-use std::time::Duration;
-use thiserror::Error;
+use kvorum_api::{NodeId, ReplicaId};
+use kvorum_storage::{Journal, journal::NODE_GROUP};
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::time::Instant;
 
-/// What a message between two replicas of one group is about. Numbers are on the wire: append only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum MessageKind {
-    /// Node to node: who are you, and what do you hold?
-    Hello = 1,
-    /// Raft AppendEntries, heartbeats included.
-    Append = 2,
-    /// Raft RequestVote.
-    Vote = 3,
-    /// Would you vote for me?
-    PreVote = 4,
-    /// Stand for election now.
-    TransferLeader = 5,
-    /// A snapshot begins: vote, metadata.
-    SnapshotBegin = 6,
-    /// A chunk of it.
-    SnapshotChunk = 7,
-    /// It is complete: install it.
-    SnapshotFinish = 8,
+pub use crate::message::{CallError, Incoming, MessageKind, Outgoing};
+
+tokio::task_local! {
+    /// The W3C trace context of the request under way: it travels with every message sent within its scope.
+    pub static TRACE: Bytes;
 }
 
-/// A message to one replica on another node.
+/// A request that passed every check of its sender.
 #[derive(Clone, Debug)]
-pub struct Outgoing {
-    /// The node that holds the replica.
-    pub to: NodeId,
-    /// How urgent.
-    pub lane: Lane,
-    /// The group.
-    pub group: GroupId,
-    /// The sending replica.
-    pub from_replica: ReplicaId,
-    /// The replica addressed: a mismatch is answered `unknown replica`.
-    pub to_replica: ReplicaId,
+pub struct Received {
+    /// As it came.
+    pub envelope: Envelope,
     /// What it is.
     pub kind: MessageKind,
-    /// Its content, in the codec of `cp`.
-    pub payload: Bytes,
-    /// How long to wait.
-    pub timeout: Duration,
 }
 
-/// Why there is no answer.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum CallError {
-    /// No connection, or no answer in time, or we or they were refused: as if the other were not there.
-    #[error("unreachable: {0}")]
-    Unreachable(String),
-    /// No answer in time.
-    #[error("no answer within {0:?}")]
-    Timeout(Duration),
-    /// The other node answered, and refused the message itself.
-    #[error("refused: {0}")]
-    Refused(String),
+/// How one other node looks from here.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// The highest life seen of it.
+    pub life: Option<Life>,
+    /// When it was last heard.
+    pub heard: Option<Instant>,
+    /// Its clock against ours, milliseconds, and when that was measured.
+    pub clock: Option<(i64, Instant)>,
+    /// Why we do not talk to it.
+    pub refused: Option<String>,
+    /// Its answer to our last hello, in this life of ours.
+    pub hello: Option<Hello>,
+    /// Whether it says that this node is none of its cluster.
+    calls_us_foreign: bool,
 }
 
-/// A message that arrived and was let in.
-#[derive(Clone, Debug)]
-pub struct Incoming {
-    /// The sending node.
-    pub from: NodeId,
-    /// The sending replica.
-    pub from_replica: ReplicaId,
-    /// What it is.
-    pub kind: MessageKind,
-    /// Its content.
-    pub payload: Bytes,
+/// What changes.
+struct State {
+    seen: BTreeMap<NodeId, Seen>,
+    /// Grows with every new life seen.
+    lives_revision: u64,
+    refused: Option<String>,
 }
 
 /// Every other node, as this one knows it.
-pub struct Peers {}
+pub struct Peers {
+    me: Identity,
+    transport: Arc<dyn Transport>,
+    journal: Arc<dyn Journal>,
+    hlc: Arc<Hlc>,
+    health: Arc<Health>,
+    is_admitted: AtomicBool,
+    state: Mutex<State>,
+}
 
-#[expect(unused_variables, clippy::unused_async, reason = "signatures first")]
 impl Peers {
+    /// Knows `nodes` (itself may be among them), and remembers the lives that an earlier life of this node has seen.
+    /// Replicas stay silent until [`Peers::admit`].
+    pub fn new(
+        me: Identity,
+        nodes: &BTreeSet<NodeId>,
+        remembered: &BTreeMap<NodeId, Life>,
+        env: &Env,
+        hlc: Arc<Hlc>,
+        health: Arc<Health>,
+    ) -> Arc<Peers> {
+        let others = nodes.iter().filter(|node| **node != me.node);
+        let seen = others.map(|node| (*node, Seen { life: remembered.get(node).copied(), ..Seen::default() }));
+        Arc::new(Peers {
+            me,
+            transport: Arc::clone(&env.transport),
+            journal: Arc::clone(&env.journal),
+            hlc,
+            health,
+            is_admitted: AtomicBool::new(false),
+            state: Mutex::new(State { seen: seen.collect(), lives_revision: 0, refused: None }),
+        })
+    }
+
+    /// Lets replicas speak: enough peers have confirmed in this life who this node is.
+    pub fn admit(&self) {
+        self.is_admitted.store(true, Ordering::Release);
+    }
+
     /// Sends one message and gives the payload of its answer.
     ///
     /// # Errors
     /// See [`CallError`].
     pub async fn call(&self, message: Outgoing) -> Result<Bytes, CallError> {
-        unimplemented!()
+        self.exchange(message).await.map(|answer| answer.payload)
+    }
+
+    /// Says hello to a node, measures its clock, and remembers its answer.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn hello(&self, to: NodeId, mine: &Hello, timeout: Duration) -> Result<(), CallError> {
+        let sent = (Instant::now(), self.hlc.physical_ms());
+        let answer = self
+            .exchange(Outgoing {
+                to,
+                lane: Lane::Control,
+                group: NODE_GROUP,
+                from_replica: ReplicaId(0),
+                to_replica: ReplicaId(0),
+                kind: MessageKind::Hello,
+                payload: mine.encode(),
+                timeout,
+            })
+            .await?;
+        let hello = Hello::decode(&answer.payload).map_err(CallError::Refused)?;
+        let round_trip = sent.0.elapsed();
+        let middle_ms = sent.1 + (round_trip.as_millis() / 2) as u64;
+        let mut state = self.state.lock();
+        let seen = state.peer(to);
+        seen.hello = Some(hello);
+        // The error is at most half a round trip: a slow answer says nothing about the clock.
+        if round_trip <= Duration::from_millis(kvorum_api::limits::CLOCK_OFFSET_MS_MAX) {
+            let offset_ms = i128::from(answer.physical_ms) - i128::from(middle_ms);
+            let offset_ms = offset_ms.clamp(i128::from(i64::MIN), i128::from(i64::MAX)) as i64;
+            seen.clock = Some((offset_ms, Instant::now()));
+        }
+        Ok(())
+    }
+
+    /// Checks a request.
+    ///
+    /// # Errors
+    /// The refusal that answers it.
+    pub fn receive(&self, bytes: &Bytes) -> Result<Received, Bytes> {
+        let envelope = Envelope::decode(bytes).map_err(|error| {
+            tracing::warn!(%error, "bytes of a peer are no envelope");
+            self.answer(None, Form::Refusal, Refusal::Malformed as u8, error.to_string().into())
+        })?;
+        match self.check_request(&envelope) {
+            Ok(kind) => Ok(Received { envelope, kind }),
+            Err((refusal, why)) => {
+                tracing::warn!(from = %envelope.from, ?refusal, why, "refused a peer");
+                Err(self.answer(Some(&envelope), Form::Refusal, refusal as u8, why.into()))
+            }
+        }
+    }
+
+    /// The reply to a request.
+    pub fn reply(&self, request: &Received, payload: Bytes) -> Bytes {
+        self.answer(Some(&request.envelope), Form::Reply, request.envelope.kind, payload)
+    }
+
+    /// The refusal of a request.
+    pub fn refuse(&self, request: &Received, refusal: Refusal, why: String) -> Bytes {
+        self.answer(Some(&request.envelope), Form::Refusal, refusal as u8, why.into())
+    }
+
+    /// Why a replica of this node must not send `kind`, or answer it.
+    pub fn silence(&self, kind: MessageKind) -> Option<String> {
+        if let Some(why) = &self.state.lock().refused {
+            return Some(format!("this node was refused by its peers: {why}"));
+        }
+        if kind == MessageKind::Hello {
+            return None;
+        }
+        // Asking another replica to lead promises nothing: it is how a poisoned leader gives up.
+        if self.health.is_poisoned() && kind != MessageKind::TransferLeader {
+            return Some("this node is poisoned".to_owned());
+        }
+        if !self.is_admitted.load(Ordering::Acquire) {
+            return Some("this node has not met a majority of its cluster since it started".to_owned());
+        }
+        None
+    }
+
+    /// Every other node.
+    pub fn seen(&self) -> BTreeMap<NodeId, Seen> {
+        self.state.lock().seen.clone()
+    }
+
+    /// The answers to this life's hellos.
+    pub fn answers(&self) -> BTreeMap<NodeId, Hello> {
+        let state = self.state.lock();
+        state.seen.iter().filter_map(|(node, seen)| Some((*node, seen.hello.clone()?))).collect()
+    }
+
+    /// The highest life seen of every peer, for the node's note; the revision grows when one is new.
+    pub fn lives(&self) -> (BTreeMap<NodeId, Life>, u64) {
+        let state = self.state.lock();
+        (state.seen.iter().filter_map(|(node, seen)| Some((*node, seen.life?))).collect(), state.lives_revision)
+    }
+
+    /// Set when peers refused this node for good: the process must end with this sentence.
+    pub fn refused(&self) -> Option<String> {
+        self.state.lock().refused.clone()
+    }
+
+    async fn exchange(&self, message: Outgoing) -> Result<Envelope, CallError> {
+        if let Some(why) = self.silence(message.kind) {
+            return Err(CallError::Unreachable(why));
+        }
+        if !self.state.lock().seen.contains_key(&message.to) {
+            return Err(CallError::Unreachable(format!("node {} is not in this cluster", message.to)));
+        }
+        let request = self.wrap(Form::Request, message.to, message.kind as u8, message.payload);
+        let request = Envelope {
+            group: message.group,
+            from_replica: message.from_replica,
+            to_replica: message.to_replica,
+            trace: TRACE.try_with(Bytes::clone).unwrap_or_default(),
+            ..request
+        };
+        let answer = self.transport.call(message.to, message.lane, request.encode(), message.timeout).await;
+        let answer = answer.map_err(|error| match error {
+            TransportError::Unreachable { .. } => CallError::Unreachable(error.to_string()),
+            TransportError::Timeout { after, .. } => CallError::Timeout(after),
+        })?;
+        let answer = Envelope::decode(&answer).map_err(|error| CallError::Unreachable(error.to_string()))?;
+        self.check_answer(message.to, &answer)?;
+        Ok(answer)
+    }
+
+    fn check_request(&self, envelope: &Envelope) -> Result<MessageKind, (Refusal, String)> {
+        let me = self.me;
+        if envelope.cluster != me.cluster {
+            let why = format!("node {} belongs to cluster {}, not to {}", me.node, me.cluster, envelope.cluster);
+            return Err((Refusal::WrongCluster, why));
+        }
+        if envelope.to != me.node {
+            let why = format!("this is node {}, the message is for node {}", me.node, envelope.to);
+            return Err((Refusal::WrongAddressee, why));
+        }
+        if envelope.from == me.node {
+            let why = format!("node {} is this process already: give the other one its own id and directory", me.node);
+            return Err((Refusal::Identity, why));
+        }
+        let mut state = self.state.lock();
+        if let Some(why) = &state.refused {
+            return Err((Refusal::NotNow, format!("node {} was refused by its peers: {why}", me.node)));
+        }
+        if !state.seen.contains_key(&envelope.from) {
+            let why = format!("node {} is not in this cluster, as node {} is configured", envelope.from, me.node);
+            return Err((Refusal::UnknownNode, why));
+        }
+        state.judge(envelope).map_err(|why| (Refusal::Identity, why))?;
+        drop(state);
+        self.observe(envelope);
+        match (envelope.form, MessageKind::from_number(envelope.kind)) {
+            (Form::Request, Some(kind)) => Ok(kind),
+            (form, _) => {
+                Err((Refusal::Malformed, format!("{form:?} of kind {} is not known to this build", envelope.kind)))
+            }
+        }
+    }
+
+    fn check_answer(&self, to: NodeId, answer: &Envelope) -> Result<(), CallError> {
+        let me = self.me;
+        let mut state = self.state.lock();
+        if answer.cluster != me.cluster {
+            let why = format!("node {to} belongs to cluster {}, this one to {}", answer.cluster, me.cluster);
+            return Err(state.foreign(to, why, &self.health));
+        }
+        if answer.from != to {
+            let why = format!("node {} answers at the address of node {to}", answer.from);
+            state.peer(to).refused = Some(why.clone());
+            return Err(CallError::Unreachable(why));
+        }
+        if let Err(why) = state.judge(answer) {
+            tracing::warn!(node = %to, why, "refused the answer of a peer");
+            return Err(CallError::Unreachable(why));
+        }
+        let sentence = || String::from_utf8_lossy(&answer.payload).into_owned();
+        let verdict = match (answer.form, Refusal::from_number(answer.kind)) {
+            (Form::Reply, _) => Ok(()),
+            (Form::Refusal, Refusal::UnknownReplica | Refusal::Replica) => Err(CallError::Refused(sentence())),
+            (Form::Refusal, Refusal::NotNow | Refusal::WrongAddressee | Refusal::Malformed) => {
+                Err(CallError::Unreachable(sentence()))
+            }
+            (Form::Refusal, Refusal::WrongCluster | Refusal::UnknownNode) => {
+                Err(state.foreign(to, sentence(), &self.health))
+            }
+            (Form::Refusal, Refusal::Identity) => {
+                state.refused_for_good(&self.health, sentence());
+                Err(CallError::Unreachable(sentence()))
+            }
+            (Form::Request, _) => Err(CallError::Unreachable(format!("node {to} answered with a request"))),
+        };
+        if verdict.is_ok() {
+            state.peer(to).calls_us_foreign = false;
+        }
+        drop(state);
+        self.observe(answer);
+        verdict
+    }
+
+    /// The highest stamp of the other side is adopted unless it is too far ahead, which costs the message nothing.
+    fn observe(&self, envelope: &Envelope) {
+        if let Err(ahead_ms) = self.hlc.observe(envelope.stamp) {
+            tracing::debug!(from = %envelope.from, ahead_ms, "stamp of a peer is too far ahead to be adopted");
+        }
+    }
+
+    fn wrap(&self, form: Form, to: NodeId, kind: u8, payload: Bytes) -> Envelope {
+        Envelope {
+            form,
+            cluster: self.me.cluster,
+            from: self.me.node,
+            to,
+            life: Life {
+                start: self.me.start,
+                boot_nonce: self.me.boot_nonce,
+                last_synced: self.journal.status().last_synced,
+            },
+            stamp: self.hlc.highest(),
+            physical_ms: self.hlc.physical_ms(),
+            group: NODE_GROUP,
+            from_replica: ReplicaId(0),
+            to_replica: ReplicaId(0),
+            kind,
+            trace: Bytes::new(),
+            payload,
+        }
+    }
+
+    fn answer(&self, request: Option<&Envelope>, form: Form, kind: u8, payload: Bytes) -> Bytes {
+        let mut answer = self.wrap(form, request.map_or(NodeId(0), |request| request.from), kind, payload);
+        if let Some(request) = request {
+            answer.group = request.group;
+            answer.from_replica = request.to_replica;
+            answer.to_replica = request.from_replica;
+        }
+        answer.encode()
+    }
+}
+
+impl State {
+    /// Judges the life that a message of a node of this cluster shows, and remembers it.
+    fn judge(&mut self, envelope: &Envelope) -> Result<(), String> {
+        let mut is_new = false;
+        let seen = self.peer(envelope.from);
+        match judge(envelope.from, seen.life, envelope.life) {
+            Verdict::Known(life) => seen.life = Some(life),
+            Verdict::NewLife(life) => {
+                seen.life = Some(life);
+                // What it held and promised in its former life says nothing about this one.
+                seen.hello = None;
+                is_new = true;
+            }
+            Verdict::Refused(why) => {
+                seen.refused = Some(why.clone());
+                return Err(why);
+            }
+        }
+        seen.heard = Some(Instant::now());
+        seen.refused = None;
+        self.lives_revision += u64::from(is_new);
+        Ok(())
+    }
+
+    /// A peer and this node are not of one cluster. One of them is wrong: the one that stands alone.
+    fn foreign(&mut self, to: NodeId, why: String, health: &Health) -> CallError {
+        let seen = self.peer(to);
+        seen.refused = Some(why.clone());
+        seen.calls_us_foreign = true;
+        let votes = self.seen.values().filter(|seen| seen.calls_us_foreign).count();
+        if votes >= majority(self.seen.len() + 1) {
+            self.refused_for_good(health, why.clone());
+        }
+        CallError::Unreachable(why)
+    }
+
+    /// A node of this cluster; the callers have checked that it is one.
+    fn peer(&mut self, node: NodeId) -> &mut Seen {
+        self.seen.get_mut(&node).expect("messages go to and come from configured nodes only")
+    }
+
+    fn refused_for_good(&mut self, health: &Health, why: String) {
+        tracing::error!(why, "this node was refused by its peers");
+        health.poison(format!("refused by its peers: {why}"));
+        self.refused.get_or_insert(why);
     }
 }

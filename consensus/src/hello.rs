@@ -1,0 +1,254 @@
+//! # Hello: what two nodes tell each other before they trust each other
+//!
+//! ```text
+//!   node                      peer
+//!    │──── hello ─────────────▶│   judges who is asking; remembers a new life durably before it answers
+//!    │◀─── hello ──────────────│   or refuses: an emptied directory finds out before it votes
+//!    │   a majority answered (itself included): replicas may vote, append, stand for election
+//! ```
+//!
+//! Payload, version 1, integers big-endian: `format = 1 (1) │ flags (1): 1 disk full │ groups (2) │ per group: group (8),
+//! replica (8), flags (1): 1 pristine`.
+//!
+//! **Invariant.** A hello is always answered, also by a node that may not vote yet: otherwise nodes that start together
+//! would wait for each other.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use kvorum_api::{GroupId, NodeId, ReplicaId};
+use std::collections::BTreeMap;
+
+/// The format this build writes.
+const FORMAT: u8 = 1;
+
+/// Bytes of one group.
+const GROUP_BYTES: usize = 17;
+
+/// What a node says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hello {
+    /// Whether it refuses writes for want of space.
+    pub is_disk_full: bool,
+    /// The replicas it holds, by group.
+    pub groups: BTreeMap<GroupId, HeldReplica>,
+}
+
+/// One replica, as its node describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldReplica {
+    /// Its id.
+    pub replica: ReplicaId,
+    /// Whether it has never voted, logged or applied anything.
+    pub is_pristine: bool,
+}
+
+impl Hello {
+    /// Its bytes.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let count = u16::try_from(self.groups.len()).expect("a node holds fewer than 65,536 replicas");
+        let mut bytes = BytesMut::with_capacity(4 + self.groups.len() * GROUP_BYTES);
+        bytes.put_u8(FORMAT);
+        bytes.put_u8(u8::from(self.is_disk_full));
+        bytes.put_u16(count);
+        for (group, held) in &self.groups {
+            bytes.put_u64(group.0);
+            bytes.put_u64(held.replica.0);
+            bytes.put_u8(u8::from(held.is_pristine));
+        }
+        bytes.freeze()
+    }
+
+    /// The reverse.
+    ///
+    /// # Errors
+    /// What is wrong with the bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let [format, flags, high, low, rows @ ..] = bytes else {
+            return Err(format!("a hello of {} bytes is too short", bytes.len()));
+        };
+        if *format != FORMAT {
+            return Err(format!("hello of format {format}: this build knows format {FORMAT}"));
+        }
+        let count = usize::from(u16::from_be_bytes([*high, *low]));
+        if rows.len() != count * GROUP_BYTES {
+            return Err(format!("a hello of {count} groups with {} bytes of them", rows.len()));
+        }
+        let groups = rows.chunks_exact(GROUP_BYTES).map(|row| {
+            let word = |at: usize| u64::from_be_bytes(row[at..at + 8].try_into().expect("eight bytes"));
+            (GroupId(word(0)), HeldReplica { replica: ReplicaId(word(8)), is_pristine: row[16] & 1 == 1 })
+        });
+        Ok(Hello { is_disk_full: flags & 1 == 1, groups: groups.collect() })
+    }
+}
+
+/// How many of `nodes` are more than half.
+#[must_use]
+pub const fn majority(nodes: usize) -> usize {
+    nodes / 2 + 1
+}
+
+/// Whether the replicas of a node may speak: it and those who answered its hello in this life are a majority.
+#[must_use]
+pub fn has_met_majority(nodes: usize, answered: usize) -> bool {
+    answered + 1 >= majority(nodes)
+}
+
+/// Whether a replica may answer votes and appends, beyond what holds for its whole node.
+///
+/// An empty replica of a group that others have founded may be one that was emptied. Any other founder may be the one
+/// who knows its earlier life, so *all* of them must have answered before it takes part.
+///
+/// # Errors
+/// Whom it waits for.
+pub fn may_take_part(
+    group: GroupId,
+    is_pristine: bool,
+    founders: &[(ReplicaId, NodeId)],
+    me: NodeId,
+    answers: &BTreeMap<NodeId, Hello>,
+) -> Result<(), String> {
+    let is_founded_elsewhere =
+        answers.values().filter_map(|hello| hello.groups.get(&group)).any(|held| !held.is_pristine);
+    if !is_pristine || !is_founded_elsewhere {
+        return Ok(());
+    }
+    let missing = founders.iter().find(|(_, node)| *node != me && !answers.contains_key(node));
+    match missing {
+        None => Ok(()),
+        Some((_, node)) => Err(format!(
+            "replica is empty while its group is founded, and node {node} has not said that it never knew it"
+        )),
+    }
+}
+
+/// What the founding chore does next (rule G8).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Founding {
+    /// This replica makes the founding membership, now.
+    Initialize,
+    /// Somebody has not answered yet.
+    Wait(String),
+    /// Nothing to do here: founded already, or another replica's office.
+    Over,
+}
+
+/// Only the first founder initializes a group, only while every founder is pristine. One that comes back with an empty
+/// directory never does: the others are not pristine any more.
+#[must_use]
+pub fn founding(
+    group: GroupId,
+    is_pristine: bool,
+    founders: &[(ReplicaId, NodeId)],
+    me: NodeId,
+    answers: &BTreeMap<NodeId, Hello>,
+) -> Founding {
+    if !is_pristine || founders.first().is_none_or(|(_, node)| *node != me) {
+        return Founding::Over;
+    }
+    for (replica, node) in founders.iter().skip(1) {
+        let Some(answer) = answers.get(node) else {
+            return Founding::Wait(format!("node {node} has not answered"));
+        };
+        match answer.groups.get(&group) {
+            Some(held) if held.replica != *replica => {
+                return Founding::Wait(format!("node {node} holds replica {}, not {replica}", held.replica));
+            }
+            Some(held) if held.is_pristine => {}
+            Some(_) => return Founding::Over,
+            None => return Founding::Wait(format!("node {node} does not hold the group")),
+        }
+    }
+    Founding::Initialize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const GROUP: GroupId = GroupId(7);
+    const FOUNDERS: [(ReplicaId, NodeId); 3] =
+        [(ReplicaId(11), NodeId(1)), (ReplicaId(12), NodeId(2)), (ReplicaId(13), NodeId(3))];
+
+    fn hello(replica: u64, is_pristine: bool) -> Hello {
+        let held = HeldReplica { replica: ReplicaId(replica), is_pristine };
+        Hello { is_disk_full: false, groups: BTreeMap::from([(GROUP, held)]) }
+    }
+
+    #[test]
+    fn version_1_is_what_it_was() {
+        let bytes = [1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 12, 1];
+        let expected = Hello { is_disk_full: true, ..hello(12, true) };
+        assert_eq!(Hello::decode(&bytes), Ok(expected.clone()));
+        assert_eq!(expected.encode(), bytes.as_slice());
+    }
+
+    /// Rule G8.
+    #[test]
+    fn the_first_founder_initializes_when_all_are_pristine() {
+        let mut answers = BTreeMap::from([(NodeId(2), hello(12, true))]);
+        assert!(matches!(founding(GROUP, true, &FOUNDERS, NodeId(1), &answers), Founding::Wait(_)));
+        answers.insert(NodeId(3), hello(13, true));
+        assert_eq!(founding(GROUP, true, &FOUNDERS, NodeId(1), &answers), Founding::Initialize);
+        assert_eq!(founding(GROUP, false, &FOUNDERS, NodeId(1), &answers), Founding::Over);
+        assert_eq!(founding(GROUP, true, &FOUNDERS, NodeId(2), &answers), Founding::Over);
+    }
+
+    /// Rule G8.
+    #[test]
+    fn a_first_founder_that_was_emptied_never_initializes() {
+        let answers = BTreeMap::from([(NodeId(2), hello(12, false)), (NodeId(3), hello(13, true))]);
+        assert_eq!(founding(GROUP, true, &FOUNDERS, NodeId(1), &answers), Founding::Over);
+    }
+
+    /// Rule G8.
+    #[test]
+    fn a_founder_that_holds_another_replica_is_waited_for() {
+        let answers = BTreeMap::from([(NodeId(2), hello(99, true)), (NodeId(3), hello(13, true))]);
+        assert!(matches!(founding(GROUP, true, &FOUNDERS, NodeId(1), &answers), Founding::Wait(_)));
+    }
+
+    #[test]
+    fn an_empty_replica_of_a_founded_group_waits_for_every_founder() {
+        let mut answers = BTreeMap::from([(NodeId(2), hello(12, false))]);
+        assert!(may_take_part(GROUP, true, &FOUNDERS, NodeId(1), &answers).is_err());
+        assert!(may_take_part(GROUP, false, &FOUNDERS, NodeId(1), &answers).is_ok());
+        answers.insert(NodeId(3), hello(13, true));
+        assert!(may_take_part(GROUP, true, &FOUNDERS, NodeId(1), &answers).is_ok());
+    }
+
+    #[test]
+    fn a_majority_counts_the_node_itself() {
+        assert!(has_met_majority(1, 0));
+        assert!(!has_met_majority(2, 0));
+        assert!(!has_met_majority(3, 0));
+        assert!(has_met_majority(3, 1));
+        assert!(!has_met_majority(5, 1));
+        assert!(has_met_majority(5, 2));
+    }
+
+    proptest! {
+        #[test]
+        fn any_hello_round_trips(
+            is_disk_full in any::<bool>(),
+            groups in proptest::collection::btree_map(any::<u64>(), (any::<u64>(), any::<bool>()), 0..20),
+        ) {
+            let groups = groups
+                .into_iter()
+                .map(|(group, (replica, is_pristine))| {
+                    (GroupId(group), HeldReplica { replica: ReplicaId(replica), is_pristine })
+                })
+                .collect();
+            let hello = Hello { is_disk_full, groups };
+            prop_assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
+        }
+
+        #[test]
+        fn no_bytes_make_decoding_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            if let Some(first) = bytes.first_mut() {
+                *first %= 3;
+            }
+            let _ = Hello::decode(&bytes);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! # Note: what a node must remember about its clock and its peers
+//!
+//! Kept as the newest [`Mark::Note`](kvorum_storage::journal::Mark) of
+//! [`NODE_GROUP`](kvorum_storage::journal::NODE_GROUP). Version 1, integers big-endian:
+//!
+//! ```text
+//!   format = 1 (1) │ bound of the clock (8) │ peers (2) │ per peer: node, start count, boot nonce, last synced (8 each)
+//! ```
+//!
+//! **Invariant.** Decoding never panics; a note this build cannot read stops the start, for forgetting it would let an
+//! amnesiac peer in.
+
+use crate::identity::Life;
+use bytes::{BufMut, Bytes, BytesMut};
+use kvorum_api::{NodeId, Stamp, StartCount};
+use kvorum_storage::{StorageError, journal::BatchNumber};
+use std::collections::BTreeMap;
+
+/// The format this build writes.
+const FORMAT: u8 = 1;
+
+/// Bytes of one peer.
+const PEER_BYTES: usize = 32;
+
+/// What a node remembers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeNote {
+    /// A later life starts its clock above this.
+    pub bound: Stamp,
+    /// The highest life seen of every peer.
+    pub peers: BTreeMap<NodeId, Life>,
+}
+
+impl NodeNote {
+    /// Its bytes.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let count = u16::try_from(self.peers.len()).expect("a cluster has fewer than 65,536 nodes");
+        let mut bytes = BytesMut::with_capacity(11 + self.peers.len() * PEER_BYTES);
+        bytes.put_u8(FORMAT);
+        bytes.put_u64(self.bound.0);
+        bytes.put_u16(count);
+        for (node, life) in &self.peers {
+            bytes.put_u64(node.0);
+            bytes.put_u64(life.start.0);
+            bytes.put_u64(life.boot_nonce);
+            bytes.put_u64(life.last_synced.0);
+        }
+        bytes.freeze()
+    }
+
+    /// The reverse.
+    ///
+    /// # Errors
+    /// A format this build does not know, or bytes that are no note.
+    pub fn decode(bytes: &[u8]) -> Result<Self, StorageError> {
+        let unknown = |found: String| StorageError::UnknownFormat { what: "note of the node", found };
+        if bytes.len() < 11 || bytes[0] != FORMAT {
+            return Err(unknown(format!("{} bytes, format {:?}", bytes.len(), bytes.first())));
+        }
+        let word = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+        let count = usize::from(u16::from_be_bytes([bytes[9], bytes[10]]));
+        if bytes.len() != 11 + count * PEER_BYTES {
+            return Err(unknown(format!("{} bytes for {count} peers", bytes.len())));
+        }
+        let peers = (0..count).map(|row| {
+            let at = 11 + row * PEER_BYTES;
+            let life = Life {
+                start: StartCount(word(at + 8)),
+                boot_nonce: word(at + 16),
+                last_synced: BatchNumber(word(at + 24)),
+            };
+            (NodeId(word(at)), life)
+        });
+        Ok(NodeNote { bound: Stamp(word(1)), peers: peers.collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn version_1_is_what_it_was() {
+        let life = Life { start: StartCount(3), boot_nonce: 4, last_synced: BatchNumber(5) };
+        let note = NodeNote { bound: Stamp(9), peers: BTreeMap::from([(NodeId(2), life)]) };
+        let mut expected = vec![1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 1];
+        for word in [2_u64, 3, 4, 5] {
+            expected.extend_from_slice(&word.to_be_bytes());
+        }
+        assert_eq!(note.encode(), expected);
+        assert_eq!(NodeNote::decode(&expected), Ok(note));
+    }
+
+    proptest! {
+        #[test]
+        fn any_note_round_trips(bound in any::<u64>(), peers in proptest::collection::btree_map(any::<u64>(), any::<[u64; 3]>(), 0..9)) {
+            let peers = peers
+                .into_iter()
+                .map(|(node, [start, boot_nonce, batch])| {
+                    (NodeId(node), Life { start: StartCount(start), boot_nonce, last_synced: BatchNumber(batch) })
+                })
+                .collect();
+            let note = NodeNote { bound: Stamp(bound), peers };
+            prop_assert_eq!(NodeNote::decode(&note.encode()), Ok(note));
+        }
+
+        #[test]
+        fn no_bytes_make_decoding_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            if let Some(first) = bytes.first_mut() {
+                *first %= 3;
+            }
+            let _ = NodeNote::decode(&bytes);
+        }
+    }
+}
