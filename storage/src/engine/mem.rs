@@ -251,3 +251,115 @@ impl Cursor for MemCursor {
         Ok(self.rows.pop_front())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::suite::{self, Lab};
+    use proptest::prelude::*;
+
+    struct MemLab {
+        disk: MemDisk,
+        engine: Arc<MemEngine>,
+    }
+
+    impl MemLab {
+        fn new() -> Self {
+            let engine = MemEngine::fresh();
+            MemLab { disk: engine.disk().clone(), engine }
+        }
+    }
+
+    impl Lab for MemLab {
+        fn engine(&self) -> &dyn Engine {
+            self.engine.as_ref()
+        }
+
+        fn lose_power(&mut self) {
+            self.disk.lose_power();
+            self.engine = self.disk.open();
+        }
+
+        fn reopen(&mut self) {
+            self.engine = self.disk.open();
+        }
+
+        fn break_disk(&mut self) {
+            self.disk.fail_next_flush(StorageError::Engine("broken by a test".to_owned()));
+        }
+
+        fn damage_stage_file(&mut self, id: u64, name: &str, damage: &dyn Fn(&mut Vec<u8>)) {
+            assert!(self.disk.damage_stage_file(id, name, damage));
+        }
+
+        fn remove_stage_file(&mut self, id: u64, name: &str) {
+            assert!(self.disk.remove_stage_file(id, name));
+        }
+    }
+
+    fn put(key: &'static str) -> Batch {
+        let mut batch = Batch::new();
+        batch.put(Column::Data, key, "value");
+        batch
+    }
+
+    #[test]
+    fn the_engine_in_memory_keeps_every_promise() {
+        suite::run_cases(MemLab::new);
+    }
+
+    proptest! {
+        #[test]
+        fn the_engine_in_memory_behaves_like_ordered_maps(script in proptest::collection::vec(any::<u8>(), 0..400)) {
+            suite::run_script(&script, &mut MemLab::new());
+        }
+    }
+
+    #[test]
+    fn a_dead_life_is_refused_everything() {
+        let disk = MemDisk::new();
+        let dead = disk.open();
+        dead.write(&put("a")).unwrap();
+        disk.lose_power();
+        assert_eq!(dead.get(Column::Data, b"a"), Err(StorageError::Stopped));
+        let alive = disk.open();
+        assert_eq!(dead.write(&put("b")), Err(StorageError::Stopped));
+        assert_eq!(dead.flush(), Err(StorageError::Stopped));
+        assert!(matches!(dead.stage(1), Err(StorageError::Stopped)));
+        assert_eq!(alive.get(Column::Data, b"a"), Ok(None));
+        assert_eq!(disk.flushes(), 0);
+    }
+
+    #[test]
+    fn a_failed_write_changes_nothing_and_the_next_one_succeeds() {
+        let engine = MemEngine::fresh();
+        engine.disk().fail_next_write(StorageError::DiskFull("by a test".to_owned()));
+        assert_eq!(engine.write(&put("a")), Err(StorageError::DiskFull("by a test".to_owned())));
+        assert_eq!(engine.get(Column::Data, b"a"), Ok(None));
+        engine.write(&put("a")).unwrap();
+        assert_eq!(engine.background_error(), None);
+    }
+
+    #[test]
+    fn a_background_failure_ends_with_the_life() {
+        let disk = MemDisk::new();
+        let engine = disk.open();
+        disk.fail_in_background(StorageError::Engine("compaction".to_owned()));
+        assert_eq!(engine.write(&put("a")), Err(StorageError::Engine("compaction".to_owned())));
+        assert_eq!(disk.open().background_error(), None);
+    }
+
+    #[test]
+    fn a_duplicate_holds_what_was_flushed_and_goes_its_own_way() {
+        let engine = MemEngine::fresh();
+        engine.write(&put("a")).unwrap();
+        engine.flush().unwrap();
+        engine.write(&put("b")).unwrap();
+        let copy = engine.disk().duplicate().open();
+        assert_eq!(copy.get(Column::Data, b"b"), Ok(None));
+        copy.write(&put("c")).unwrap();
+        copy.flush().unwrap();
+        assert_eq!(engine.get_persisted(Column::Data, b"c"), Ok(None));
+        assert!(copy.get(Column::Data, b"a").unwrap().is_some());
+    }
+}
