@@ -3,6 +3,8 @@
 //! **Invariant.** Losing power is a copy of the directory taken while the engine runs: no code of a closing engine has
 //! touched it.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of a test are a test")]
+
 use kvorum_storage::{
     StorageError,
     engine::{
