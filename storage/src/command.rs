@@ -209,3 +209,13 @@ pub enum Previous {
     /// A repeated request whose previous value was too large to remember: only its version is known.
     Forgotten(Version),
 }
+
+impl Operation {
+    /// The key it is about.
+    #[must_use]
+    pub fn key(&self) -> &Bytes {
+        match self {
+            Operation::Put { key, .. } | Operation::Delete { key, .. } | Operation::Increment { key, .. } => key,
+        }
+    }
+}

@@ -16,6 +16,7 @@
 
 pub mod blocking;
 pub mod changelog;
+pub mod codec;
 pub mod command;
 pub mod engine;
 pub mod entry;

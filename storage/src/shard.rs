@@ -1,81 +1,84 @@
 //! # Shard: the only door to user data
+//!
+//! A shard is a map from keys to entries that changes in one way: the group agrees on a log, and every replica applies
+//! the log's entries in order. This file is the door; behind it:
+//!
+//! ```text
+//!    log entries ──▶ apply ──────────────────────────────────────────────────────┐
+//!                      │  run        entry by entry, command by command          │
+//!                      │  clients    was this request here before?               │  one batch,
+//!                      │  evaluate   what would it do? (pure)                    │  atomic
+//!                      │  draft      the batch so far, over the engine           ▼
+//!                                            ┌──────────────────────────────────────────────────┐
+//!                                            │ data     rows                                    │
+//!    reads ──▶ get, scan ───────────────────▶│ changes  the diary, one record per change        │
+//!    watchers ──▶ changes ──────────────────▶│ meta     position │ replicated scalars │ expiry  │
+//!    another replica ──▶ snapshot ──────────▶│          index │ clients │ outcomes │ diary ends │
+//!                        receive ─▶ install ▶└──────────────────────────────────────────────────┘
+//! ```
+//!
+//! **The story of one write.** The leader packs commands into a [`Proposal`](crate::command::Proposal) with its clock and
+//! stamp, and the group agrees. [`Shard::apply`] raises the shard's *logged time* to the proposal's, so that from here on
+//! no clock is asked: what is due, what is too old, follows from the log. A command that names a request id is first
+//! looked up: remembered, it gets the outcome it got then; too old or below the client's floor, it is refused; else it
+//! goes on. `evaluate` judges its operations against the rows, later ones seeing earlier ones, and says what would
+//! become of each row, or which operation failed, and then nothing happens. Each row that changes gets a version, the
+//! proposer's stamp or one above the shard's last, whichever is larger, and a record in the diary. At the end of the
+//! entry the *rolling hash* is chained over everything that was edited, and at the end of the run rows, records,
+//! outcomes, hash and position go to the engine as one batch.
+//!
+//! **What a crash leaves.** The engine has no log of its own: a crash takes it back to its last flush, and there
+//! position, rows, diary and hash agree, because they were one batch. The group then applies the log from that position
+//! again, and comes out where it was, to the byte. [`Shard::flushed`] says where that is.
+//!
+//! **Who may be here at once.** One writer (`apply`, `install`, trimming) under a lock, any number of readers beside it.
+//! Readers take the published state *before* the engine is asked, so they never judge a row by a later time than the
+//! row's own; and they look again afterwards whether the shard was being replaced under them.
+//!
+//! **Invariant.** User data changes only here: through `apply`, and through its two chores, `install` and
+//! `collect_changes`. `apply` sees the entry and the replicated state, nothing else.
+//!
+//! **Deliberately absent.** The network, clocks, chance, and any opinion on who may read: levels are the replicator's.
+
+mod chunk;
+mod clients;
+mod collect;
+mod draft;
+mod evaluate;
+mod install;
+mod logged;
+mod receive;
+mod run;
+mod scan;
+mod snapshot;
+mod state;
+
+pub use collect::Collected;
+pub use logged::{LoggedEntry, Step};
+pub use receive::{SnapshotReceiver, StagedSnapshot};
+pub use run::{BEHAVIOUR, EXPIRED_PER_COMMAND_MAX};
+pub use scan::{Row, Scan, ScanRange};
+pub use snapshot::ShardSnapshot;
+pub use state::{Applied, ShardSpec, ShardState};
 
 use crate::{
-    command::{Outcome, Proposal, Settings},
-    engine::{Engine, StageManifest},
+    changelog::ChangeReader,
+    command::Outcome,
+    engine::{Cached, Column, Engine, View},
     entry::Entry,
     error::StorageError,
-    journal::BatchNumber,
+    keys::{self, MetaKind},
 };
 use bytes::Bytes;
-use kvorum_api::{KeyspaceId, LogPosition, ShardId, Version};
-use std::sync::Arc;
+use clients::Clients;
+use kvorum_api::{KeyspaceId, LogPosition, ShardId};
+use parking_lot::{Mutex, RwLock};
+use run::{Run, require_known};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 use tokio::sync::watch;
-
-/// One entry of the log, ready to be applied.
-#[derive(Clone, Debug)]
-pub struct LoggedEntry {
-    /// Where it stands in the log.
-    pub position: LogPosition,
-    /// The journal batch that holds it on this node.
-    pub batch: BatchNumber,
-    /// What it does.
-    pub step: Step,
-}
-
-/// What an entry of the log does to the shard.
-#[derive(Clone, Debug)]
-pub enum Step {
-    /// Nothing but move the position (a new leader's first entry).
-    Blank,
-    /// The group has new members; the bytes are the consensus crate's and are kept with the position.
-    Membership(Bytes),
-    /// Commands.
-    Commands(Proposal),
-}
-
-/// Where a replica stands.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Applied {
-    /// The last entry applied; `None` = nothing yet.
-    pub position: Option<LogPosition>,
-    /// The journal batch that held it.
-    pub batch: BatchNumber,
-    /// The newest membership applied, as the consensus crate encoded it (with its own log id); empty = none yet.
-    pub membership: Bytes,
-}
-
-/// What a shard is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ShardSpec {
-    /// Its id.
-    pub shard: ShardId,
-    /// The keyspace it belongs to.
-    pub keyspace: KeyspaceId,
-}
-
-/// The replicated state of a shard besides its rows, and the ends of its diary.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ShardState {
-    /// Where the replica stands.
-    pub applied: Applied,
-    /// The highest version assigned.
-    pub last_version: Version,
-    /// The shard's logged time, Unix milliseconds: expiry and request-id ages are judged by it alone.
-    pub logged_time_ms: u64,
-    /// When the next entry is due, by logged time.
-    pub next_expiry_ms: Option<u64>,
-    /// Chained over everything applied: equal at equal positions on every replica.
-    pub rolling_hash: u128,
-    /// Replicated settings; `None` until the founding `Configure` is applied.
-    pub settings: Option<Settings>,
-    /// The oldest change this replica still has.
-    pub change_oldest_seq: u64,
-    /// The seq the next change will get.
-    pub change_next_seq: u64,
-    /// Whether a snapshot is being installed: reads and applies are refused.
-    pub is_installing: bool,
-}
 
 /// What a lookup that must not wait for the disk found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,65 +89,52 @@ pub enum Lookup {
     WouldBlock,
 }
 
-/// What a scan walks, in placement keys.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ScanRange {
-    /// First key, inclusive; empty = from the first.
-    pub start: Bytes,
-    /// First key beyond; `None` = to the last.
-    pub end: Option<Bytes>,
-    /// Whether to walk downwards.
-    pub reverse: bool,
-    /// Whether to leave the values out.
-    pub keys_only: bool,
-}
-
-/// One row of a scan.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
-    /// Its placement key.
-    pub key: Bytes,
-    /// What is stored there.
-    pub entry: Entry,
-}
-
 /// One shard on this node.
-pub struct Shard {}
-
-/// A scan over one unmoving view.
-pub struct Scan {}
-
-/// A pinned view of a whole shard, to be sent to another replica. Making one costs nothing; holding one keeps old bytes.
-pub struct ShardSnapshot {}
-
-/// Takes the chunks of a [`ShardSnapshot`] in, on another node.
-pub struct SnapshotReceiver {}
-
-/// A snapshot that lies complete, verified and synced in this node's stage, ready to be installed; survives a crash
-/// through [`StagedSnapshot::encode`] in the journal's `InstallBegin`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StagedSnapshot {
-    /// The shard.
-    pub spec: ShardSpec,
-    /// Where it stands.
-    pub applied: Applied,
-    /// Its files.
-    pub manifest: StageManifest,
+pub struct Shard {
+    spec: ShardSpec,
+    engine: Arc<dyn Engine>,
+    /// Held by whoever changes the shard, with what only a writer needs.
+    writer: Mutex<Clients>,
+    /// Held by whoever trims the diary.
+    collecting: Mutex<()>,
+    /// What the engine holds, as of the last batch.
+    state: RwLock<ShardState>,
+    /// Odd while everything is being replaced; another number afterwards than before.
+    installs: AtomicU64,
+    applied: watch::Sender<Option<LogPosition>>,
+    /// The seq the next change will get, for readers of the diary that wait.
+    tail: watch::Sender<u64>,
 }
 
-#[expect(unused_variables, reason = "signatures first")]
 impl Shard {
     /// Opens a shard as the engine holds it.
     ///
     /// # Errors
     /// The engine's, or a format this build does not know.
+    ///
+    /// # Panics
+    /// If the shard or the keyspace has the last number, which is reserved.
     pub fn open(engine: Arc<dyn Engine>, spec: ShardSpec) -> Result<Arc<Shard>, StorageError> {
-        unimplemented!()
+        let is_numbered = spec.shard < ShardId(u64::MAX) && spec.keyspace < KeyspaceId(u32::MAX);
+        assert!(is_numbered, "the last shard and the last keyspace are reserved");
+        let shard = Shard {
+            spec,
+            engine,
+            writer: Mutex::new(Clients::new(spec.shard)),
+            collecting: Mutex::new(()),
+            state: RwLock::new(ShardState::default()),
+            installs: AtomicU64::new(0),
+            applied: watch::Sender::new(None),
+            tail: watch::Sender::new(0),
+        };
+        shard.publish(shard.load()?);
+        Ok(Arc::new(shard))
     }
 
     /// What it is.
+    #[must_use]
     pub fn spec(&self) -> ShardSpec {
-        unimplemented!()
+        self.spec
     }
 
     /// Applies entries of the log, in order, as one batch: entries, change records, outcomes, rolling hash, position.
@@ -153,18 +143,52 @@ impl Shard {
     ///
     /// # Errors
     /// The engine's, `Installing`, or a behaviour version this build does not know. Nothing was applied then.
+    ///
+    /// # Panics
+    /// If an entry was applied before, or a write comes before the founding `Configure` (rule C1).
     pub fn apply(&self, entries: &[LoggedEntry]) -> Result<Vec<Vec<Outcome>>, StorageError> {
-        unimplemented!()
+        let mut clients = self.writer.lock();
+        let state = self.state();
+        if state.is_installing {
+            return Err(StorageError::Installing);
+        }
+        if let Some(settings) = &state.settings {
+            require_known(settings)?;
+        }
+        let applied = self.apply_to(state, entries, &mut clients);
+        if applied.is_err() {
+            // They may remember what was never written.
+            clients.clear();
+        }
+        applied
+    }
+
+    fn apply_to(
+        &self,
+        state: ShardState,
+        entries: &[LoggedEntry],
+        clients: &mut Clients,
+    ) -> Result<Vec<Vec<Outcome>>, StorageError> {
+        let mut run = Run::new(&*self.engine, self.spec, state, clients);
+        let outcomes = entries.iter().map(|entry| run.entry(entry)).collect::<Result<_, _>>()?;
+        let (batch, state) = run.finish()?;
+        self.engine.write(&batch)?;
+        self.publish(state);
+        Ok(outcomes)
     }
 
     /// Where it stands and what it knows; from memory, never waits.
+    #[must_use]
     pub fn state(&self) -> ShardState {
-        unimplemented!()
+        let mut state = self.state.read().clone();
+        state.is_installing = self.installs.load(Ordering::SeqCst) % 2 == 1;
+        state
     }
 
     /// Follows the applied position.
+    #[must_use]
     pub fn watch_applied(&self) -> watch::Receiver<Option<LogPosition>> {
-        unimplemented!()
+        self.applied.subscribe()
     }
 
     /// What a crash now would leave behind: the position key, read with the persisted read tier. May wait for the disk.
@@ -172,7 +196,8 @@ impl Shard {
     /// # Errors
     /// The engine's.
     pub fn flushed(&self) -> Result<Applied, StorageError> {
-        unimplemented!()
+        let key = keys::meta_key(MetaKind::Position, self.spec.shard);
+        self.engine.get_persisted(Column::Meta, &key)?.map_or_else(|| Ok(Applied::default()), Applied::decode)
     }
 
     /// The entry of a key, gone ones left out by the shard's logged time. May wait for the disk.
@@ -180,7 +205,11 @@ impl Shard {
     /// # Errors
     /// The engine's, or `Installing`.
     pub fn get(&self, key: &[u8]) -> Result<Option<Entry>, StorageError> {
-        unimplemented!()
+        let key = keys::data_key(self.spec.keyspace, key);
+        self.unmoved(|| {
+            let time_ms = self.logged_time_ms();
+            alive(self.engine.get(Column::Data, &key)?, time_ms)
+        })
     }
 
     /// The same without waiting for the disk.
@@ -188,7 +217,14 @@ impl Shard {
     /// # Errors
     /// As [`Shard::get`].
     pub fn get_cached(&self, key: &[u8]) -> Result<Lookup, StorageError> {
-        unimplemented!()
+        let key = keys::data_key(self.spec.keyspace, key);
+        self.unmoved(|| {
+            let time_ms = self.logged_time_ms();
+            match self.engine.get_cached(Column::Data, &key)? {
+                Cached::Known(stored) => alive(stored, time_ms).map(Lookup::Known),
+                Cached::WouldBlock => Ok(Lookup::WouldBlock),
+            }
+        })
     }
 
     /// A scan over one unmoving view, at one position.
@@ -196,7 +232,14 @@ impl Shard {
     /// # Errors
     /// As [`Shard::get`].
     pub fn scan(&self, range: ScanRange) -> Result<Scan, StorageError> {
-        unimplemented!()
+        let (view, state) = self.pinned()?;
+        Scan::over(&*view, self.spec, &state, &range)
+    }
+
+    /// Reads the diary from `next_seq` on; a seq that has not been given out yet is waited for.
+    #[must_use]
+    pub fn changes(self: &Arc<Self>, next_seq: u64) -> ChangeReader {
+        ChangeReader::new(self.clone(), next_seq, self.tail.subscribe())
     }
 
     /// A pinned view of everything, its metadata taken from inside the view (rule S1).
@@ -204,7 +247,7 @@ impl Shard {
     /// # Errors
     /// The engine's, or `Installing`.
     pub fn snapshot(&self) -> Result<ShardSnapshot, StorageError> {
-        unimplemented!()
+        self.unmoved(|| ShardSnapshot::over(self.engine.view(), self.spec))
     }
 
     /// Begins to receive a snapshot of this shard into stage `stage` (rules S3, S4).
@@ -212,88 +255,64 @@ impl Shard {
     /// # Errors
     /// The engine's.
     pub fn receive_snapshot(&self, stage: u64) -> Result<SnapshotReceiver, StorageError> {
-        unimplemented!()
-    }
-
-    /// Replaces everything by a staged snapshot. A redo: the caller has `InstallBegin` durable before and writes
-    /// `InstallDone` after; repeating it is harmless. Reads and applies are refused meanwhile, and after a failure.
-    ///
-    /// # Errors
-    /// The engine's, or a stage that does not verify.
-    pub fn install(&self, staged: &StagedSnapshot) -> Result<(), StorageError> {
-        unimplemented!()
+        SnapshotReceiver::begin(&*self.engine, self.spec, stage)
     }
 
     /// Refuses reads and applies until [`Shard::install`] has succeeded: a start found an open `InstallBegin`.
     pub fn begin_installing(&self) {
-        unimplemented!()
+        self.installs.fetch_or(1, Ordering::SeqCst);
+    }
+
+    fn end_installing(&self) {
+        self.installs.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// A view, and the state inside it.
+    pub(crate) fn pinned(&self) -> Result<(Arc<dyn View>, ShardState), StorageError> {
+        self.unmoved(|| {
+            let view = self.engine.view();
+            let state = ShardState::in_view(&*view, self.spec)?;
+            Ok((view, state))
+        })
+    }
+
+    /// Reads only while nothing is being installed.
+    fn unmoved<T>(&self, read: impl FnOnce() -> Result<T, StorageError>) -> Result<T, StorageError> {
+        let installs = self.installs.load(Ordering::SeqCst);
+        if installs % 2 == 1 {
+            return Err(StorageError::Installing);
+        }
+        let answer = read()?;
+        if self.installs.load(Ordering::SeqCst) != installs {
+            return Err(StorageError::Installing);
+        }
+        Ok(answer)
+    }
+
+    /// Asked before the engine: a row must not be judged by a later time than its own.
+    fn logged_time_ms(&self) -> u64 {
+        self.state.read().logged_time_ms
+    }
+
+    /// Everything the engine holds of the state.
+    fn load(&self) -> Result<ShardState, StorageError> {
+        let view = self.engine.view();
+        let mut state = ShardState::in_view(&*view, self.spec)?;
+        state.next_expiry_ms = ShardState::first_expiry(&*view, self.spec.shard)?;
+        Ok(state)
+    }
+
+    /// Shows a state to readers, after the engine shows its rows.
+    fn publish(&self, state: ShardState) {
+        let (position, tail) = (state.applied.position, state.change_next_seq);
+        *self.state.write() = state;
+        self.applied.send_if_modified(|applied| std::mem::replace(applied, position) != position);
+        self.tail.send_if_modified(|seen| std::mem::replace(seen, tail) != tail);
     }
 }
 
-#[expect(unused_variables, reason = "signatures first")]
-impl Scan {
-    /// Where the replica stood when the view was taken.
-    pub fn position(&self) -> Option<LogPosition> {
-        unimplemented!()
-    }
-
-    /// The next rows, at least one unless at the end, then until `bytes_max` or `rows_max`. Empty = end. May wait for
-    /// the disk.
-    ///
-    /// # Errors
-    /// The engine's.
-    pub fn next(&mut self, bytes_max: usize, rows_max: usize) -> Result<Vec<Row>, StorageError> {
-        unimplemented!()
-    }
-}
-
-#[expect(unused_variables, reason = "signatures first")]
-impl ShardSnapshot {
-    /// Where it stands.
-    pub fn applied(&self) -> &Applied {
-        unimplemented!()
-    }
-
-    /// The next chunk (self-describing, checksummed, about `bytes_max`), or `None` after the last. May wait for the disk.
-    ///
-    /// # Errors
-    /// The engine's.
-    pub fn next_chunk(&mut self, bytes_max: usize) -> Result<Option<Bytes>, StorageError> {
-        unimplemented!()
-    }
-}
-
-#[expect(unused_variables, reason = "signatures first")]
-impl SnapshotReceiver {
-    /// Takes the next chunk in. Chunks arrive in order.
-    ///
-    /// # Errors
-    /// A chunk that does not verify or is out of order, or the engine's.
-    pub fn put_chunk(&mut self, chunk: &[u8]) -> Result<(), StorageError> {
-        unimplemented!()
-    }
-
-    /// After the last chunk: everything verified and synced.
-    ///
-    /// # Errors
-    /// Something is missing, or the engine's.
-    pub fn finish(self) -> Result<StagedSnapshot, StorageError> {
-        unimplemented!()
-    }
-}
-
-#[expect(unused_variables, reason = "signatures first")]
-impl StagedSnapshot {
-    /// For `InstallBegin`.
-    pub fn encode(&self) -> Bytes {
-        unimplemented!()
-    }
-
-    /// The reverse.
-    ///
-    /// # Errors
-    /// A format this build does not know.
-    pub fn decode(bytes: &[u8]) -> Result<Self, StorageError> {
-        unimplemented!()
-    }
+/// What is stored, unless it is gone by the shard's logged time.
+fn alive(stored: Option<Bytes>, time_ms: u64) -> Result<Option<Entry>, StorageError> {
+    let entry = stored.map(Entry::decode).transpose()?;
+    Ok(entry.filter(|entry| !entry.is_gone(time_ms)))
 }

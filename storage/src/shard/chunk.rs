@@ -1,0 +1,234 @@
+//! Chunks: how a snapshot travels.
+//!
+//! ```text
+//!   │ 1 │ kind │ sequence │ shard │ keyspace │ body …                           │ CRC-32 of everything before │
+//!            1 head   where the snapshot stands
+//!            2 rows   column │ key, value │ key, value │ …
+//!            3 end    chunks │ rows │ bytes of rows
+//! ```
+//!
+//! **Invariant.** A chunk says by itself what it is, whose, and which in order, and proves that it arrived whole.
+
+use super::state::{Applied, ShardSpec};
+use crate::{
+    codec::{Reader, Writer},
+    engine::Column,
+    error::StorageError,
+};
+use bytes::Bytes;
+use kvorum_api::{KeyspaceId, ShardId};
+
+/// The format of chunks this build sends.
+const FORMAT: u8 = 1;
+
+const HEAD: u8 = 1;
+const ROWS: u8 = 2;
+const END: u8 = 3;
+
+const CRC_BYTES: usize = 4;
+
+/// What a whole snapshot consists of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    /// Chunks of rows.
+    pub(super) chunks: u64,
+    /// Rows.
+    pub(super) rows: u64,
+    /// Bytes of their keys and values.
+    pub(super) bytes: u64,
+}
+
+impl Totals {
+    pub(super) fn add_row(&mut self, key: &[u8], value: &[u8]) {
+        self.rows += 1;
+        self.bytes += (key.len() + value.len()) as u64;
+    }
+}
+
+/// One chunk, taken apart.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Chunk {
+    pub(super) spec: ShardSpec,
+    /// Its place in the order, from 0.
+    pub(super) sequence: u64,
+    pub(super) body: Body,
+}
+
+/// What a chunk carries.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Body {
+    Head(Applied),
+    Rows(Column, Vec<(Bytes, Bytes)>),
+    End(Totals),
+}
+
+/// A chunk of rows being filled.
+pub(super) struct RowsWriter(Writer);
+
+impl RowsWriter {
+    pub(super) fn new(spec: ShardSpec, sequence: u64, column: Column, capacity: usize) -> Self {
+        let mut writer = open(spec, sequence, ROWS, capacity);
+        writer.u8(column as u8);
+        RowsWriter(writer)
+    }
+
+    pub(super) fn put(&mut self, key: &[u8], value: &[u8]) {
+        self.0.bytes(key);
+        self.0.bytes(value);
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.0.as_slice().len()
+    }
+
+    pub(super) fn finish(self) -> Bytes {
+        seal(self.0)
+    }
+}
+
+pub(super) fn encode_head(spec: ShardSpec, sequence: u64, applied: &Applied) -> Bytes {
+    let mut writer = open(spec, sequence, HEAD, 64 + applied.membership.len());
+    writer.rest(&applied.encode());
+    seal(writer)
+}
+
+pub(super) fn encode_end(spec: ShardSpec, sequence: u64, totals: Totals) -> Bytes {
+    let mut writer = open(spec, sequence, END, 64);
+    writer.u64(totals.chunks);
+    writer.u64(totals.rows);
+    writer.u64(totals.bytes);
+    seal(writer)
+}
+
+fn open(spec: ShardSpec, sequence: u64, kind: u8, capacity: usize) -> Writer {
+    let mut writer = Writer::new(FORMAT, capacity);
+    writer.u8(kind);
+    writer.u64(sequence);
+    writer.u64(spec.shard.0);
+    writer.u32(spec.keyspace.0);
+    writer
+}
+
+fn seal(mut writer: Writer) -> Bytes {
+    let crc = crc32fast::hash(writer.as_slice());
+    writer.u32(crc);
+    writer.finish()
+}
+
+pub(super) fn decode(bytes: &[u8]) -> Result<Chunk, StorageError> {
+    let Some((content, crc)) = bytes.split_last_chunk::<CRC_BYTES>() else {
+        return Err(damaged(bytes.len(), "is too short for its checksum"));
+    };
+    if crc32fast::hash(content) != u32::from_be_bytes(*crc) {
+        return Err(damaged(bytes.len(), "does not have the checksum it names"));
+    }
+    let mut reader = Reader::open("snapshot chunk", Bytes::copy_from_slice(content), FORMAT)?;
+    let kind = reader.u8()?;
+    let sequence = reader.u64()?;
+    let spec = ShardSpec { shard: ShardId(reader.u64()?), keyspace: KeyspaceId(reader.u32()?) };
+    let body = match kind {
+        HEAD => Body::Head(Applied::decode(reader.rest())?),
+        ROWS => {
+            let column = column(&mut reader)?;
+            let mut rows = Vec::new();
+            while !reader.is_at_end() {
+                rows.push((reader.bytes()?, reader.bytes()?));
+            }
+            Body::Rows(column, rows)
+        }
+        END => Body::End(Totals { chunks: reader.u64()?, rows: reader.u64()?, bytes: reader.u64()? }),
+        other => return Err(reader.unknown(format!("kind {other}"))),
+    };
+    reader.end()?;
+    Ok(Chunk { spec, sequence, body })
+}
+
+/// Reads the number of a column.
+pub(super) fn column(reader: &mut Reader) -> Result<Column, StorageError> {
+    let number = reader.u8()?;
+    let known = Column::ALL.into_iter().find(|column| *column as u8 == number);
+    known.ok_or_else(|| reader.unknown(format!("column {number}")))
+}
+
+fn damaged(bytes: usize, why: &str) -> StorageError {
+    StorageError::Corrupt { file: "snapshot chunk".into(), offset: 0, why: format!("of {bytes} bytes {why}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::BatchNumber;
+    use kvorum_api::LogPosition;
+    use proptest::prelude::*;
+
+    const SPEC: ShardSpec = ShardSpec { shard: ShardId(1), keyspace: KeyspaceId(2) };
+
+    fn rows_chunk(rows: &[(Vec<u8>, Vec<u8>)]) -> Bytes {
+        let mut writer = RowsWriter::new(SPEC, 3, Column::Meta, 100);
+        for (key, value) in rows {
+            writer.put(key, value);
+        }
+        writer.finish()
+    }
+
+    proptest! {
+        #[test]
+        fn rows_read_back_and_no_flipped_bit_passes(
+            rows in proptest::collection::vec(
+                (proptest::collection::vec(any::<u8>(), 0..9), proptest::collection::vec(any::<u8>(), 0..9)), 0..5
+            ),
+            at in any::<prop::sample::Index>(),
+            bit in 0..8u32,
+        ) {
+            let bytes = rows_chunk(&rows);
+            let chunk = decode(&bytes).unwrap();
+            let rows: Vec<_> = rows.into_iter().map(|(key, value)| (Bytes::from(key), Bytes::from(value))).collect();
+            prop_assert_eq!(chunk, Chunk { spec: SPEC, sequence: 3, body: Body::Rows(Column::Meta, rows) });
+            let mut flipped = bytes.to_vec();
+            flipped[at.index(bytes.len())] ^= 1 << bit;
+            prop_assert!(decode(&flipped).is_err());
+            prop_assert!(decode(&bytes[..at.index(bytes.len())]).is_err());
+        }
+
+        /// What no honest sender makes, but with a checksum that holds.
+        #[test]
+        fn any_sealed_bytes_are_refused_without_a_panic(content in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let mut bytes = content.clone();
+            bytes.extend_from_slice(&crc32fast::hash(&content).to_be_bytes());
+            if let Ok(Chunk { body: Body::Rows(_, rows), .. }) = decode(&bytes) {
+                prop_assert!(rows.len() <= content.len());
+            }
+        }
+    }
+
+    #[test]
+    fn format_1_is_what_it_was() {
+        let position = Some(LogPosition { term: 4, index: 5 });
+        let applied = Applied { position, batch: BatchNumber(6), membership: "m".into() };
+        #[rustfmt::skip]
+        let head: &[u8] = &[
+            1, 1,  0, 0, 0, 0, 0, 0, 0, 0,  0, 0, 0, 0, 0, 0, 0, 1,  0, 0, 0, 2,
+            1, 1,  0, 0, 0, 0, 0, 0, 0, 4,  0, 0, 0, 0, 0, 0, 0, 5,  0, 0, 0, 0, 0, 0, 0, 6,  b'm',
+        ];
+        #[rustfmt::skip]
+        let rows: &[u8] = &[
+            1, 2,  0, 0, 0, 0, 0, 0, 0, 3,  0, 0, 0, 0, 0, 0, 0, 1,  0, 0, 0, 2,
+            3,  0, 0, 0, 1, b'k',  0, 0, 0, 1, b'v',
+        ];
+        #[rustfmt::skip]
+        let end: &[u8] = &[
+            1, 3,  0, 0, 0, 0, 0, 0, 0, 4,  0, 0, 0, 0, 0, 0, 0, 1,  0, 0, 0, 2,
+            0, 0, 0, 0, 0, 0, 0, 7,  0, 0, 0, 0, 0, 0, 0, 8,  0, 0, 0, 0, 0, 0, 0, 9,
+        ];
+        let encoded = [
+            encode_head(SPEC, 0, &applied),
+            rows_chunk(&[(b"k".to_vec(), b"v".to_vec())]),
+            encode_end(SPEC, 4, Totals { chunks: 7, rows: 8, bytes: 9 }),
+        ];
+        for (encoded, fixture) in encoded.iter().zip([head, rows, end]) {
+            let (content, crc) = encoded.split_last_chunk::<CRC_BYTES>().unwrap();
+            assert_eq!(content, fixture);
+            assert_eq!(u32::from_be_bytes(*crc), crc32fast::hash(fixture));
+        }
+    }
+}
