@@ -1,16 +1,48 @@
 //! # Group: one replica of one Raft group
+//!
+//! ```text
+//!   open:  finish an interrupted installation ─▶ open the shard ─▶ read the log ─▶ make the Raft instance ─▶ run
+//! ```
+//!
+//! **Invariant.** A replica never resumes leading without an election (rule G1): a leader that crashed before its own
+//! flush could give one log id to two entries.
 
+use super::{
+    core::{Core, Office},
+    install::finish_interrupted,
+    log_store::LogStore,
+    network::Network,
+    proposer::Proposer,
+    queue::Queue,
+    read_index::{ReadIndex, read_index},
+    snapshot_receive::Receiving,
+    state_machine::StateMachine,
+    store::ReplicaStore,
+    types::{Member, Runtime, Types},
+};
 use crate::{
     env::Env,
     health::Health,
     hlc::Hlc,
     node::{Budget, ShardConfig, StartError, Timing},
-    peers::{Incoming, Peers},
+    peers::Peers,
 };
-use bytes::Bytes;
-use kvorum_api::{Actor, NodeId, ReplicaId};
-use kvorum_storage::Shard;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use kvorum_api::{Actor, GroupId, NodeId, ReplicaId};
+use kvorum_storage::{Shard, shard::ShardSpec};
+use openraft::{Config, Raft, SnapshotPolicy, async_runtime::watch::WatchReceiver};
+use parking_lot::Mutex;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+use tokio::task::JoinSet;
+
+/// How long a snapshot may take to be sent and installed; also the deadline of the view it is read from.
+const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(15 * 60);
+
+/// Entries of one append; bytes are bounded besides.
+const APPEND_ENTRIES_MAX: u64 = 1_024;
 
 /// What a group needs from its node.
 #[derive(Clone)]
@@ -36,9 +68,18 @@ pub struct GroupContext {
 }
 
 /// One replica of one Raft group. It is the CP `Replicator`.
-pub struct Group {}
+pub struct Group {
+    pub(super) core: Arc<Core>,
+    pub(super) raft: Raft<Types, StateMachine>,
+    pub(super) queue: Arc<Queue>,
+    pub(super) read_index: ReadIndex,
+    pub(super) receiving: Receiving,
+    /// One `expire` at a time.
+    pub(super) expiring: tokio::sync::Mutex<()>,
+    /// Proposer, read rounds and the watch over the office: they end with the group.
+    tasks: Mutex<JoinSet<()>>,
+}
 
-#[expect(unused_variables, clippy::unused_async, reason = "signatures first")]
 impl Group {
     /// Finishes an interrupted installation, opens the shard, and makes the Raft instance with `enable_leader_restore`
     /// off (rule G1). Does not initialize the group.
@@ -46,64 +87,166 @@ impl Group {
     /// # Errors
     /// Storage that cannot be opened, or what openraft refuses.
     pub async fn open(context: GroupContext) -> Result<Arc<Group>, StartError> {
-        unimplemented!()
+        let shard_id = context.config.shard;
+        let refuse = |why: String| StartError::Group { shard: shard_id, why };
+        let own = context.config.founders.iter().find(|(_, node)| *node == context.actor.node);
+        let Some((replica, _)) = own.copied() else {
+            return Err(refuse(format!("node {} is none of its founders", context.actor.node)));
+        };
+        let store = open_store(&context).await?;
+        let config = raft_config(&context).validate().map_err(|error| refuse(error.to_string()))?;
+        let core = Core::new(context, replica, store.clone());
+        let raft = {
+            let (core, store) = (core.clone(), store.clone());
+            let seed = seed(&core);
+            Runtime::scope(seed, async move {
+                let log = LogStore::new(store.clone());
+                let machine = StateMachine::new(store.clone());
+                let raft = Raft::build(replica.0, Arc::new(config), Network::new(core.clone()), log, machine).await?;
+                store.is_starting.store(false, Ordering::Release);
+                core.follow(raft.metrics());
+                raft.run();
+                Ok::<_, openraft::errors::Fatal<Types>>(raft)
+            })
+            .await
+            .map_err(|fatal| refuse(fatal.to_string()))?
+        };
+        let queue = Arc::new(Queue::new(core.context.budget.queue_bytes_max));
+        let (read_index, rounds) = read_index(core.clone(), raft.clone());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(Proposer::new(core.clone(), raft.clone(), queue.clone()).run());
+        tasks.spawn(rounds.run());
+        tasks.spawn(watch_office(core.clone(), queue.clone()));
+        Ok(Arc::new(Group {
+            receiving: Receiving::new(core.clone()),
+            core,
+            raft,
+            queue,
+            read_index,
+            expiring: tokio::sync::Mutex::new(()),
+            tasks: Mutex::new(tasks),
+        }))
     }
 
     /// This replica's id.
     pub fn replica(&self) -> ReplicaId {
-        unimplemented!()
+        self.core.replica
     }
 
     /// The shard behind it.
     pub fn shard(&self) -> &Arc<Shard> {
-        unimplemented!()
+        &self.core.store.shard
     }
 
     /// Whether this replica has ever voted, logged or applied anything.
     pub fn is_pristine(&self) -> bool {
-        unimplemented!()
+        let state = self.core.store.journal.group(self.core.group);
+        let is_unlogged =
+            state.vote.is_none() && state.purged.is_none() && state.entries.is_none() && state.installing.is_none();
+        is_unlogged && self.shard().state().applied.position.is_none()
     }
 
-    /// Makes the founding membership and proposes the founding `Configure` (rules G8, C1). Only the first founder calls
-    /// it, only after every founder said it is pristine.
+    /// Makes the founding membership (rule G8). Whoever then leads proposes the founding `Configure` before anything
+    /// else (rule C1). Only the first founder calls it, only after every founder said it is pristine.
     ///
     /// # Errors
     /// What openraft refuses.
     pub async fn initialize(&self) -> Result<(), StartError> {
-        unimplemented!()
+        let founders = &self.core.context.config.founders;
+        let members: BTreeMap<u64, Member> =
+            founders.iter().map(|(replica, node)| (replica.0, Member { node: *node })).collect();
+        let initialized = self.raft.initialize(members).await;
+        initialized.map_err(|error| StartError::Group { shard: self.core.shard_id(), why: error.to_string() })
     }
 
-    /// Answers one message of another replica of this group.
-    ///
-    /// # Errors
-    /// Why it is refused, for the other side's log.
-    pub async fn handle(&self, message: Incoming) -> Result<Bytes, String> {
-        unimplemented!()
-    }
-
-    /// Turns standing for election on or off (a suspect clock, a full disk), and hands leadership on when off.
-    pub async fn set_electable(&self, is_electable: bool) {
-        unimplemented!()
-    }
-
-    /// Hands leadership to the best follower, if this replica leads and one is up to date and alive.
-    pub async fn hand_over(&self, patience: Duration) -> bool {
-        unimplemented!()
-    }
-
-    /// One round of the expiry chore: a leader logs `expire` when something is due (rule T3). Called every 250 ms.
-    pub async fn expire_due(&self) {
-        unimplemented!()
-    }
-
-    /// One round of the retention chore: flushes, snapshots and purges when the journal is over its limit, trims the
-    /// diary. Called every second.
-    pub async fn retain(&self) {
-        unimplemented!()
+    /// Read-index rounds run so far: many reads share one.
+    pub fn read_rounds(&self) -> u64 {
+        self.read_index.rounds()
     }
 
     /// Stops the Raft instance and waits for it.
     pub async fn stop(&self) {
-        unimplemented!()
+        self.end("stopped in order").await;
+    }
+
+    /// Ends the replica for the reason given; the first reason is kept.
+    pub(super) async fn end(&self, why: &str) {
+        let _ = self.core.stopped.set(why.to_owned());
+        let mut tasks = std::mem::take(&mut *self.tasks.lock());
+        tasks.shutdown().await;
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::error!(shard = %self.core.shard_id(), %error, "the raft task ended badly");
+        }
+    }
+}
+
+/// Opens what the replica stands on.
+async fn open_store(context: &GroupContext) -> Result<Arc<ReplicaStore>, StartError> {
+    let Env { engine, journal, blocking, .. } = &context.env;
+    let spec = ShardSpec { shard: context.config.shard, keyspace: context.config.keyspace };
+    let shard = {
+        let engine = engine.clone();
+        blocking.run(move || Shard::open(engine, spec)).await?
+    };
+    finish_interrupted(journal, engine, blocking, &shard).await?;
+    let parts = (journal.clone(), engine.clone(), blocking.clone());
+    let (health, read_bytes_max) = (context.health.clone(), context.budget.proposal_bytes_max);
+    Ok(blocking.run(move || ReplicaStore::open(parts, shard, health, read_bytes_max)).await?)
+}
+
+/// Which chance a replica has in this life: different ones for its peers and for its other lives, so that they do not
+/// stand for election in step.
+fn seed(core: &Core) -> u64 {
+    let mixed = [core.group.0, core.replica.0, core.context.actor.start.0];
+    mixed
+        .iter()
+        .fold(core.context.env.seed, |seed, part| (seed ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29))
+}
+
+fn raft_config(context: &GroupContext) -> Config {
+    let timing = context.timing;
+    Config {
+        cluster_name: format!("shard {}", GroupId::from(context.config.shard)),
+        heartbeat_interval: timing.heartbeat.as_millis() as u64,
+        election_timeout_min: timing.election_min.as_millis() as u64,
+        election_timeout_max: timing.election_max.as_millis() as u64,
+        enable_pre_vote: Some(true),
+        enable_leader_restore: Some(false),
+        allow_log_reversion: Some(false),
+        max_payload_entries: APPEND_ENTRIES_MAX,
+        install_snapshot_timeout: SNAPSHOT_PATIENCE.as_millis() as u64,
+        // Snapshots are promises and purging is ours to decide (rule S2).
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        ..Config::default()
+    }
+}
+
+/// Tells the proposer of a new office, and the log of the end of the Raft instance.
+async fn watch_office(core: Arc<Core>, queue: Arc<Queue>) {
+    let Some(mut metrics) = core.metrics() else { return };
+    let mut known = Office::Follows { leader: None };
+    loop {
+        let office = core.office();
+        if office != known {
+            match &office {
+                Office::Leads { term } => {
+                    tracing::info!(shard = %core.shard_id(), replica = %core.replica, term, "leads");
+                    // It may have to found the group.
+                    queue.nudge();
+                }
+                Office::Follows { leader } => {
+                    tracing::info!(shard = %core.shard_id(), replica = %core.replica, ?leader, "follows");
+                }
+                Office::Stopped { why } => {
+                    tracing::error!(shard = %core.shard_id(), replica = %core.replica, why, "replica ended");
+                    return;
+                }
+            }
+            known = office;
+        }
+        if metrics.changed().await.is_err() {
+            return;
+        }
     }
 }

@@ -1,4 +1,43 @@
-//! # cp: agree first, then act
+//! # The council room: agree first, then act. One Raft group per shard.
+//!
+//! ```text
+//!   write ─▶ queue ─▶ proposer ─▶ openraft ─▶ log_store ─▶ journal
+//!                                    │  ▲
+//!                         network ◀──┘  └── answers      (other replicas, through the node's peers)
+//!                                    ▼
+//!                              state_machine ─▶ shard
+//!   read  ─▶ read_index ─▶ shard
+//! ```
+//!
+//! [`group`] puts the parts together; [`serve`] is what the router sees; [`duties`] is what a replica does unasked. Only
+//! this folder names openraft.
+//!
+//! **Invariant.** An acknowledged write is durable on a majority and applied here; a linearizable read has heard from a
+//! majority after it arrived.
+//!
+//! **Deliberately absent.** Leases, closed groups, membership changes: they come with the metadata.
 
+mod answers;
+pub mod codec;
+mod core;
+pub mod duties;
 pub mod group;
+mod install;
+mod log_bytes;
+pub mod log_store;
+mod network;
+mod proposer;
+mod queue;
+mod read_index;
+mod rows;
+pub mod serve;
+mod snapshot_receive;
+mod snapshot_send;
+mod staleness;
+pub mod state_machine;
+pub mod store;
+#[cfg(any(test, feature = "suite"))]
+pub mod suite;
+pub mod types;
+
 pub use group::{Group, GroupContext};

@@ -1,0 +1,193 @@
+//! What the parts of one replica share: who it is, what it stands on, and how it is doing.
+//!
+//! **Invariant.** Nothing here keeps the Raft instance alive: its tasks hold this, so it must not hold them.
+
+use super::{
+    codec::message::{AppendNotes, Moment, ReplyNotes},
+    group::GroupContext,
+    staleness::Staleness,
+    store::ReplicaStore,
+    types::{Metrics, Types},
+};
+use kvorum_api::{GroupId, NodeId, ReplicaId, ShardId, error::LeaderHint};
+use openraft::{
+    ServerState,
+    async_runtime::{Instant as _, watch::WatchReceiver},
+};
+use parking_lot::Mutex;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+/// openraft's figures, as they change.
+pub(crate) type MetricsReceiver = openraft::alias::WatchReceiverOf<Types, Metrics>;
+
+/// One replica, as its parts see it.
+pub(crate) struct Core {
+    pub(crate) context: GroupContext,
+    pub(crate) replica: ReplicaId,
+    pub(crate) group: GroupId,
+    pub(crate) store: Arc<ReplicaStore>,
+    pub(crate) staleness: Staleness,
+    /// Whether this replica may stand for election.
+    pub(crate) is_electable: AtomicBool,
+    /// Entries from here on are still wanted by a follower: the leader says so with every append.
+    pub(crate) keep_from: AtomicU64,
+    /// Set when the replica was stopped on purpose.
+    pub(crate) stopped: OnceLock<String>,
+    metrics: OnceLock<MetricsReceiver>,
+    followers: Mutex<BTreeMap<u64, ReplyNotes>>,
+}
+
+/// The part this replica plays now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Office {
+    /// It leads in this term.
+    Leads { term: u64 },
+    /// Somebody else does, or nobody.
+    Follows { leader: Option<u64> },
+    /// It takes no part any more.
+    Stopped { why: String },
+}
+
+impl Core {
+    pub(crate) fn new(context: GroupContext, replica: ReplicaId, store: Arc<ReplicaStore>) -> Arc<Self> {
+        // A stamp is given once over all lives of the node, so it names this life of the replica.
+        let life = context.hlc.now().0;
+        Arc::new(Core {
+            replica,
+            group: store.group,
+            staleness: Staleness::new(life),
+            is_electable: AtomicBool::new(true),
+            keep_from: AtomicU64::new(0),
+            stopped: OnceLock::new(),
+            metrics: OnceLock::new(),
+            followers: Mutex::default(),
+            context,
+            store,
+        })
+    }
+
+    pub(crate) fn shard_id(&self) -> ShardId {
+        self.context.config.shard
+    }
+
+    /// Told once, when the Raft instance is made.
+    pub(crate) fn follow(&self, metrics: MetricsReceiver) {
+        assert!(self.metrics.set(metrics).is_ok(), "a replica has one Raft instance");
+    }
+
+    /// Looks at openraft's figures. The lock behind them must never be held across an await: it blocks openraft.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&Metrics) -> T) -> Option<T> {
+        self.metrics.get().map(|metrics| look(&metrics.borrow_watched()))
+    }
+
+    /// Follows openraft's figures.
+    pub(crate) fn metrics(&self) -> Option<MetricsReceiver> {
+        self.metrics.get().cloned()
+    }
+
+    pub(crate) fn office(&self) -> Office {
+        if let Some(why) = self.stopped.get() {
+            return Office::Stopped { why: why.clone() };
+        }
+        let office = self.look(|metrics| match &metrics.running_state {
+            Err(fatal) => Office::Stopped { why: fatal.to_string() },
+            Ok(()) => match metrics.state {
+                ServerState::Leader => Office::Leads { term: metrics.current_term },
+                ServerState::Shutdown => Office::Stopped { why: "raft stopped".to_owned() },
+                ServerState::Learner | ServerState::Follower | ServerState::Candidate => {
+                    Office::Follows { leader: metrics.current_leader.filter(|leader| *leader != self.replica.0) }
+                }
+            },
+        });
+        office.unwrap_or(Office::Follows { leader: None })
+    }
+
+    /// The node that holds a replica, by the newest membership or the founding list.
+    pub(crate) fn node_of(&self, replica: u64) -> Option<NodeId> {
+        let known =
+            self.look(|metrics| metrics.membership_config.membership().get_node(&replica).map(|member| member.node));
+        known.flatten().or_else(|| {
+            let founders = &self.context.config.founders;
+            founders.iter().find(|(founder, _)| founder.0 == replica).map(|(_, node)| *node)
+        })
+    }
+
+    /// Where a client finds a leader.
+    pub(crate) fn hint(&self, leader: Option<u64>) -> Option<LeaderHint> {
+        let node = self.node_of(leader?)?;
+        let address = self.context.nodes.get(&node)?.clone();
+        Some(LeaderHint { node, address })
+    }
+
+    /// How many replicas a committed entry is durable on, at least.
+    pub(crate) fn majority(&self) -> u32 {
+        let voters = self.look(|metrics| {
+            let configs = metrics.membership_config.membership().get_joint_config();
+            configs.iter().map(std::collections::BTreeSet::len).max().unwrap_or(1)
+        });
+        (voters.unwrap_or(1) / 2 + 1) as u32
+    }
+
+    /// On a leader that has committed an entry of its own term: how long ago a majority last acknowledged it.
+    pub(crate) fn quorum_age(&self) -> Option<Duration> {
+        self.look(|metrics| {
+            let is_settled = metrics.state == ServerState::Leader
+                && metrics.cluster_committed.is_some_and(|log_id| log_id.leader_id.term == metrics.current_term);
+            if !is_settled {
+                return None;
+            }
+            let is_alone = metrics.membership_config.voter_ids().all(|voter| voter == self.replica.0);
+            // Nobody else could have acknowledged anything.
+            if is_alone { Some(Duration::ZERO) } else { metrics.last_quorum_acked.map(|moment| moment.elapsed()) }
+        })
+        .flatten()
+    }
+
+    /// How stale a `local` read may be (rule R2).
+    pub(crate) fn local_staleness(&self) -> Option<Duration> {
+        let applied = self.store.shard.watch_applied().borrow().as_ref().copied();
+        let as_follower = self.staleness.bound(applied.map(|position| position.index));
+        let leads_in = match self.office() {
+            Office::Leads { term } => Some(term),
+            Office::Follows { .. } | Office::Stopped { .. } => None,
+        };
+        // What a leader acknowledges it has applied, and what earlier ones did lies before its own first entry.
+        let is_current = leads_in.is_some() && applied.map(|position| position.term) == leads_in;
+        let as_leader = if is_current { self.quorum_age() } else { None };
+        match (as_leader, as_follower) {
+            (Some(left), Some(right)) => Some(left.min(right)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// What goes along with an append to `target`.
+    pub(crate) fn append_notes(&self, target: u64) -> AppendNotes {
+        AppendNotes {
+            quorum_age: self.quorum_age(),
+            echo: self.followers.lock().get(&target).map(|notes| notes.now).filter(|now| *now != Moment::default()),
+            keep_from: self.keep_from.load(Ordering::Relaxed),
+        }
+    }
+
+    /// What came back from `target`.
+    pub(crate) fn heard(&self, target: u64, notes: ReplyNotes) {
+        self.followers.lock().insert(target, notes);
+    }
+
+    /// Whether `target` last said that it would stand for election.
+    pub(crate) fn would_stand(&self, target: u64) -> bool {
+        self.followers.lock().get(&target).is_some_and(|notes| notes.is_electable)
+    }
+
+    /// What goes along with a reply of this replica.
+    pub(crate) fn reply_notes(&self) -> ReplyNotes {
+        ReplyNotes { now: self.staleness.moment(), is_electable: self.is_electable.load(Ordering::Relaxed) }
+    }
+}

@@ -1,0 +1,209 @@
+//! openraft's log store over the node's journal.
+//!
+//! Everything of one group goes through the journal in order: votes, entries, marks. `append` returns as soon as the
+//! entries are readable and reports later that they are durable; a vote is durable when `save_vote` returns.
+//!
+//! **Invariant.** After a start `get_log_state` reports the durable purge mark; before, what openraft asked for.
+
+use super::{
+    codec::raft::{decode_entry, encode_entry, encode_log_id, encode_vote},
+    store::{ReplicaStore, to_io},
+    types::{Entry, LogId, Types, Vote},
+};
+use futures::{Stream, stream};
+use kvorum_storage::{
+    StorageError,
+    journal::{Completion, LogRecord, Mark},
+};
+use openraft::{
+    LogState, OptionalSend, RaftLogReader,
+    storage::{IOFlushed, RaftLogStorage},
+};
+use parking_lot::Mutex;
+use std::{
+    fmt::Debug,
+    io,
+    ops::{Bound, Range, RangeBounds},
+    sync::Arc,
+    time::Duration,
+};
+
+/// Entries this close to the end are in the journal's memory: reading them waits for no disk.
+const HOT_ENTRIES: u64 = 1_024;
+
+/// Bytes read at once on the way to the shard.
+const APPLY_READ_BYTES: usize = 4 << 20;
+
+/// How often an append that found the disk full is tried again. Meanwhile the group makes no progress here and another
+/// replica may lead.
+const DISK_FULL_PAUSE: Duration = Duration::from_millis(100);
+
+/// One group's log. Cheap to clone: readers are clones.
+#[derive(Clone)]
+pub struct LogStore {
+    store: Arc<ReplicaStore>,
+}
+
+impl LogStore {
+    /// The log of a replica.
+    #[must_use]
+    pub fn new(store: Arc<ReplicaStore>) -> Self {
+        LogStore { store }
+    }
+
+    /// What of `range` is there, as openraft sees it.
+    fn clip(&self, range: &impl RangeBounds<u64>) -> Range<u64> {
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(before) => before.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(last) => last.saturating_add(1),
+            Bound::Excluded(end) => *end,
+            Bound::Unbounded => u64::MAX,
+        };
+        let (first, beyond) = self.store.with_bounds(|bounds| {
+            (bounds.purged.map_or(0, |purged| purged.index + 1), bounds.last.map_or(0, |last| last.index + 1))
+        });
+        let start = start.max(first);
+        start..end.min(beyond).max(start)
+    }
+
+    async fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        let is_hot = self
+            .store
+            .with_bounds(|bounds| bounds.last.is_none_or(|last| range.start.saturating_add(HOT_ENTRIES) > last.index));
+        let store = self.store.clone();
+        let records = if is_hot {
+            store.journal.entries(store.group, range, bytes_max)
+        } else {
+            self.store.blocking.run(move || store.journal.entries(store.group, range, bytes_max)).await
+        };
+        let records = records.inspect_err(|error| self.store.poison_if_fatal(error)).map_err(to_io)?;
+        records.into_iter().map(|record| decode_entry(record).map_err(io::Error::from)).collect()
+    }
+
+    /// Queues records; a full disk is waited out, because openraft would take the error as the end of the replica.
+    async fn append_records(&self, records: Vec<LogRecord>, flushed: IOFlushed<Types>) -> Result<(), StorageError> {
+        let is_signal = matches!(flushed, IOFlushed::Signal(_));
+        let flushed = Arc::new(Mutex::new(Some(flushed)));
+        loop {
+            let (store, flushed) = (self.store.clone(), flushed.clone());
+            let tell = Box::new(move |result: Result<(), StorageError>| {
+                if let Err(error) = &result {
+                    store.poison_if_fatal(error);
+                }
+                if let Some(flushed) = flushed.lock().take() {
+                    flushed.io_completed(result.map_err(to_io));
+                }
+            });
+            let done = if is_signal { Completion::Signal(tell) } else { Completion::Watermark(tell) };
+            match self.store.journal.append(self.store.group, records.clone(), done) {
+                Err(StorageError::DiskFull(why)) => {
+                    tracing::warn!(group = %self.store.group, why, "no room for log entries, trying again");
+                    tokio::time::sleep(DISK_FULL_PAUSE).await;
+                }
+                result => return result,
+            }
+        }
+    }
+}
+
+impl RaftLogReader<Types> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, io::Error> {
+        self.read(self.clip(&range), usize::MAX).await
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        Ok(self.store.with_bounds(|bounds| bounds.vote))
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+        self.read(self.clip(&(start..end)), self.store.read_bytes_max).await
+    }
+
+    /// Committed entries on their way to the shard, a few MiB at a time.
+    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let log = self.clone();
+        let range = self.clip(&range);
+        let state = (log, range, Vec::new().into_iter());
+        Box::pin(stream::try_unfold(state, |(log, range, mut ready): (LogStore, Range<u64>, _)| async move {
+            if let Some(entry) = ready.next() {
+                return Ok(Some((entry, (log, range, ready))));
+            }
+            let mut read = log.read(range.clone(), APPLY_READ_BYTES).await?.into_iter();
+            Ok(read.next().map(|entry: Entry| {
+                let start = read.as_slice().last().map_or(entry.log_id.index, |last| last.log_id.index) + 1;
+                (entry, (log, start..range.end.max(start), read))
+            }))
+        }))
+    }
+}
+
+impl RaftLogStorage<Types> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
+        Ok(self.store.with_bounds(|bounds| LogState { last_purged_log_id: bounds.purged, last_log_id: bounds.last }))
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        self.store.mark_durably(Mark::Vote(encode_vote(vote))).await.map_err(to_io)?;
+        self.store.with_bounds(|bounds| bounds.vote = Some(*vote));
+        Ok(())
+    }
+
+    /// Not waited for: it only spares a restarted replica from serving less than it served before.
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        let Some(committed) = committed else { return Ok(()) };
+        self.store.with_bounds(|bounds| bounds.committed = Some(committed));
+        match self.store.journal.mark(self.store.group, Mark::Committed(encode_log_id(&committed)), Completion::None) {
+            Ok(()) | Err(StorageError::DiskFull(_)) => Ok(()),
+            Err(error) => Err(to_io(error)),
+        }
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        Ok(self.store.with_bounds(|bounds| bounds.committed))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let records: Vec<LogRecord> = entries.into_iter().map(|entry| encode_entry(&entry)).collect();
+        let (Some(first), Some(last)) = (records.first(), records.last()) else {
+            callback.io_completed(Ok(()));
+            return Ok(());
+        };
+        let last = LogId::new_term_index(last.term, last.index);
+        let bytes = records.iter().map(|record| record.payload.len() as u64).sum();
+        self.store.wait_for_end(first.index).await.map_err(to_io)?;
+        self.append_records(records, callback).await.map_err(to_io)?;
+        self.store.appended(last, bytes);
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        self.store.truncate(last).map_err(to_io)
+    }
+
+    async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
+        self.store.purge(upto).await.map_err(to_io)
+    }
+}

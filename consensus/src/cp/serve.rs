@@ -1,0 +1,259 @@
+//! What the router sees: writes, reads and scans of one CP shard.
+//!
+//! **Invariant.** Every reply says what it delivered; a level this replica cannot prove is refused, never weakened.
+
+use super::{
+    core::{Core, Office},
+    group::Group,
+    queue::Decided,
+    rows::{ShardRows, unreadable},
+    types::Metrics,
+};
+use crate::replicator::{Found, ReplicaStatus, Replicator, RequestContext, Role, Rows, Written};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use kvorum_api::{Effect, LogPosition, Mode, ReadError, ReadLevel, Receipt, Refused, Version, WriteError};
+use kvorum_storage::{
+    Entry, Outcome, StorageError, WriteCommand,
+    command::{Command, ExpiredBecause},
+    shard::{Lookup, ScanRange},
+};
+use openraft::ServerState;
+use std::time::Duration;
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// Ranges and modes do not change yet, so every shard is in its first epoch.
+const FIRST_EPOCH: u64 = 1;
+
+/// What `Refused::LevelNotOffered` names.
+const LEVELS_OFFERED: &str = "linearizable or local";
+
+/// A leader whose logged time is older than this brings it up to date before a read, if something is due (rule T3).
+const LOGGED_TIME_AGE_MS_MAX: u64 = 1_000;
+
+impl Group {
+    async fn decide(&self, command: WriteCommand, context: RequestContext) -> Result<Written, WriteError> {
+        // The door has checked it: what is stamped from now on is above it (rule T1).
+        let _ = self.core.context.hlc.observe(context.stamp);
+        let Decided { outcome, position } = self.propose(Command::Write(command), context.timeout).await?;
+        match &outcome {
+            Outcome::RequestIdExpired { why } => {
+                let why = match why {
+                    ExpiredBecause::TooOld => "it was first sent longer ago than outcomes are remembered",
+                    ExpiredBecause::BelowFloor => "it is below what this client still waits for or the shard remembers",
+                };
+                Err(WriteError::RequestIdExpired { why: why.to_owned() })
+            }
+            Outcome::Written { results, .. } => {
+                let version = results.iter().filter_map(|result| result.version).max();
+                let receipt = Receipt {
+                    level: None,
+                    durable_replicas: self.core.majority(),
+                    ..self.receipt(position, version, None)
+                };
+                Ok(Written { outcome, receipt })
+            }
+            Outcome::Expired { .. } | Outcome::Configured => {
+                unreachable!("a shard answers a write with the outcome of a write")
+            }
+        }
+    }
+
+    /// Has a command decided, for at most `patience`.
+    pub(super) async fn propose(&self, command: Command, patience: Duration) -> Result<Decided, WriteError> {
+        let shard = self.core.shard_id();
+        if let Office::Stopped { why } = self.core.office() {
+            return Err(self.after_the_end(why, Effect::None));
+        }
+        let mut ticket = self.queue.submit(command)?;
+        match timeout(patience, &mut ticket.answer).await {
+            Ok(Ok(verdict)) => verdict,
+            // The proposer ended: what it had not taken will never happen.
+            Ok(Err(_)) => {
+                let effect = if ticket.withdraw() { Effect::None } else { Effect::Unknown };
+                Err(self.after_the_end("the replica stopped".to_owned(), effect))
+            }
+            Err(_) => {
+                let effect = if ticket.withdraw() { Effect::None } else { Effect::Unknown };
+                Err(WriteError::DeadlineExceeded { shard, deadline: patience, effect })
+            }
+        }
+    }
+
+    fn after_the_end(&self, why: String, effect: Effect) -> WriteError {
+        match self.core.context.health.causes().poisoned {
+            Some(why) => WriteError::Poisoned { why, effect },
+            None => WriteError::Stopped { shard: self.core.shard_id(), why, effect },
+        }
+    }
+
+    /// Proves a level, and says how old the answer may be; `None` = unknown.
+    async fn prove(&self, level: ReadLevel, context: &RequestContext) -> Result<Option<Duration>, ReadError> {
+        let _ = self.core.context.hlc.observe(context.stamp);
+        match level {
+            ReadLevel::Local => Ok(self.core.local_staleness()),
+            ReadLevel::Linearizable => {
+                let began = Instant::now();
+                let deadline = context.timeout;
+                let proven = timeout_at(began + deadline, self.prove_linearizable(deadline)).await;
+                proven.unwrap_or(Err(ReadError::DeadlineExceeded { shard: self.core.shard_id(), deadline }))?;
+                // Everything acknowledged before the read began is in the answer.
+                Ok(Some(began.elapsed()))
+            }
+            ReadLevel::Session | ReadLevel::Bounded(_) | ReadLevel::One | ReadLevel::Quorum | ReadLevel::All => {
+                Err(Refused::LevelNotOffered { level, mode: Mode::Cp, offered: LEVELS_OFFERED }.into())
+            }
+        }
+    }
+
+    async fn prove_linearizable(&self, patience: Duration) -> Result<(), ReadError> {
+        let shard = self.core.shard_id();
+        if !self.core.context.health.is_clear() {
+            let causes = self.core.context.health.causes();
+            if let Some(why) = causes.poisoned {
+                return Err(ReadError::Stopped { shard, why });
+            }
+            if let Some(why) = causes.clock_suspect {
+                return Err(ReadError::ClockSuspect { why });
+            }
+            if causes.draining {
+                return Err(Refused::Draining.into());
+            }
+        }
+        match self.core.office() {
+            Office::Leads { .. } => {}
+            Office::Follows { leader } => {
+                return Err(ReadError::NotLeader { shard, leader: self.core.hint(leader) });
+            }
+            Office::Stopped { why } => return Err(ReadError::Stopped { shard, why }),
+        }
+        let index = self.read_index.confirm(&self.core).await?;
+        let mut applied = self.shard().watch_applied();
+        if applied.wait_for(|applied| applied.is_some_and(|applied| applied.index >= index)).await.is_err() {
+            return Err(ReadError::Stopped { shard, why: "the shard was closed".to_owned() });
+        }
+        self.bring_time_up_to_date(patience).await
+    }
+
+    /// Rule T3: what is due by the leader's clock must be gone before the leader's first read, also after a silence.
+    async fn bring_time_up_to_date(&self, patience: Duration) -> Result<(), ReadError> {
+        if !self.is_time_overdue() {
+            return Ok(());
+        }
+        let _turn = self.expiring.lock().await;
+        if !self.is_time_overdue() {
+            return Ok(());
+        }
+        let up_to_ms = self.core.context.hlc.physical_ms();
+        let shard = self.core.shard_id();
+        match self.propose(Command::Expire { up_to_ms }, patience).await {
+            Ok(_) => Ok(()),
+            Err(WriteError::NotLeader { leader, .. }) => Err(ReadError::NotLeader { shard, leader }),
+            Err(error) => Err(ReadError::NoQuorum { shard, why: format!("logged time is old: {error}") }),
+        }
+    }
+
+    fn is_time_overdue(&self) -> bool {
+        let state = self.shard().state();
+        let now_ms = self.core.context.hlc.physical_ms();
+        state.next_expiry_ms.is_some_and(|due_ms| due_ms <= now_ms)
+            && now_ms.saturating_sub(state.logged_time_ms) > LOGGED_TIME_AGE_MS_MAX
+    }
+
+    /// One key, from memory if it is there, else where reading may wait for the disk.
+    async fn look_up(&self, key: Bytes) -> Result<Option<Entry>, StorageError> {
+        match self.shard().get_cached(&key)? {
+            Lookup::Known(entry) => Ok(entry),
+            Lookup::WouldBlock => {
+                let shard = self.shard().clone();
+                self.core.context.env.blocking.run(move || shard.get(&key)).await
+            }
+        }
+    }
+
+    fn applied(&self) -> LogPosition {
+        self.shard().watch_applied().borrow().as_ref().copied().unwrap_or_default()
+    }
+
+    fn receipt(&self, position: LogPosition, version: Option<Version>, staleness: Option<Duration>) -> Receipt {
+        let Core { context, .. } = &*self.core;
+        Receipt {
+            mode: Mode::Cp,
+            level: None,
+            shard: context.config.shard,
+            epoch: FIRST_EPOCH,
+            node: context.actor.node,
+            version,
+            position,
+            staleness,
+            durable_replicas: 0,
+            stamp: context.hlc.now(),
+        }
+    }
+}
+
+impl Replicator for Group {
+    fn write(&self, command: WriteCommand, context: RequestContext) -> BoxFuture<'_, Result<Written, WriteError>> {
+        Box::pin(self.decide(command, context))
+    }
+
+    fn get(&self, key: Bytes, level: ReadLevel, context: RequestContext) -> BoxFuture<'_, Result<Found, ReadError>> {
+        Box::pin(async move {
+            let staleness = self.prove(level, &context).await?;
+            // Taken before the lookup: the answer holds at least this much.
+            let position = self.applied();
+            let entry = self.look_up(key).await.map_err(|error| unreadable(self.core.shard_id(), error))?;
+            let version = entry.as_ref().map(|entry| entry.version);
+            let receipt = Receipt { level: Some(level), ..self.receipt(position, version, staleness) };
+            Ok(Found { entry, receipt })
+        })
+    }
+
+    fn scan(
+        &self,
+        range: ScanRange,
+        level: ReadLevel,
+        context: RequestContext,
+    ) -> BoxFuture<'_, Result<Box<dyn Rows>, ReadError>> {
+        Box::pin(async move {
+            let staleness = self.prove(level, &context).await?;
+            let (shard, blocking) = (self.shard().clone(), self.core.context.env.blocking.clone());
+            let scan = blocking.run(move || shard.scan(range)).await;
+            let scan = scan.map_err(|error| unreadable(self.core.shard_id(), error))?;
+            let position = scan.position().unwrap_or_default();
+            let receipt = Receipt { level: Some(level), ..self.receipt(position, None, staleness) };
+            Ok(Box::new(ShardRows::new(scan, self.core.shard_id(), blocking, receipt)) as Box<dyn Rows>)
+        })
+    }
+
+    fn status(&self) -> ReplicaStatus {
+        let journal = self.core.store.journal.group(self.core.group);
+        let figures = self.core.look(Metrics::clone);
+        let index = |log_id: Option<super::types::LogId>| log_id.map_or(0, |log_id| log_id.index);
+        let role = match (self.core.office(), figures.as_ref().map(|figures| figures.state)) {
+            (Office::Stopped { .. }, _) | (_, None | Some(ServerState::Shutdown)) => Role::Stopped,
+            (_, Some(ServerState::Leader)) => Role::Leader,
+            (_, Some(ServerState::Follower)) => Role::Follower,
+            (_, Some(ServerState::Candidate)) => Role::Candidate,
+            (_, Some(ServerState::Learner)) => Role::Learner,
+        };
+        let leader = match self.core.office() {
+            Office::Leads { .. } => Some(self.core.context.actor.node),
+            Office::Follows { leader } => leader.and_then(|leader| self.core.node_of(leader)),
+            Office::Stopped { .. } => None,
+        };
+        ReplicaStatus {
+            shard: self.core.shard_id(),
+            replica: self.core.replica,
+            role,
+            term: figures.as_ref().map_or(0, |figures| figures.current_term),
+            leader,
+            last_log_index: figures.as_ref().and_then(|figures| figures.last_log_index).unwrap_or(0),
+            committed_index: figures.as_ref().map_or(0, |figures| index(figures.local_committed)),
+            flushed_index: self.core.store.flushed_seen(),
+            purged_index: journal.purged.map_or(0, |(index, _)| index),
+            staleness: self.core.local_staleness(),
+            state: self.shard().state(),
+        }
+    }
+}
