@@ -9,7 +9,7 @@
 //! ```
 //!
 //! This is the seam on which faster arithmetic is going to stand, and the specification it will be held to: a kernel is
-//! finished when it passes [`kernel::suite`], which compares it with a plain reading of the rows. Today there is one
+//! finished when it passes `kernel::suite`, which compares it with a plain reading of the rows. Today there is one
 //! kernel, [`kernel::Scalar`], and nothing in `kvd` calls it: the columnar mirror that follows the diary, the query
 //! plan, and the SIMD and CUDA kernels come with the analytics engine.
 //!
