@@ -100,6 +100,11 @@ impl Hlc {
         self.ceiling.fetch_max(bound.0, Ordering::AcqRel);
     }
 
+    /// The bound in force.
+    pub fn ceiling(&self) -> Stamp {
+        Stamp(self.ceiling.load(Ordering::Acquire))
+    }
+
     /// No stamp is given from now on; the stamp above which a later life starts.
     pub fn close(&self) -> Stamp {
         // Whoever read the old ceiling may still step below it once: the later life starts above that step as well.

@@ -10,6 +10,8 @@
 //! **Invariant.** Nothing here opens a file or a socket, reads a wall clock or rolls a die: the world enters through
 //! [`Env`].
 
+mod chores;
+pub mod config;
 pub mod cp;
 pub mod env;
 pub mod envelope;
@@ -17,11 +19,13 @@ pub mod health;
 pub mod hello;
 pub mod hlc;
 pub mod identity;
+pub mod keeper;
 pub mod message;
 pub mod node;
 pub mod note;
 pub mod peers;
 pub mod replicator;
+pub mod status;
 pub mod suspect;
 pub mod transport;
 pub mod worker;

@@ -1,113 +1,64 @@
 //! # Node: what a process is, without its doors
 //!
 //! The same `Node` runs under `kvd` and in simulation; only [`Env`] differs.
+//!
+//! ```text
+//!   new ──▶ knows who it is; refuses peers: "starting"
+//!    │ open: clock bound durable, shards and groups open, chores run
+//!    ▼
+//!   answers hello ──▶ a majority answered its own ──▶ replicas vote, append, lead
+//!    │ drain: no new requests, leadership handed on
+//!    ▼
+//!   stop: chores, groups, clock bound, engine, journal, in this order
+//! ```
+//!
+//! A server that must hand out the node before it is open (its peers may call while it opens) uses [`Node::new`] and
+//! [`Node::open`]; [`Node::start`] is both.
+//!
+//! **Invariant.** A replica votes and appends only after a majority of the cluster (this node included) has confirmed in
+//! this life who the node is. Nothing here is fenced by an epoch.
+//!
+//! **Deliberately absent.** What a message between replicas means (`cp`), and when the chores run (`chores`).
 
 use crate::{
+    cp::{Group, GroupContext},
     env::Env,
-    replicator::{ReplicaStatus, Replicator},
+    envelope::Refusal,
+    health::Health,
+    hello::{HeldReplica, Hello, has_met_majority, may_take_part},
+    hlc::{BOUND_AHEAD_MS, Hlc},
+    identity::Identity,
+    keeper::NoteKeeper,
+    peers::{Incoming, MessageKind, Peers, Received, TRACE},
+    replicator::Replicator,
+    suspect::Judgement,
+    worker::Workers,
 };
 use bytes::Bytes;
-use kvorum_api::{ClusterId, KeyspaceId, NodeId, ReplicaId, ShardId, Stamp, StartCount};
-use kvorum_storage::command::Settings;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use futures::future::join_all;
+use kvorum_api::{Actor, GroupId, ShardId, Stamp};
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use thiserror::Error;
+use tokio::time::{Instant, sleep};
 
-/// What a node is told before it starts.
-#[derive(Clone, Debug)]
-pub struct NodeConfig {
-    /// The cluster it belongs to.
-    pub cluster: ClusterId,
-    /// Its id.
-    pub node: NodeId,
-    /// Which of its lives this is; synced by the caller before `start`.
-    pub start: StartCount,
-    /// Random per process: tells two processes with the same directory image apart.
-    pub boot_nonce: u64,
-    /// Client addresses of all nodes, itself included (`host:port`), for leader hints.
-    pub nodes: BTreeMap<NodeId, String>,
-    /// The shards and where their replicas are.
-    pub shards: Vec<ShardConfig>,
-    /// Raft timings.
-    pub timing: Timing,
-    /// Sizes.
-    pub budget: Budget,
-}
+pub use crate::{
+    config::{Budget, NodeConfig, ShardConfig, Timing},
+    status::{NodeStatus, PeerStatus, WorkerStatus},
+};
 
-/// One shard, as the configuration places it.
-#[derive(Clone, Debug)]
-pub struct ShardConfig {
-    /// Its id; its group has the same number.
-    pub shard: ShardId,
-    /// Its keyspace.
-    pub keyspace: KeyspaceId,
-    /// The founding replicas, immutable: replica id and node. The first one initializes the group (rule G8).
-    pub founders: Vec<(ReplicaId, NodeId)>,
-    /// What the founding `Configure` says (rule C1).
-    pub settings: Settings,
-}
+/// A hello to a node that does not answer is given up after this.
+pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Raft timings.
-#[derive(Clone, Copy, Debug)]
-pub struct Timing {
-    /// Between heartbeats of a leader.
-    pub heartbeat: Duration,
-    /// Election timeout, smallest.
-    pub election_min: Duration,
-    /// Election timeout, largest; also the leader's lease.
-    pub election_max: Duration,
-    /// A clock further off than this neither leads nor coordinates.
-    pub clock_offset_max: Duration,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Timing {
-            heartbeat: Duration::from_millis(250),
-            election_min: Duration::from_millis(1_000),
-            election_max: Duration::from_millis(1_500),
-            clock_offset_max: Duration::from_millis(kvorum_api::limits::CLOCK_OFFSET_MS_MAX),
-        }
-    }
-}
-
-/// Sizes of a node's queues and logs.
-#[derive(Clone, Copy, Debug)]
-pub struct Budget {
-    /// Bytes of journal beyond which the engine is flushed and logs are purged.
-    pub journal_bytes_max: u64,
-    /// Bytes of log kept for a follower that is behind; beyond that it gets a snapshot.
-    pub follower_log_bytes_max: u64,
-    /// Bytes of one proposal (one larger command travels alone).
-    pub proposal_bytes_max: usize,
-    /// Commands of one proposal.
-    pub proposal_commands_max: usize,
-    /// Proposals in flight per group.
-    pub proposals_in_flight_max: usize,
-    /// Bytes of commands queued per group.
-    pub queue_bytes_max: usize,
-    /// Bytes of one snapshot chunk.
-    pub snapshot_chunk_bytes: usize,
-    /// Bytes and age of the diary that are kept.
-    pub change_bytes_max: u64,
-    /// Age of the diary that is kept.
-    pub change_age_max: Duration,
-}
-
-impl Default for Budget {
-    fn default() -> Self {
-        Budget {
-            journal_bytes_max: 512 << 20,
-            follower_log_bytes_max: 256 << 20,
-            proposal_bytes_max: 1 << 20,
-            proposal_commands_max: 1_024,
-            proposals_in_flight_max: 4,
-            queue_bytes_max: 64 << 20,
-            snapshot_chunk_bytes: 512 << 10,
-            change_bytes_max: 1 << 30,
-            change_age_max: Duration::from_secs(24 * 3_600),
-        }
-    }
-}
+/// How long the last note and the last flush of a node that stops may take.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a node does not start.
 #[derive(Debug, Error)]
@@ -125,77 +76,127 @@ pub enum StartError {
     },
 }
 
-/// How a node is doing.
-#[derive(Clone, Debug, Default)]
-pub struct NodeStatus {
-    /// Every replica it holds.
-    pub replicas: Vec<ReplicaStatus>,
-    /// Every other node.
-    pub peers: Vec<PeerStatus>,
-    /// Every background chore.
-    pub workers: Vec<WorkerStatus>,
-    /// Why it refuses part of its duties, for people: `poisoned: …`, `clock_suspect: …`, `disk_full: …`.
-    pub degraded: Vec<String>,
-    /// Its clock against the lower median of all, milliseconds; `None` = too few heard.
-    pub clock_offset_ms: Option<i64>,
-    /// Set when its peers refused it for good (emptied, restored, cloned or foreign directory): the process must end
-    /// with this sentence.
-    pub refused: Option<String>,
-}
-
-/// How another node looks from here.
-#[derive(Clone, Debug)]
-pub struct PeerStatus {
-    /// Which.
-    pub node: NodeId,
-    /// How long ago it was last heard.
-    pub heard_ago: Option<Duration>,
-    /// Its clock against ours.
-    pub clock_offset_ms: Option<i64>,
-    /// Why we do not talk to it.
-    pub refused: Option<String>,
-}
-
-/// One background chore.
-#[derive(Clone, Debug)]
-pub struct WorkerStatus {
-    /// Its name.
-    pub name: &'static str,
-    /// `idle`, `running`, `failed`.
-    pub state: &'static str,
-    /// How often it ran.
-    pub runs: u64,
-    /// Its last failure.
-    pub last_error: Option<String>,
-}
-
 /// A node without its doors.
-pub struct Node {}
+pub struct Node {
+    pub(crate) env: Env,
+    pub(crate) config: NodeConfig,
+    pub(crate) hlc: Arc<Hlc>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) note: NoteKeeper,
+    pub(crate) duties: Mutex<Duties>,
+    held: OnceLock<BTreeMap<GroupId, Held>>,
+    workers: Workers,
+}
 
-#[expect(unused_variables, clippy::unused_async, reason = "signatures first")]
+/// One replica on this node.
+pub(crate) struct Held {
+    pub(crate) group: Arc<Group>,
+    pub(crate) config: ShardConfig,
+    /// Whether it may take part for the rest of this life: it is not pristine any more.
+    is_settled: AtomicBool,
+}
+
+/// What the watch found last.
+pub(crate) struct Duties {
+    /// Whether this node is fit to lead.
+    pub(crate) is_fit: bool,
+    /// What its replicas were told last about standing for election.
+    pub(crate) is_electable: bool,
+    pub(crate) clock: Judgement,
+    pub(crate) sync_overdue: Option<String>,
+}
+
 impl Node {
-    /// Finishes interrupted installations, opens every shard and its group, starts the chores.
+    /// Both [`Node::new`] and [`Node::open`].
     ///
     /// # Errors
     /// Storage that cannot be opened, or a group the library refuses.
     pub async fn start(env: Env, config: NodeConfig) -> Result<Arc<Node>, StartError> {
-        unimplemented!()
+        let node = Node::new(env, config)?;
+        node.open().await?;
+        Ok(node)
+    }
+
+    /// A node that knows who it is and what it noted in earlier lives, and refuses every peer until it is open.
+    ///
+    /// # Errors
+    /// A note that this build cannot read.
+    pub fn new(env: Env, config: NodeConfig) -> Result<Arc<Node>, StartError> {
+        let note = NoteKeeper::read(Arc::clone(&env.journal))?;
+        let offset_max_ms = config.timing.clock_offset_max.as_millis() as u64;
+        let hlc = Arc::new(Hlc::bounded(env.clock.clone(), note.kept().bound, offset_max_ms));
+        let health = Arc::new(Health::default());
+        let me =
+            Identity { cluster: config.cluster, node: config.node, start: config.start, boot_nonce: config.boot_nonce };
+        let nodes: BTreeSet<_> = config.nodes.keys().copied().collect();
+        let peers = Peers::new(me, &nodes, &note.kept().peers, &env, Arc::clone(&hlc), Arc::clone(&health));
+        let duties = Duties { is_fit: true, is_electable: true, clock: Judgement::TooFewHeard, sync_overdue: None };
+        Ok(Arc::new(Node {
+            env,
+            config,
+            hlc,
+            health,
+            peers,
+            note,
+            duties: Mutex::new(duties),
+            held: OnceLock::new(),
+            workers: Workers::default(),
+        }))
+    }
+
+    /// Finishes interrupted installations, opens every shard and its group, starts the chores. Returns before any peer
+    /// was met: the caller can let peers in as soon as it has the node.
+    ///
+    /// # Errors
+    /// Storage that cannot be opened, or a group the library refuses.
+    pub async fn open(self: &Arc<Self>) -> Result<(), StartError> {
+        self.wait_for_clock().await;
+        self.note.keep(&self.hlc, &self.peers).await?;
+        let nodes = Arc::new(self.config.nodes.clone());
+        let mut held = BTreeMap::new();
+        for config in &self.config.shards {
+            let group = Group::open(GroupContext {
+                env: self.env.clone(),
+                config: config.clone(),
+                actor: Actor { node: self.config.node, start: self.config.start },
+                nodes: Arc::clone(&nodes),
+                timing: self.config.timing,
+                budget: self.config.budget,
+                hlc: Arc::clone(&self.hlc),
+                health: Arc::clone(&self.health),
+                peers: Arc::clone(&self.peers),
+            })
+            .await?;
+            let replica = Held { group, config: config.clone(), is_settled: AtomicBool::new(false) };
+            held.insert(GroupId::from(config.shard), replica);
+        }
+        assert!(self.held.set(held).is_ok(), "a node is opened once");
+        self.admit_if_known();
+        self.start_chores(&self.workers);
+        Ok(())
     }
 
     /// Answers one envelope of a peer. Never fails: a refusal is an envelope too, and what is no envelope at all gets an
     /// answer that says so.
     pub async fn handle(&self, envelope: Bytes) -> Bytes {
-        unimplemented!()
+        let request = match self.peers.receive(&envelope) {
+            Ok(request) => request,
+            Err(refusal) => return refusal,
+        };
+        let trace = request.envelope.trace.clone();
+        TRACE.scope(trace, self.respond(request)).await
     }
 
     /// The replica of a shard on this node.
     pub fn replicator(&self, shard: ShardId) -> Option<Arc<dyn Replicator>> {
-        unimplemented!()
+        let held = self.held().get(&GroupId::from(shard))?;
+        Some(Arc::clone(&held.group) as Arc<dyn Replicator>)
     }
 
     /// The node's hybrid logical clock, now.
     pub fn stamp(&self) -> Stamp {
-        unimplemented!()
+        self.hlc.now()
     }
 
     /// Adopts a stamp received from a client; `Err(ahead_ms)` if it is too far ahead (rule T1).
@@ -203,27 +204,191 @@ impl Node {
     /// # Errors
     /// How far it is ahead of this node's physical clock, milliseconds.
     pub fn observe(&self, stamp: Stamp) -> Result<(), u64> {
-        unimplemented!()
+        self.hlc.observe(stamp)
     }
 
     /// Tells the node whether the disk is below its low-water mark (rule S5): writes are refused, deletes and reads
-    /// served, leadership handed on.
+    /// served, leadership handed on while another node has room.
     pub fn set_disk_full(&self, why: Option<String>) {
-        unimplemented!()
+        self.health.set_disk_full(why);
     }
 
     /// How it is doing.
     pub fn status(&self) -> NodeStatus {
-        unimplemented!()
+        let duties = self.duties.lock();
+        let causes = self.health.causes();
+        let degraded = [
+            causes.poisoned.map(|why| format!("poisoned: {why}")),
+            causes.clock_suspect.map(|why| format!("clock_suspect: {why}")),
+            causes.disk_full.map(|why| format!("disk_full: {why}")),
+            duties.sync_overdue.as_ref().map(|why| format!("sync_overdue: {why}")),
+            causes.draining.then(|| "draining".to_owned()),
+        ];
+        let peers = self.peers.seen().into_iter().map(|(node, seen)| PeerStatus {
+            node,
+            heard_ago: seen.heard.map(|heard| heard.elapsed()),
+            clock_offset_ms: seen.clock.map(|(offset_ms, _)| offset_ms),
+            refused: seen.refused,
+        });
+        NodeStatus {
+            replicas: self.held().values().map(|held| held.group.status()).collect(),
+            peers: peers.collect(),
+            workers: self.workers.status(),
+            degraded: degraded.into_iter().flatten().collect(),
+            clock_offset_ms: duties.clock.ahead_ms(),
+            refused: self.peers.refused(),
+        }
     }
 
-    /// Hands leadership on and waits until others lead, at most `patience`.
+    /// Refuses new requests, hands leadership on and waits until others lead, at most `patience`.
     pub async fn drain(&self, patience: Duration) {
-        unimplemented!()
+        self.health.set_draining();
+        {
+            // Handing over is done here, so the chore need not do it as well.
+            let mut duties = self.duties.lock();
+            (duties.is_fit, duties.is_electable) = (false, false);
+        }
+        join_all(self.held().values().map(|held| held.group.hand_over(patience))).await;
+        join_all(self.held().values().map(|held| held.group.set_electable(false))).await;
     }
 
     /// Stops every group and chore, flushes the engine, stops the journal.
     pub async fn stop(&self) {
-        unimplemented!()
+        self.health.set_draining();
+        self.workers.stop().await;
+        join_all(self.held().values().map(|held| held.group.stop())).await;
+        // A later life need not wait for a bound that this one never used up.
+        let last_note = tokio::time::timeout(STOP_PATIENCE, self.note.keep_last(&self.hlc, &self.peers));
+        if !matches!(last_note.await, Ok(Ok(()))) {
+            tracing::warn!("the last note of this life is not known durable");
+        }
+        let engine = Arc::clone(&self.env.engine);
+        if let Err(error) = self.env.blocking.run(move || engine.flush()).await {
+            tracing::warn!(%error, "the engine was not flushed at the end");
+        }
+        self.env.journal.stop();
+    }
+
+    pub(crate) fn held(&self) -> &BTreeMap<GroupId, Held> {
+        static NONE: BTreeMap<GroupId, Held> = BTreeMap::new();
+        self.held.get().unwrap_or(&NONE)
+    }
+
+    /// What this node says of itself.
+    pub(crate) fn hello(&self) -> Hello {
+        let groups = self.held().iter().map(|(group, held)| {
+            (*group, HeldReplica { replica: held.group.replica(), is_pristine: held.group.is_pristine() })
+        });
+        Hello { is_disk_full: self.health.causes().disk_full.is_some(), groups: groups.collect() }
+    }
+
+    /// Lets replicas speak once a majority has confirmed who this node is.
+    pub(crate) fn admit_if_known(&self) {
+        if has_met_majority(self.config.nodes.len(), self.peers.answers().len()) {
+            self.peers.admit();
+        }
+    }
+
+    /// A crash left the bound of the clock a little ahead of the clock: a node whose stamps are too far ahead would be
+    /// refused by others (rule T1). A clock that was set back far is not waited for; it will be suspect.
+    async fn wait_for_clock(&self) {
+        let ahead_ms = self.hlc.highest().ms().saturating_sub(self.hlc.physical_ms());
+        let wait_ms = ahead_ms.saturating_sub(self.config.timing.clock_offset_max.as_millis() as u64 / 2);
+        sleep(Duration::from_millis(wait_ms.min(BOUND_AHEAD_MS))).await;
+    }
+
+    async fn respond(&self, request: Received) -> Bytes {
+        if let Some(why) = self.peers.silence(request.kind) {
+            return self.peers.refuse(&request, Refusal::NotNow, why);
+        }
+        match request.kind {
+            MessageKind::Hello => self.answer_hello(&request).await,
+            MessageKind::Append
+            | MessageKind::Vote
+            | MessageKind::PreVote
+            | MessageKind::TransferLeader
+            | MessageKind::SnapshotBegin
+            | MessageKind::SnapshotChunk
+            | MessageKind::SnapshotFinish => self.answer_replica(request).await,
+        }
+    }
+
+    /// A hello is answered once the asker's life is known durably: from then on its directory cannot be emptied unseen.
+    async fn answer_hello(&self, request: &Received) -> Bytes {
+        if self.held.get().is_none() {
+            return self.peers.refuse(request, Refusal::NotNow, "this node is starting".to_owned());
+        }
+        let (_, revision) = self.peers.lives();
+        match tokio::time::timeout(HELLO_TIMEOUT, self.note.wait_kept(revision)).await {
+            Ok(()) => self.peers.reply(request, self.hello().encode()),
+            Err(_) => {
+                let why = "this node cannot note durably whom it met".to_owned();
+                self.peers.refuse(request, Refusal::NotNow, why)
+            }
+        }
+    }
+
+    async fn answer_replica(&self, request: Received) -> Bytes {
+        let envelope = &request.envelope;
+        let Some(held) = self.held().get(&envelope.group) else {
+            let why = format!("unknown replica: node {} holds none of group {}", self.config.node, envelope.group);
+            return self.peers.refuse(&request, Refusal::UnknownReplica, why);
+        };
+        let sender = (envelope.from_replica, envelope.from);
+        if envelope.to_replica != held.group.replica() || !held.config.founders.contains(&sender) {
+            let why = format!(
+                "unknown replica: group {} has replica {} on node {}, and the message goes from replica {} on node {} \
+                 to replica {}",
+                envelope.group,
+                held.group.replica(),
+                self.config.node,
+                envelope.from_replica,
+                envelope.from,
+                envelope.to_replica,
+            );
+            return self.peers.refuse(&request, Refusal::UnknownReplica, why);
+        }
+        if let Err(why) = self.may_answer(held, &request) {
+            return self.peers.refuse(&request, Refusal::NotNow, why);
+        }
+        let message = Incoming {
+            from: envelope.from,
+            from_replica: envelope.from_replica,
+            kind: request.kind,
+            payload: envelope.payload.clone(),
+        };
+        match held.group.handle(message).await {
+            Ok(payload) => self.peers.reply(&request, payload),
+            Err(why) => self.peers.refuse(&request, Refusal::Replica, why),
+        }
+    }
+
+    fn may_answer(&self, held: &Held, request: &Received) -> Result<(), String> {
+        if self.health.is_poisoned() {
+            return Err("this node is poisoned".to_owned());
+        }
+        if request.kind == MessageKind::TransferLeader && !self.duties.lock().is_fit {
+            return Err("this node does not stand for election now".to_owned());
+        }
+        if held.is_settled.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let is_pristine = held.group.is_pristine();
+        let (group, me) = (request.envelope.group, self.config.node);
+        may_take_part(group, is_pristine, &held.config.founders, me, &self.peers.answers())?;
+        held.is_settled.store(!is_pristine, Ordering::Release);
+        Ok(())
+    }
+
+    /// Clock offsets measured within `age_max`.
+    pub(crate) fn clock_offsets_ms(&self, age_max: Duration) -> Vec<i64> {
+        let now = Instant::now();
+        let fresh = |measured: Instant| now.duration_since(measured) <= age_max;
+        let seen = self.peers.seen();
+        seen.values()
+            .filter_map(|seen| seen.clock)
+            .filter(|(_, at)| fresh(*at))
+            .map(|(offset_ms, _)| offset_ms)
+            .collect()
     }
 }

@@ -1,0 +1,104 @@
+//! What a node is told before it starts.
+//!
+//! **Deliberately absent.** Addresses of peers: finding them is the transport's part.
+
+use kvorum_api::{ClusterId, KeyspaceId, NodeId, ReplicaId, ShardId, StartCount};
+use kvorum_storage::command::Settings;
+use std::{collections::BTreeMap, time::Duration};
+
+/// What a node is told before it starts.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// The cluster it belongs to.
+    pub cluster: ClusterId,
+    /// Its id.
+    pub node: NodeId,
+    /// Which of its lives this is; synced by the caller before `start`.
+    pub start: StartCount,
+    /// Random per process: tells two processes with the same directory image apart.
+    pub boot_nonce: u64,
+    /// Client addresses of all nodes, itself included (`host:port`), for leader hints.
+    pub nodes: BTreeMap<NodeId, String>,
+    /// The shards and where their replicas are.
+    pub shards: Vec<ShardConfig>,
+    /// Raft timings.
+    pub timing: Timing,
+    /// Sizes.
+    pub budget: Budget,
+}
+
+/// One shard, as the configuration places it.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    /// Its id; its group has the same number.
+    pub shard: ShardId,
+    /// Its keyspace.
+    pub keyspace: KeyspaceId,
+    /// The founding replicas, immutable: replica id and node. The first one initializes the group (rule G8).
+    pub founders: Vec<(ReplicaId, NodeId)>,
+    /// What the founding `Configure` says (rule C1).
+    pub settings: Settings,
+}
+
+/// Raft timings.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Between heartbeats of a leader.
+    pub heartbeat: Duration,
+    /// Election timeout, smallest.
+    pub election_min: Duration,
+    /// Election timeout, largest; also the leader's lease.
+    pub election_max: Duration,
+    /// A clock further off than this neither leads nor coordinates.
+    pub clock_offset_max: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Timing {
+            heartbeat: Duration::from_millis(250),
+            election_min: Duration::from_millis(1_000),
+            election_max: Duration::from_millis(1_500),
+            clock_offset_max: Duration::from_millis(kvorum_api::limits::CLOCK_OFFSET_MS_MAX),
+        }
+    }
+}
+
+/// Sizes of a node's queues and logs.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    /// Bytes of journal beyond which the engine is flushed and logs are purged.
+    pub journal_bytes_max: u64,
+    /// Bytes of log kept for a follower that is behind; beyond that it gets a snapshot.
+    pub follower_log_bytes_max: u64,
+    /// Bytes of one proposal (one larger command travels alone).
+    pub proposal_bytes_max: usize,
+    /// Commands of one proposal.
+    pub proposal_commands_max: usize,
+    /// Proposals in flight per group.
+    pub proposals_in_flight_max: usize,
+    /// Bytes of commands queued per group.
+    pub queue_bytes_max: usize,
+    /// Bytes of one snapshot chunk.
+    pub snapshot_chunk_bytes: usize,
+    /// Bytes and age of the diary that are kept.
+    pub change_bytes_max: u64,
+    /// Age of the diary that is kept.
+    pub change_age_max: Duration,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Budget {
+            journal_bytes_max: 512 << 20,
+            follower_log_bytes_max: 256 << 20,
+            proposal_bytes_max: 1 << 20,
+            proposal_commands_max: 1_024,
+            proposals_in_flight_max: 4,
+            queue_bytes_max: 64 << 20,
+            snapshot_chunk_bytes: 512 << 10,
+            change_bytes_max: 1 << 30,
+            change_age_max: Duration::from_secs(24 * 3_600),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! # NoteKeeper: keeps the node's note durable
+//!
+//! **Invariant.** One writer at a time, so that a newer note is never overwritten by an older one; the clock is extended,
+//! and a life counts as noted, only after the sync.
+
+use crate::{hlc::Hlc, note::NodeNote, peers::Peers};
+use kvorum_api::Stamp;
+use kvorum_storage::{
+    Journal, StorageError,
+    journal::{Completion, Mark, NODE_GROUP},
+};
+use std::sync::Arc;
+use tokio::sync::{Mutex, Notify, oneshot, watch};
+
+/// Keeps one node's note.
+pub struct NoteKeeper {
+    journal: Arc<dyn Journal>,
+    kept: NodeNote,
+    writer: Mutex<()>,
+    /// Up to which revision of [`Peers::lives`] the note is durable.
+    revision: watch::Sender<u64>,
+    wake: Arc<Notify>,
+}
+
+impl NoteKeeper {
+    /// Reads the note of earlier lives.
+    ///
+    /// # Errors
+    /// A note that this build cannot read.
+    pub fn read(journal: Arc<dyn Journal>) -> Result<Self, StorageError> {
+        let kept = journal.group(NODE_GROUP).note.map(|note| NodeNote::decode(&note)).transpose()?.unwrap_or_default();
+        let revision = watch::Sender::new(0);
+        Ok(NoteKeeper { journal, kept, writer: Mutex::new(()), revision, wake: Arc::default() })
+    }
+
+    /// What earlier lives noted.
+    pub fn kept(&self) -> &NodeNote {
+        &self.kept
+    }
+
+    /// Notified when there is something that should not wait.
+    pub fn wake(&self) -> Arc<Notify> {
+        Arc::clone(&self.wake)
+    }
+
+    /// Writes a note if the clock wants a further bound or a life is new, and waits until it is durable. What peers have
+    /// synced rides along: the clock wants a bound every second, far more often than rule J7 asks for.
+    ///
+    /// # Errors
+    /// The journal's.
+    pub async fn keep(&self, hlc: &Hlc, peers: &Peers) -> Result<(), StorageError> {
+        let _one_at_a_time = self.writer.lock().await;
+        let bound = hlc.wanted_bound();
+        if bound.is_none() && peers.lives().1 <= *self.revision.borrow() {
+            return Ok(());
+        }
+        // A note always carries a bound: the one in force, if it needs no further one.
+        let bound = bound.unwrap_or_else(|| hlc.ceiling());
+        self.write(bound, peers).await?;
+        hlc.extend(bound);
+        Ok(())
+    }
+
+    /// The last note of this life: the clock ends here, and what was seen of the peers is kept.
+    ///
+    /// # Errors
+    /// The journal's.
+    pub async fn keep_last(&self, hlc: &Hlc, peers: &Peers) -> Result<(), StorageError> {
+        let _one_at_a_time = self.writer.lock().await;
+        self.write(hlc.close(), peers).await
+    }
+
+    /// Waits until every life up to `revision` is noted durably.
+    pub async fn wait_kept(&self, revision: u64) {
+        let mut kept = self.revision.subscribe();
+        if *kept.borrow() >= revision {
+            return;
+        }
+        self.wake.notify_one();
+        if kept.wait_for(|kept| *kept >= revision).await.is_err() {
+            // The keeper is gone, and with it the node: nobody is to be told that anything is durable.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    async fn write(&self, bound: Stamp, peers: &Peers) -> Result<(), StorageError> {
+        let (lives, revision) = peers.lives();
+        let note = NodeNote { bound, peers: lives };
+        let (done, told) = oneshot::channel();
+        let done = Completion::Signal(Box::new(move |outcome| {
+            // Nobody listens any more when the chore was stopped meanwhile.
+            let _ = done.send(outcome);
+        }));
+        self.journal.mark(NODE_GROUP, Mark::Note(note.encode()), done)?;
+        told.await.unwrap_or(Err(StorageError::Stopped))?;
+        self.revision.send_if_modified(|kept| {
+            let grows = revision > *kept;
+            *kept = (*kept).max(revision);
+            grows
+        });
+        Ok(())
+    }
+}

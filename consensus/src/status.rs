@@ -1,0 +1,50 @@
+//! How a node is doing, for people and for whoever watches it.
+
+use crate::replicator::ReplicaStatus;
+use kvorum_api::NodeId;
+use std::time::Duration;
+
+/// How a node is doing.
+#[derive(Clone, Debug, Default)]
+pub struct NodeStatus {
+    /// Every replica it holds.
+    pub replicas: Vec<ReplicaStatus>,
+    /// Every other node.
+    pub peers: Vec<PeerStatus>,
+    /// Every background chore.
+    pub workers: Vec<WorkerStatus>,
+    /// Why it refuses part of its duties, for people: `poisoned: …`, `clock_suspect: …`, `disk_full: …`,
+    /// `sync_overdue: …`, `draining`.
+    pub degraded: Vec<String>,
+    /// Its clock against the lower median of all, milliseconds; `None` = too few heard.
+    pub clock_offset_ms: Option<i64>,
+    /// Set when its peers refused it for good (emptied, restored, cloned or foreign directory): the process must end
+    /// with this sentence.
+    pub refused: Option<String>,
+}
+
+/// How another node looks from here.
+#[derive(Clone, Debug)]
+pub struct PeerStatus {
+    /// Which.
+    pub node: NodeId,
+    /// How long ago it was last heard.
+    pub heard_ago: Option<Duration>,
+    /// Its clock against ours.
+    pub clock_offset_ms: Option<i64>,
+    /// Why we do not talk to it.
+    pub refused: Option<String>,
+}
+
+/// One background chore.
+#[derive(Clone, Debug)]
+pub struct WorkerStatus {
+    /// Its name.
+    pub name: &'static str,
+    /// `idle`, `running`, `failed`.
+    pub state: &'static str,
+    /// How often it ran.
+    pub runs: u64,
+    /// Its last failure.
+    pub last_error: Option<String>,
+}
