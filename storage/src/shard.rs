@@ -47,11 +47,15 @@ mod draft;
 mod evaluate;
 mod install;
 mod logged;
+#[cfg(test)]
+mod properties;
 mod receive;
 mod run;
 mod scan;
 mod snapshot;
 mod state;
+#[cfg(any(test, feature = "suite"))]
+pub mod suite;
 
 pub use collect::Collected;
 pub use logged::{LoggedEntry, Step};

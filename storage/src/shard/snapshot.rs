@@ -22,6 +22,9 @@ use crate::{
 use bytes::Bytes;
 use std::{collections::VecDeque, sync::Arc};
 
+/// Bytes set aside for a chunk beforehand; a larger one grows.
+const CHUNK_CAPACITY_MAX: usize = 1 << 20;
+
 /// A pinned view of a whole shard, to be sent to another replica. Making one costs nothing; holding one keeps old bytes.
 pub struct ShardSnapshot {
     spec: ShardSpec,
@@ -76,7 +79,7 @@ impl ShardSnapshot {
             self.is_ended = true;
             return Ok(Some(chunk::encode_end(self.spec, sequence, self.totals)));
         };
-        let mut writer = RowsWriter::new(self.spec, sequence, column, bytes_max);
+        let mut writer = RowsWriter::new(self.spec, sequence, column, bytes_max.min(CHUNK_CAPACITY_MAX));
         self.put(&mut writer, &key, &value);
         while let Some((next_column, key, value)) = self.next_row()? {
             if next_column != column || writer.bytes() + key.len() + value.len() > bytes_max {

@@ -1,0 +1,87 @@
+//! Crashes: what a flush keeps, and what a replay gives (invariants 1 and 3).
+
+use super::{
+    Case, Lab,
+    world::{World, delete, increment, put, put_ttl},
+};
+use crate::{
+    command::Command,
+    error::StorageError,
+    shard::{Applied, Shard, suite::fuse::Fuse, suite::world::SPEC},
+};
+
+pub(super) const CASES: &[Case] = &[
+    ("a crash goes back to the last flush, in everything", a_crash_goes_back_to_the_last_flush_in_everything),
+    ("a replay comes out where it was", a_replay_comes_out_where_it_was),
+    ("a write that the engine refuses applies nothing", a_write_that_the_engine_refuses_applies_nothing),
+    ("nothing flushed is nothing applied", nothing_flushed_is_nothing_applied),
+];
+
+/// A bit of everything, as one entry.
+fn busy(world: &mut World<'_>, number: u64) {
+    world.time_ms += 7;
+    let id = world.id(u128::from(number % 3), number, number.saturating_sub(2));
+    let operations = vec![
+        put(&format!("k{}", number % 11), &number.to_string()),
+        put_ttl(&format!("t{}", number % 5), "", 20),
+        increment("n", 1),
+        delete(&format!("k{}", (number + 4) % 11)),
+    ];
+    let write = Command::Write(crate::WriteCommand { request: Some(id), operations });
+    let up_to_ms = world.time_ms;
+    world.apply(vec![write.clone(), Command::Expire { up_to_ms }, write]);
+}
+
+fn a_crash_goes_back_to_the_last_flush_in_everything(lab: &mut dyn Lab) {
+    let mut world = World::new(lab);
+    (0..50).for_each(|number| busy(&mut world, number));
+    world.engine.flush().unwrap();
+    let (kept, state, changes) = (world.contents(), world.state(), world.changes(1));
+    assert_eq!(world.shard.flushed().unwrap(), state.applied);
+    (50..80).for_each(|number| busy(&mut world, number));
+    assert_eq!(world.shard.flushed().unwrap(), state.applied, "what comes later is only in memory");
+    world.lose_power();
+    assert_eq!((world.contents(), world.state(), world.changes(1)), (kept, state, changes));
+}
+
+fn a_replay_comes_out_where_it_was(lab: &mut dyn Lab) {
+    let mut world = World::new(lab);
+    (0..20).for_each(|number| busy(&mut world, number));
+    world.engine.flush().unwrap();
+    (20..60).for_each(|number| busy(&mut world, number));
+    let reached = (world.contents(), world.state(), world.changes(1));
+    for run in [1, 7, 1_000] {
+        world.lose_power();
+        assert_ne!(world.contents(), reached.0);
+        world.replay(run);
+        assert_eq!((world.contents(), world.state(), world.changes(1)), reached, "in runs of {run}");
+    }
+}
+
+fn a_write_that_the_engine_refuses_applies_nothing(lab: &mut dyn Lab) {
+    let mut world = World::new(lab);
+    (0..5).for_each(|number| busy(&mut world, number));
+    let (before, sound) = (world.contents(), world.shard.clone());
+    world.shard = Shard::open(Fuse::new(world.engine.clone(), 0), SPEC).unwrap();
+    let id = world.id(1, 100, 0);
+    let write = crate::WriteCommand { request: Some(id), operations: vec![increment("n", 1)] };
+    let entry = world.log(vec![Command::Write(write)]);
+    for _ in 0..2 {
+        assert_eq!(world.shard.apply(std::slice::from_ref(&entry)), Err(StorageError::Stopped));
+        assert_eq!(world.contents(), before);
+    }
+    world.shard = sound;
+    let outcomes = world.shard.apply(&[entry]).unwrap();
+    assert!(matches!(outcomes[0][0], crate::Outcome::Written { applied: true, repeated: false, .. }));
+}
+
+fn nothing_flushed_is_nothing_applied(lab: &mut dyn Lab) {
+    let mut world = World::new(lab);
+    world.must(vec![put("a", "1")]);
+    assert_eq!(world.shard.flushed().unwrap(), Applied::default());
+    world.lose_power();
+    assert_eq!(world.state().applied, Applied::default());
+    assert_eq!(world.value("a"), None);
+    world.replay(1);
+    assert_eq!(world.value("a").as_deref(), Some("1"));
+}

@@ -1,0 +1,86 @@
+//! Fuse: an engine that dies after a number of steps, as if power were lost there.
+
+use crate::{
+    engine::{Batch, Cached, Column, Engine, EngineStats, Stage, StageManifest, View},
+    error::StorageError,
+};
+use bytes::Bytes;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+/// An engine that refuses every change after `steps` of them.
+pub(super) struct Fuse {
+    engine: Arc<dyn Engine>,
+    steps: AtomicU64,
+}
+
+impl Fuse {
+    pub(super) fn new(engine: Arc<dyn Engine>, steps: u64) -> Arc<Self> {
+        Arc::new(Fuse { engine, steps: AtomicU64::new(steps) })
+    }
+
+    fn step(&self) -> Result<(), StorageError> {
+        let left = self.steps.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        left.map(|_| ()).map_err(|_| StorageError::Stopped)
+    }
+}
+
+impl Engine for Fuse {
+    fn get(&self, column: Column, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        self.engine.get(column, key)
+    }
+
+    fn get_cached(&self, column: Column, key: &[u8]) -> Result<Cached, StorageError> {
+        self.engine.get_cached(column, key)
+    }
+
+    fn get_persisted(&self, column: Column, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        self.engine.get_persisted(column, key)
+    }
+
+    fn view(&self) -> Arc<dyn View> {
+        self.engine.view()
+    }
+
+    fn write(&self, batch: &Batch) -> Result<(), StorageError> {
+        self.step()?;
+        self.engine.write(batch)
+    }
+
+    fn flush(&self) -> Result<(), StorageError> {
+        self.step()?;
+        self.engine.flush()
+    }
+
+    fn stage(&self, id: u64) -> Result<Box<dyn Stage>, StorageError> {
+        self.engine.stage(id)
+    }
+
+    fn verify_stage(&self, manifest: &StageManifest) -> Result<(), StorageError> {
+        self.step()?;
+        self.engine.verify_stage(manifest)
+    }
+
+    fn ingest(&self, manifest: &StageManifest) -> Result<(), StorageError> {
+        self.step()?;
+        self.engine.ingest(manifest)
+    }
+
+    fn stages(&self) -> Result<Vec<u64>, StorageError> {
+        self.engine.stages()
+    }
+
+    fn discard_stage(&self, id: u64) -> Result<(), StorageError> {
+        self.engine.discard_stage(id)
+    }
+
+    fn background_error(&self) -> Option<StorageError> {
+        self.engine.background_error()
+    }
+
+    fn stats(&self) -> EngineStats {
+        self.engine.stats()
+    }
+}
