@@ -288,7 +288,7 @@ mod tests {
             self.disk.fail_next_flush(StorageError::Engine("broken by a test".to_owned()));
         }
 
-        fn damage_stage_file(&mut self, id: u64, name: &str, damage: &dyn Fn(&mut Vec<u8>)) {
+        fn damage_stage_file(&mut self, id: u64, name: &str, damage: suite::Damage<'_>) {
             assert!(self.disk.damage_stage_file(id, name, damage));
         }
 

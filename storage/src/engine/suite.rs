@@ -21,6 +21,9 @@ use crate::error::StorageError;
 use bytes::Bytes;
 use std::sync::Arc;
 
+/// What a test does to the bytes of a file.
+pub type Damage<'a> = &'a dyn Fn(&mut Vec<u8>);
+
 /// One engine on a disk that can be mistreated.
 pub trait Lab {
     /// The engine of the present life.
@@ -36,7 +39,7 @@ pub trait Lab {
     fn break_disk(&mut self);
 
     /// Rewrites the bytes of a file of a stage.
-    fn damage_stage_file(&mut self, id: u64, name: &str, damage: &dyn Fn(&mut Vec<u8>));
+    fn damage_stage_file(&mut self, id: u64, name: &str, damage: Damage<'_>);
 
     /// Removes a file of a stage.
     fn remove_stage_file(&mut self, id: u64, name: &str);

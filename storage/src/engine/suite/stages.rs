@@ -1,6 +1,6 @@
 //! Promises about stages: sorted files that are taken in as a whole.
 
-use super::{Lab, get, keys, puts, stage};
+use super::{Damage, Lab, get, keys, puts, stage};
 use crate::{
     engine::{Batch, Column, Direction, KeyRange, StageManifest},
     error::StorageError,
@@ -152,7 +152,7 @@ pub(super) fn large_stages_have_several_files(lab: &mut dyn Lab) {
 }
 
 pub(super) fn a_damaged_stage_does_not_verify(lab: &mut dyn Lab) {
-    let damages: [&dyn Fn(&mut Vec<u8>); 4] = [
+    let damages: [Damage<'_>; 4] = [
         &|bytes| bytes[0] ^= 1,
         &|bytes| *bytes.last_mut().expect("a file is never empty") ^= 0x80,
         &|bytes| bytes.truncate(bytes.len() - 1),

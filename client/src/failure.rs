@@ -1,0 +1,280 @@
+//! What one attempt came back with, other than an answer.
+//!
+//! ```text
+//!   tonic::Status ── google.rpc.ErrorInfo, domain "kvorum" ──▶ what the server says: effect, retry, limit, leader
+//!                └─ none ─▶ never connected: Effect::None · anything else: Effect::Unknown
+//! ```
+//!
+//! **Invariant.** `Effect::None` comes from a server that says so, or from a connection that was never made. A request
+//! that may have left this machine and was not answered is `Effect::Unknown`.
+
+use kvorum_api::{Effect, NodeId, Retry, error::LeaderHint};
+use std::{error::Error, fmt, time::Duration};
+use tonic::{Code, ConnectError, Status};
+use tonic_types::{ErrorInfo, StatusExt as _};
+
+/// The domain of our error details.
+const DOMAIN: &str = "kvorum";
+
+/// The reason of an id that is too old or below what the shard remembers.
+pub(crate) const REQUEST_ID_EXPIRED: &str = "REQUEST_ID_EXPIRED";
+
+/// Pause when a server says "later" and does not say when.
+const LATER_DEFAULT: Duration = Duration::from_millis(100);
+
+/// What kind of trouble it is, for those who only want to branch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// The request itself is at fault: asking again will not help.
+    Request,
+    /// Not allowed.
+    Denied,
+    /// A limit on load was met: slow down.
+    Throttled,
+    /// Something else was done to the same thing meanwhile.
+    Conflict,
+    /// No node could answer for the shard, or none in time.
+    Unavailable,
+}
+
+/// An attempt without an answer, as told by a server or found by this client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What kind of trouble it is.
+    pub kind: FailureKind,
+    /// Whether the write may have happened. For reads always [`Effect::None`].
+    pub effect: Effect,
+    /// The machine-readable reason, upper case: what the server named, or the gRPC code.
+    pub reason: String,
+    /// For people: names the field, the limit and the fix where there is one.
+    pub message: String,
+    /// What to do next.
+    pub retry: Retry,
+    /// The limit that was met.
+    pub limit: Option<Box<str>>,
+    /// Who leads, if the node asked knows.
+    pub leader: Option<Box<LeaderHint>>,
+    /// Address of the node that was asked last.
+    pub node: Option<String>,
+}
+
+impl Failure {
+    /// Reads the status one node answered (or the transport made up).
+    pub(crate) fn from_status(status: &Status, node: &str) -> Self {
+        match status.get_details_error_info() {
+            Some(info) if info.domain == DOMAIN => Self::told(status, &info, node),
+            _ => Self::untold(status, node),
+        }
+    }
+
+    /// No answer from `node` within `waited`.
+    pub(crate) fn no_answer(node: &str, waited: Duration) -> Self {
+        Failure {
+            kind: FailureKind::Unavailable,
+            effect: Effect::Unknown,
+            reason: "DEADLINE_EXCEEDED".to_owned(),
+            message: format!("no answer within {waited:?}"),
+            retry: Retry::SameRequestId,
+            limit: None,
+            leader: None,
+            node: Some(node.to_owned()),
+        }
+    }
+
+    /// Found before anything was sent.
+    pub(crate) fn not_sent(reason: &str, message: String, node: Option<&str>) -> Self {
+        Failure {
+            kind: FailureKind::Unavailable,
+            effect: Effect::None,
+            reason: reason.to_owned(),
+            message,
+            retry: Retry::Elsewhere,
+            limit: None,
+            leader: None,
+            node: node.map(str::to_owned),
+        }
+    }
+
+    fn told(status: &Status, info: &ErrorInfo, node: &str) -> Self {
+        let word = |name: &str| info.metadata.get(name).map(String::as_str).filter(|word| !word.is_empty());
+        // A server that does not say "none" has proven nothing.
+        let effect = if word("effect") == Some("none") { Effect::None } else { Effect::Unknown };
+        let later = word("retry_after_ms").and_then(|ms| ms.parse().ok()).map_or(LATER_DEFAULT, Duration::from_millis);
+        let retry = match word("retry") {
+            Some("never") => Retry::Never,
+            Some("elsewhere") => Retry::Elsewhere,
+            Some("later") => Retry::Later(later),
+            Some("same_request_id") => Retry::SameRequestId,
+            _ if effect == Effect::Unknown => Retry::SameRequestId,
+            _ => Retry::Later(later),
+        };
+        let leader = word("leader").and_then(|id| id.parse().ok()).zip(word("leader_address"));
+        Failure {
+            kind: kind_of(status.code(), effect, retry),
+            effect,
+            reason: info.reason.clone(),
+            message: status.message().to_owned(),
+            retry,
+            limit: word("limit").map(Box::from),
+            leader: leader.map(|(id, address)| Box::new(LeaderHint { node: NodeId(id), address: address.to_owned() })),
+            node: Some(node.to_owned()),
+        }
+    }
+
+    fn untold(status: &Status, node: &str) -> Self {
+        let (effect, retry) = match status.code() {
+            _ if never_connected(status) => (Effect::None, Retry::Elsewhere),
+            // Answered by the router or by a guard in front of the service, before any handler ran.
+            Code::Unimplemented | Code::PermissionDenied | Code::Unauthenticated => (Effect::None, Retry::Never),
+            _ => (Effect::Unknown, Retry::SameRequestId),
+        };
+        Failure {
+            kind: kind_of(status.code(), effect, retry),
+            effect,
+            reason: reason_of(status.code()).to_owned(),
+            message: text_of(status),
+            retry,
+            limit: None,
+            leader: None,
+            node: Some(node.to_owned()),
+        }
+    }
+
+    /// Whether the connection itself is in doubt, so that the next attempt greets first.
+    pub(crate) fn is_of_transport(&self) -> bool {
+        self.reason == "UNAVAILABLE" || self.reason == "DEADLINE_EXCEEDED" || self.reason == "UNKNOWN"
+    }
+}
+
+fn kind_of(code: Code, effect: Effect, retry: Retry) -> FailureKind {
+    match code {
+        Code::PermissionDenied | Code::Unauthenticated => FailureKind::Denied,
+        Code::ResourceExhausted if retry != Retry::Never => FailureKind::Throttled,
+        Code::Aborted | Code::AlreadyExists => FailureKind::Conflict,
+        _ if retry == Retry::Never && effect == Effect::None => FailureKind::Request,
+        _ => FailureKind::Unavailable,
+    }
+}
+
+fn never_connected(status: &Status) -> bool {
+    let mut source = status.source();
+    while let Some(error) = source {
+        if error.is::<ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+/// The status' own text and, because transports say little at the surface, the innermost cause.
+fn text_of(status: &Status) -> String {
+    let mut innermost = None;
+    let mut source = status.source();
+    while let Some(error) = source {
+        innermost = Some(error.to_string());
+        source = error.source();
+    }
+    match innermost {
+        Some(cause) if cause != status.message() => format!("{}: {cause}", status.message()),
+        _ => status.message().to_owned(),
+    }
+}
+
+fn reason_of(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.node {
+            Some(node) => write!(f, "{} (asked {node})", self.message),
+            None => f.write_str(&self.message),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic_types::ErrorDetails;
+
+    fn told(code: Code, metadata: &[(&str, &str)]) -> Failure {
+        let nothing: [(String, String); 0] = [];
+        let mut info = ErrorInfo::new("REASON", DOMAIN, nothing);
+        info.metadata.extend(metadata.iter().map(|(name, word)| ((*name).to_owned(), (*word).to_owned())));
+        Failure::from_status(&Status::with_error_details_vec(code, "text", [info.into()]), "n1")
+    }
+
+    #[test]
+    fn what_the_server_says_is_read_from_the_details() {
+        let failure = told(
+            Code::FailedPrecondition,
+            &[("effect", "none"), ("retry", "elsewhere"), ("leader", "3"), ("leader_address", "h:1"), ("limit", "l")],
+        );
+        assert_eq!((failure.effect, failure.retry), (Effect::None, Retry::Elsewhere));
+        assert_eq!(failure.leader, Some(Box::new(LeaderHint { node: NodeId(3), address: "h:1".to_owned() })));
+        assert_eq!((failure.limit.as_deref(), failure.reason.as_str()), (Some("l"), "REASON"));
+        assert_eq!(failure.kind, FailureKind::Unavailable);
+    }
+
+    #[test]
+    fn a_pause_asked_for_is_kept() {
+        let failure =
+            told(Code::ResourceExhausted, &[("effect", "none"), ("retry", "later"), ("retry_after_ms", "70")]);
+        assert_eq!(failure.retry, Retry::Later(Duration::from_millis(70)));
+        assert_eq!(failure.kind, FailureKind::Throttled);
+    }
+
+    #[test]
+    fn a_server_that_does_not_say_none_has_proven_nothing() {
+        for metadata in [&[][..], &[("effect", "perhaps")], &[("effect", "unknown"), ("retry", "never")]] {
+            assert_eq!(told(Code::InvalidArgument, metadata).effect, Effect::Unknown, "{metadata:?}");
+        }
+    }
+
+    #[test]
+    fn a_status_without_our_details_is_unknown_unless_no_handler_ran() {
+        let unknown =
+            [Code::Unavailable, Code::Internal, Code::Cancelled, Code::ResourceExhausted, Code::InvalidArgument];
+        for code in unknown {
+            let failure = Failure::from_status(&Status::new(code, "text"), "n1");
+            assert_eq!((failure.effect, failure.retry), (Effect::Unknown, Retry::SameRequestId), "{code:?}");
+        }
+        for code in [Code::Unimplemented, Code::PermissionDenied, Code::Unauthenticated] {
+            assert_eq!(Failure::from_status(&Status::new(code, "text"), "n1").effect, Effect::None, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn details_of_another_domain_prove_nothing() {
+        let details = ErrorDetails::with_error_info("X", "proxy", [("effect".to_owned(), "none".to_owned())]);
+        let status = Status::with_error_details(Code::Unavailable, "text", details);
+        assert_eq!(Failure::from_status(&status, "n1").effect, Effect::Unknown);
+    }
+
+    #[test]
+    fn a_connection_never_made_sent_nothing() {
+        let status = Status::from_error(Box::new(ConnectError("refused".into())));
+        let failure = Failure::from_status(&status, "n1");
+        assert_eq!((failure.effect, failure.retry), (Effect::None, Retry::Elsewhere));
+    }
+}
