@@ -13,7 +13,7 @@
 //! transactions, and prefix extractors: shards are ranges, not prefixes, so every seek is in total order.
 
 mod failure;
-mod listener;
+mod foreign;
 mod options;
 mod stage;
 mod view;
@@ -78,11 +78,12 @@ impl RocksEngine {
     /// # Errors
     /// The directory is in use by another process, cannot be written, or holds something damaged.
     pub fn open(directory: &Path, options: &RocksOptions) -> Result<Self, StorageError> {
+        foreign::return_freed_memory();
         let stages = StageDirectory::open(directory)?;
         let shape = Shape::of(options);
         let health = Arc::new(Health::default());
         let database_options = shape.database();
-        listener::guard(&database_options, Arc::clone(&health));
+        foreign::guard(&database_options, Arc::clone(&health));
         let path = directory.join("db");
         let db = DB::open_cf_descriptors(&database_options, &path, shape.columns())
             .map_err(|error| failure::open_error(&path, &error))?;

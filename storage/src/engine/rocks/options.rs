@@ -20,7 +20,8 @@ const MIB: usize = 1024 * 1024;
 /// What an operator may choose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RocksOptions {
-    /// Cache and write buffers together, bytes; at least 8 MiB. Pages are taken as they are used: an idle node holds few.
+    /// Cache and write buffers together, bytes; at least 8 MiB. Pages are taken as they are used: a fresh node holds few.
+    /// The default keeps a node that has read a lot and rests below 60 MiB.
     pub memory_bytes: usize,
     /// Threads that flush and compact; at least two.
     pub background_jobs: u16,
@@ -30,7 +31,7 @@ pub struct RocksOptions {
 
 impl Default for RocksOptions {
     fn default() -> Self {
-        RocksOptions { memory_bytes: 64 * MIB, background_jobs: 2, stage_file_bytes: 64 * MIB as u64 }
+        RocksOptions { memory_bytes: 32 * MIB, background_jobs: 2, stage_file_bytes: 64 * MIB as u64 }
     }
 }
 
@@ -44,7 +45,8 @@ pub(super) struct Shape {
 impl Shape {
     pub(super) fn of(options: &RocksOptions) -> Self {
         let options = RocksOptions { memory_bytes: options.memory_bytes.max(8 * MIB), ..options.clone() };
-        let cache = Cache::new_hyper_clock_cache(options.memory_bytes, 0);
+        // The clock cache has fewer locks but, measured on rows of 250 bytes, a quarter more resident memory.
+        let cache = Cache::new_lru_cache(options.memory_bytes);
         // Never stalls by itself: stalling is RocksDB's files-and-bytes rule, which is shown in the figures.
         let write_buffers =
             WriteBufferManager::new_write_buffer_manager_with_cache(options.memory_bytes / 2, false, cache.clone());

@@ -1,5 +1,5 @@
-//! What the safe interface of RocksDB leaves out: to hear of background errors, not to retry after one, and not to flush
-//! at closing. The one file of this crate with foreign calls.
+//! What the safe interface of RocksDB leaves out: to hear of background errors, not to retry after one, not to flush at
+//! closing, and to give the memory of flushed write buffers back. The one file of this crate with foreign calls.
 //!
 //! ```text
 //!   RocksDB thread ──on_background_error(state, reason, status)──▶ Health.fail(status as text)
@@ -10,7 +10,7 @@
 //!
 //! **Deliberately absent.** The other callbacks: stalls and sizes are polled, they need not be heard at once.
 
-#![expect(unsafe_code, reason = "the event listener and two options exist in the C interface only")]
+#![expect(unsafe_code, reason = "the event listener, two options and the allocator's settings exist in C only")]
 
 use super::failure::{Health, from_message};
 use librocksdb_sys as ffi;
@@ -18,8 +18,26 @@ use rocksdb::{AsRawPtr, Options};
 use std::{
     ffi::{CStr, c_char, c_void},
     ptr,
-    sync::Arc,
+    sync::{Arc, Once},
 };
+
+/// Blocks from this size on go back to the system when they are freed.
+#[cfg(target_env = "gnu")]
+const RETURNED_BLOCK_BYTES: i32 = 128 * 1024;
+
+/// Makes the allocator that RocksDB uses return large blocks when they are freed. By default it raises its own limit with
+/// the first large block, and then an idle node keeps the memory of write buffers it flushed long ago.
+pub(super) fn return_freed_memory() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        #[cfg(target_env = "gnu")]
+        // SAFETY: `mallopt` takes two integers, locks what it changes, and refuses what it does not know. A refusal costs
+        // memory only, so its answer is not needed.
+        unsafe {
+            libc::mallopt(libc::M_MMAP_THRESHOLD, RETURNED_BLOCK_BYTES);
+        }
+    });
+}
 
 /// Makes every database opened with `options` report its background errors to `health`, never retry after one by
 /// itself, and never flush at closing: only a flush that was asked for makes anything durable.
