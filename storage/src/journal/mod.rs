@@ -18,8 +18,33 @@
 //!
 //! **Deliberately absent.** Raft. Votes, committed marks and memberships are bytes here.
 
+mod disk;
+mod file;
+mod group;
+mod index;
+mod medium;
+mod mem;
+mod options;
+mod record;
+mod recover;
+mod recycle;
+mod replay;
+mod rewrite;
+mod segment;
+mod shared;
+mod spares;
+mod state;
+mod walk;
+mod writer;
+
 #[cfg(any(test, feature = "suite"))]
 pub mod suite;
+
+pub use disk::{MemDisk, SECTOR_BYTES, Unsynced};
+pub use file::FileJournal;
+pub use mem::MemJournal;
+pub use options::JournalOptions;
+pub use writer::Step;
 
 use crate::error::StorageError;
 use bytes::Bytes;
