@@ -35,7 +35,7 @@ const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 1 << 10..=1 << 30;
 pub(super) fn open(medium: Box<dyn Medium>, options: JournalOptions) -> Result<Writer, StorageError> {
     let directory = medium.path(".");
     let directory = directory.trim_end_matches("/.").to_owned();
-    if !SEGMENT_BYTES.contains(&options.segment_bytes) || options.segment_bytes % 512 != 0 {
+    if !SEGMENT_BYTES.contains(&options.segment_bytes) || !options.segment_bytes.is_multiple_of(512) {
         let why = format!("segment_bytes {} is not a multiple of 512 in {SEGMENT_BYTES:?}", options.segment_bytes);
         return Err(StorageError::Io { operation: "open", path: directory, why });
     }

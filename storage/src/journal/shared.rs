@@ -25,6 +25,9 @@ const READ_BYTES: u64 = 256 << 10;
 /// Bytes between two entries that are read along rather than asked for separately.
 const READ_GAP_BYTES: u64 = 16 << 10;
 
+/// Has prewritten space prepared while the state may be unlocked, or says why there is none.
+type MakeRoom<'a> = &'a dyn Fn(&mut MutexGuard<'_, State>, Lack) -> Result<(), StorageError>;
+
 /// The state, and where it lies.
 pub(super) struct Shared {
     pub(super) state: Mutex<State>,
@@ -39,7 +42,7 @@ impl Shared {
         group: GroupId,
         contents: Vec<Content>,
         done: Completion,
-        make_room: &dyn Fn(&mut MutexGuard<'_, State>, Lack) -> Result<(), StorageError>,
+        make_room: MakeRoom<'_>,
     ) -> Result<(), StorageError> {
         let mut state = self.state.lock();
         let need = state.need(&contents)?;

@@ -134,10 +134,9 @@ impl Spares {
 
     /// Gives the space of an unfinished spare back.
     fn abandon(&mut self, medium: &dyn Medium) {
-        if let Some(preparing) = self.preparing.take() {
-            if let Err(error) = remove(medium, &Role::Preparing.name(preparing.epoch)) {
-                tracing::warn!(%error, "an unfinished segment stays behind");
-            }
+        let Some(preparing) = self.preparing.take() else { return };
+        if let Err(error) = remove(medium, &Role::Preparing.name(preparing.epoch)) {
+            tracing::warn!(%error, "an unfinished segment stays behind");
         }
     }
 }

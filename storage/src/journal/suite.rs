@@ -273,9 +273,9 @@ fn purged_segments_are_recycled_and_marks_carried_forward(lab: &dyn Lab) {
     mark(&*journal, quiet, Mark::InstallBegin(bytes("an open install")));
     mark(&*journal, NODE_GROUP, Mark::Note(bytes("an old note")));
     purge(&*journal, GroupId(3), 12);
-    for index in 1..=400 {
-        append(&*journal, GROUP, records(index..=index));
-        purge(&*journal, GROUP, index - index % 10);
+    for index in (10..=400).step_by(10) {
+        append(&*journal, GROUP, records(index - 9..=index));
+        purge(&*journal, GROUP, index);
     }
     assert!(journal.status().segments <= 3, "{:?}", journal.status());
     assert!(lab.files().len() <= 9, "{:?}", lab.files());
@@ -295,9 +295,9 @@ fn few_live_entries_are_copied_forward(lab: &dyn Lab) {
     let quiet = GroupId(2);
     append(&*journal, quiet, records(1..=6));
     mark(&*journal, quiet, Mark::TruncatedAfter(Some(4)));
-    for index in 1..=600 {
-        append(&*journal, GROUP, records(index..=index));
-        purge(&*journal, GROUP, index - index % 10);
+    for index in (10..=600).step_by(10) {
+        append(&*journal, GROUP, records(index - 9..=index));
+        purge(&*journal, GROUP, index);
     }
     let status = journal.status();
     assert!(status.bytes <= tiny().bytes_max + 2 * tiny().segment_bytes, "{status:?}");

@@ -238,10 +238,11 @@ impl Writer {
 
     /// After the last batch: syncs the header that names it.
     pub(super) fn finish(&mut self) {
-        if self.shared.state.lock().poisoned.is_none() {
-            if let Err(why) = self.active.segment.file.sync() {
-                tracing::warn!(%why, "the last header of the journal is not synced");
-            }
+        if self.shared.state.lock().poisoned.is_some() {
+            return;
+        }
+        if let Err(why) = self.active.segment.file.sync() {
+            tracing::warn!(%why, "the last header of the journal is not synced");
         }
     }
 
