@@ -257,17 +257,21 @@ mod tests {
         fn every_job_runs_once_and_answers_its_own_caller(threads in 1usize..4, queue in 1usize..5, jobs in 0usize..60) {
             let runs = Arc::new(AtomicUsize::new(0));
             let blocking = Blocking::pool(threads, queue);
-            let answers: Vec<usize> = runtime().block_on(async {
+            let answers = runtime().block_on(async {
                 let mut callers = tokio::task::JoinSet::new();
                 for number in 0..jobs {
                     let (blocking, runs) = (blocking.clone(), Arc::clone(&runs));
                     callers.spawn(async move {
-                        let job = move || { runs.fetch_add(1, Ordering::SeqCst); number };
+                        let job = move || {
+                            runs.fetch_add(1, Ordering::SeqCst);
+                            number
+                        };
                         (number, blocking.run(job).await)
                     });
                 }
-                callers.join_all().await.into_iter().map(|(asked, answered)| { assert_eq!(asked, answered); answered }).collect()
+                callers.join_all().await
             });
+            prop_assert!(answers.iter().all(|(asked, answered)| asked == answered));
             prop_assert_eq!(answers.len(), jobs);
             prop_assert_eq!(runs.load(Ordering::SeqCst), jobs);
         }
