@@ -3,7 +3,7 @@
 //! | cell | JSON | why |
 //! |---|---|---|
 //! | empty, or a `--null` text | `null` | |
-//! | `517`, `-1`, `0.25`, `1e-5` | the number, as written | at most 15 significant digits, or 64 bits: it reads back exactly |
+//! | `517`, `-1`, `0.25`, `1e-5` | the number, as written | 15 significant digits or 64 bits: it reads back exactly |
 //! | `007`, `+1`, `-0`, `.5`, 20 digits | text | as a number it would change |
 //! | anything else | text | |
 
