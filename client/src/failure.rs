@@ -110,7 +110,7 @@ impl Failure {
         };
         let leader = word("leader").and_then(|id| id.parse().ok()).zip(word("leader_address"));
         Failure {
-            kind: kind_of(status.code(), effect, retry),
+            kind: kind_of(status.code(), &info.reason, effect, retry),
             effect,
             reason: info.reason.clone(),
             message: status.message().to_owned(),
@@ -129,7 +129,7 @@ impl Failure {
             _ => (Effect::Unknown, Retry::SameRequestId),
         };
         Failure {
-            kind: kind_of(status.code(), effect, retry),
+            kind: kind_of(status.code(), reason_of(status.code()), effect, retry),
             effect,
             reason: reason_of(status.code()).to_owned(),
             message: text_of(status),
@@ -146,10 +146,11 @@ impl Failure {
     }
 }
 
-fn kind_of(code: Code, effect: Effect, retry: Retry) -> FailureKind {
+fn kind_of(code: Code, reason: &str, effect: Effect, retry: Retry) -> FailureKind {
     match code {
         Code::PermissionDenied | Code::Unauthenticated => FailureKind::Denied,
-        Code::ResourceExhausted if retry != Retry::Never => FailureKind::Throttled,
+        // Slowing down makes no room on a disk.
+        Code::ResourceExhausted if retry != Retry::Never && reason != "DISK_FULL" => FailureKind::Throttled,
         Code::Aborted | Code::AlreadyExists => FailureKind::Conflict,
         _ if retry == Retry::Never && effect == Effect::None => FailureKind::Request,
         _ => FailureKind::Unavailable,

@@ -44,7 +44,8 @@ pub(crate) trait Call: Sync {
     fn route(&self) -> Route;
     fn repeat(&self) -> Repeat;
 
-    /// Sends it once. `budget` is what is left of the deadline, and travels as `grpc-timeout`.
+    /// Sends it once. `budget` is how long this attempt may take, and travels as `grpc-timeout`, so that a server that
+    /// can answer nothing else answers in time what became of it.
     fn send(
         &self,
         client: KvClient<Channel>,
@@ -144,11 +145,11 @@ async fn attempt<C: Call>(
         return Err(Failure::not_sent("DEADLINE_EXCEEDED", text, Some(address)));
     }
     *sent += 1;
-    let wait = budget.min(inner.options.attempt_timeout);
-    match timeout(wait, call.send(client, inner.header(call.keyspace()), budget)).await {
+    let budget = budget.min(inner.options.attempt_timeout);
+    match timeout(budget, call.send(client, inner.header(call.keyspace()), budget)).await {
         Ok(Ok(reply)) => Ok(reply),
         Ok(Err(status)) => Err(Failure::from_status(&status, address)),
-        Err(_elapsed) => Err(Failure::no_answer(address, wait)),
+        Err(_elapsed) => Err(Failure::no_answer(address, budget)),
     }
 }
 

@@ -12,7 +12,6 @@ use crate::{
     reply::{Entry, entry_from, level_to_proto, receipt_from},
     retry::{Call, Repeat, run},
     routing::Route,
-    write::timed,
 };
 use bytes::Bytes;
 use futures::Stream;
@@ -113,11 +112,13 @@ impl Call for Scan {
         &self,
         mut client: KvClient<Channel>,
         header: proto::RequestHeader,
-        budget: Duration,
+        _budget: Duration,
     ) -> Result<Self::Reply, Status> {
         let level = Some(level_to_proto(self.level));
         let request = proto::ScanRequest { header: Some(header), level, ..self.request.clone() };
-        let mut messages = client.scan(timed(request, budget)).await?.into_inner();
+        // The budget is for the first message, and `grpc-timeout` would end the whole stream: the caller waits, not the
+        // server, and a stream that is dropped ends there too.
+        let mut messages = client.scan(request).await?.into_inner();
         let first = messages.message().await?;
         Ok((first, messages))
     }

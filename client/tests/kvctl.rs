@@ -390,11 +390,21 @@ fn the_last_row_of_a_key_wins_also_with_concurrency_and_lost_answers() {
 #[test]
 fn a_row_over_the_limit_is_rejected_and_its_neighbours_are_stored() {
     let fake = Fake::start(1);
-    let rows = format!("key,n\na,1\n{},2\nc,3\n", "k".repeat(5_000));
+    let rows = format!("key,n\na,1\n{},2\nc,3\nd,4\n", "k".repeat(5_000));
     let run = kvctl_with_input(&fake, &["import", "-", "--key", "{key}"], rows.as_bytes());
     assert_eq!(run.code, 1);
     assert!(run.err.contains("line 3: key has 5000, the limit key_bytes_max is 4096"), "{}", run.err);
-    assert!(fake.value("a").is_some() && fake.value("c").is_some());
+    assert!(fake.value("a").is_some() && fake.value("c").is_some() && fake.value("d").is_some());
+    // The server's own limit is met by whoever is sent when it says so; a batch is then taken apart.
+    let told =
+        Told::new(Code::InvalidArgument, "OVER_LIMIT", &[("effect", "none"), ("retry", "never"), ("limit", "x")]);
+    for _ in 0..3 {
+        fake.fault(0, Fault::Refuse(told.clone()));
+    }
+    let args = ["import", "-", "--key", "{key}", "--concurrency", "1", "-o", "json"];
+    let run = kvctl_with_input(&fake, &args, b"key,n\na,5\nb,6\nc,7\nd,8\n");
+    assert_eq!((run.code, &run.json()["rejected"]), (1, &json!(1)), "{}", run.err);
+    assert!(run.err.contains("line 2: told by the script"), "{}", run.err);
 }
 
 #[test]

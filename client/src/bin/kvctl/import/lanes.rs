@@ -4,7 +4,7 @@ use super::{
     report::Report,
     rows::{Bad, Row},
 };
-use kvorum_client::{ClientError, Cp, Keyspace, Put};
+use kvorum_client::{ClientError, Cp, Effect, Keyspace, Put};
 use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hash as _, Hasher as _},
@@ -126,7 +126,9 @@ async fn store(keyspace: &Keyspace<Cp>, rows: &[Row]) -> Result<(), ClientError>
 fn is_of_a_row(error: &ClientError) -> bool {
     match error {
         ClientError::Refused(_) => true,
-        ClientError::Failed(failure) => failure.limit.is_some() && failure.kind == kvorum_client::FailureKind::Request,
+        ClientError::Failed(failure) => {
+            failure.effect == Effect::None && matches!(failure.reason.as_str(), "OVER_LIMIT" | "KEY_EMPTY")
+        }
         ClientError::NotApplied(_) | ClientError::Unknown(_) => false,
     }
 }
