@@ -342,7 +342,10 @@ mod tests {
 
         #[test]
         fn a_damaged_proposal_never_panics(
-            proposal in any_proposal(), at in any::<prop::sample::Index>(), bit in 0..8u32, cut in any::<prop::sample::Index>()
+            proposal in any_proposal(),
+            at in any::<prop::sample::Index>(),
+            bit in 0..8u32,
+            cut in any::<prop::sample::Index>(),
         ) {
             let mut bytes = encode_proposal(&proposal).to_vec();
             let at = at.index(bytes.len());

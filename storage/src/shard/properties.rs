@@ -148,8 +148,10 @@ proptest! {
         let mut due: Vec<_> = rows.iter().filter_map(|(key, entry)| Some((entry.expires_ms?, key.clone()))).collect();
         due.sort();
         let view = world.engine.view();
-        let mut cursor = view.cursor(Column::Meta, keys::meta_range(MetaKind::Expiry, world.shard.spec().shard), Direction::Forward);
-        let index: Vec<_> = std::iter::from_fn(|| cursor.next().unwrap()).map(|(key, _)| keys::parse_expiry_key(&key)).collect();
+        let range = keys::meta_range(MetaKind::Expiry, world.shard.spec().shard);
+        let mut cursor = view.cursor(Column::Meta, range, Direction::Forward);
+        let rows_of_index = std::iter::from_fn(|| cursor.next().unwrap());
+        let index: Vec<_> = rows_of_index.map(|(key, _)| keys::parse_expiry_key(&key)).collect();
         prop_assert_eq!(&index, &due);
         prop_assert_eq!(world.state().next_expiry_ms, due.first().map(|(expires_ms, _)| *expires_ms));
         for (key, entry) in &rows {
