@@ -17,7 +17,10 @@ use crate::{failure::Failure, inner::Inner, routing::Route};
 use kvorum_api::{Effect, Retry, proto};
 use proto::kv_client::KvClient;
 use rand::Rng as _;
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Status, transport::Channel};
 
@@ -164,6 +167,8 @@ struct Progress {
     /// The newest failure, and the newest that left the effect in doubt.
     last: Option<Failure>,
     in_doubt: Option<Failure>,
+    /// Why each node could not even be greeted, as long as nothing was sent to anybody.
+    silent: BTreeMap<String, String>,
 }
 
 impl Progress {
@@ -177,6 +182,9 @@ impl Progress {
     fn note(&mut self, failure: &Failure, repeat: Repeat) {
         if failure.effect == Effect::Unknown && repeat != Repeat::Freely {
             self.in_doubt = Some(failure.clone());
+        }
+        if let Some(node) = &failure.node {
+            self.silent.insert(node.clone(), failure.message.clone());
         }
         self.last = Some(failure.clone());
     }
@@ -218,6 +226,11 @@ impl Progress {
                 Failure { message, node: last.node, ..doubt }
             }
             Some(doubt) => doubt,
+            None if self.sent == 0 && !self.silent.is_empty() => {
+                let why: Vec<String> = self.silent.iter().map(|(node, why)| format!("{node}: {why}")).collect();
+                let message = format!("no node answered within {within:?}: {}", why.join("; "));
+                Failure { message, node: None, effect: Effect::None, ..last }
+            }
             // A read changes nothing, however it was lost.
             None => Failure { effect: Effect::None, ..last },
         };
@@ -278,8 +291,20 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_read_has_no_effect() {
+    fn who_could_not_be_greeted_is_named_with_the_reason() {
         let mut progress = Progress::default();
+        for node in ["n1", "n2", "n1"] {
+            let failure = Failure::not_sent("UNAVAILABLE", format!("{node} is down"), Some(node));
+            progress.note(&failure, Repeat::UnderItsId);
+        }
+        let failure = progress.lost(Duration::from_secs(5)).failure;
+        assert_eq!(failure.to_string(), "no node answered within 5s: n1: n1 is down; n2: n2 is down");
+        assert_eq!(failure.effect, Effect::None);
+    }
+
+    #[test]
+    fn a_lost_read_has_no_effect() {
+        let mut progress = Progress { sent: 1, ..Progress::default() };
         progress.note(&failure(Effect::Unknown, Retry::SameRequestId), Repeat::Freely);
         assert_eq!(progress.lost(Duration::from_secs(1)).failure.effect, Effect::None);
     }
