@@ -111,6 +111,11 @@ impl Group {
         }
     }
 
+    /// Nothing is known of it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.marks.iter().all(Option::is_none)
+    }
+
     pub(super) fn newest(&self, kind: MarkKind) -> Option<&Newest> {
         self.marks[kind as usize].as_ref()
     }

@@ -65,7 +65,7 @@ impl Index {
     }
 
     pub(super) fn groups(&self) -> Vec<GroupId> {
-        self.groups.keys().copied().collect()
+        self.groups.iter().filter(|(_, known)| !known.is_empty()).map(|(group, _)| *group).collect()
     }
 
     pub(super) fn live(&self, epoch: Epoch) -> Live {

@@ -20,8 +20,8 @@ use super::writer::Writer;
 use crate::error::StorageError;
 use std::sync::Arc;
 
-/// A segment is copied forward only if at most this part of it lives: copying then frees more than it takes.
-const LIVE_PART_MAX: u64 = 4;
+/// A segment is copied forward only if at most one part in so many of it lives: copying then frees more than it takes.
+const LIVE_PART_MAX: u64 = 2;
 
 /// What to do about the oldest segment.
 enum Plan {

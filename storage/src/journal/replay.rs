@@ -69,7 +69,9 @@ impl Replay {
                 }
                 group.push(position, slot);
             }
-            index.restore(id, group);
+            if !group.is_empty() {
+                index.restore(id, group);
+            }
         }
         Ok(index)
     }

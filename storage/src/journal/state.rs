@@ -78,13 +78,15 @@ impl Room {
     /// Records are placed in order and never split, so each segment may lose the bytes of one largest record.
     fn check(&self, need: Need) -> Result<(), Lack> {
         let bytes = self.queued.bytes + need.bytes;
+        let reserve = u64::from(!need.is_mark);
         if bytes <= self.active_free {
-            return Ok(());
+            // Also an active segment that was the reserve is not for entries until there is another one.
+            return if self.spares >= reserve { Ok(()) } else { Err(Lack { spares: reserve }) };
         }
         let largest = self.queued.largest.max(need.largest);
         let behind = bytes - self.active_free.saturating_sub(largest).min(bytes);
         let by_bytes = behind.div_ceil((self.spare_capacity - largest).max(1));
-        let spares = by_bytes.min(self.queued.records + need.records) + u64::from(!need.is_mark);
+        let spares = by_bytes.min(self.queued.records + need.records) + reserve;
         if spares <= self.spares { Ok(()) } else { Err(Lack { spares }) }
     }
 
