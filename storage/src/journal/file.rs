@@ -86,7 +86,10 @@ impl FileJournal {
         }
         state.room.spares_wanted = state.room.spares_wanted.max(lack.spares);
         self.signals.work.notify_one();
-        self.signals.room.wait(state);
+        if self.signals.room.wait_for(state, RETRY).timed_out() {
+            // A disk that stalls must not hold the caller: the queue is full of bytes, which is what the limit is for.
+            return Err(StorageError::DiskFull("the disk does not keep up, no prewritten segment is ready".to_owned()));
+        }
         Ok(())
     }
 }

@@ -15,15 +15,16 @@ use super::writer::{Step, Writer};
 use super::{BatchNumber, Completion, GroupState, Journal, JournalOptions, JournalStatus, LogRecord, Mark};
 use crate::error::StorageError;
 use kvorum_api::GroupId;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{MutexGuard, ReentrantMutex};
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
 /// A journal in memory. See the module.
 pub struct MemJournal {
     shared: Arc<Shared>,
-    /// `None` once stopped.
-    writer: Mutex<Option<Writer>>,
+    /// `None` once stopped. Other threads wait for it; a completion that comes back on the same thread finds it borrowed.
+    writer: ReentrantMutex<RefCell<Option<Writer>>>,
     disk: MemDisk,
     is_stepped: bool,
 }
@@ -56,7 +57,7 @@ impl MemJournal {
         };
         let writer = recover::open(Box::new(medium), options)?;
         let shared = writer.shared.clone();
-        Ok(Arc::new(MemJournal { shared, writer: Mutex::new(Some(writer)), disk, is_stepped }))
+        Ok(Arc::new(MemJournal { shared, writer: ReentrantMutex::new(RefCell::new(Some(writer))), disk, is_stepped }))
     }
 
     /// The disk it was opened on.
@@ -68,14 +69,15 @@ impl MemJournal {
     /// Does the next thing: writes what is queued as one batch, or syncs the batch that was written and tells everybody.
     /// A stalled disk does not sync.
     pub fn step(&self) -> Step {
-        // A completion that comes back here finds the writer busy: whoever tells it goes on stepping.
-        let Some(mut writer) = self.writer.try_lock() else { return Step::Idle };
-        let Some(writer) = writer.as_mut() else { return Step::Idle };
+        let owned = self.writer.lock();
+        // A completion that comes back here leaves the work to whoever told it.
+        let Ok(mut borrowed) = owned.try_borrow_mut() else { return Step::Idle };
+        let Some(writer) = borrowed.as_mut() else { return Step::Idle };
         if writer.is_unsynced() && self.disk.is_stalled() {
             return Step::Idle;
         }
         let step = writer.step();
-        if step == Step::Idle && !writer.is_unsynced() && writer.is_short_of_spares() {
+        if step == Step::Idle && writer.is_short_of_spares() {
             writer.prepare(false);
         }
         step
@@ -83,15 +85,7 @@ impl MemJournal {
 
     /// Steps until nothing is left to do, or the disk is stalled.
     pub fn run(&self) {
-        while self.step() != Step::Idle || self.has_work() {}
-    }
-
-    /// Whether somebody queued something while another was stepping and had just looked.
-    fn has_work(&self) -> bool {
-        let Some(writer) = self.writer.try_lock() else { return false };
-        let state = self.shared.state.lock();
-        let can_write = writer.as_ref().is_some_and(|writer| !writer.is_unsynced());
-        can_write && !state.queue.is_empty() && state.poisoned.is_none()
+        while self.step() != Step::Idle {}
     }
 
     fn submit(&self, group: GroupId, contents: Vec<Content>, done: Completion) -> Result<(), StorageError> {
@@ -105,8 +99,9 @@ impl MemJournal {
     fn make_room(&self, state: &mut MutexGuard<'_, State>, lack: Lack) -> Result<(), StorageError> {
         state.room.spares_wanted = lack.spares;
         MutexGuard::unlocked(state, || {
-            if let Some(writer) = self.writer.try_lock().as_mut().and_then(|writer| writer.as_mut()) {
-                writer.prepare(false);
+            let owned = self.writer.lock();
+            if let Ok(mut borrowed) = owned.try_borrow_mut() {
+                borrowed.iter_mut().for_each(|writer| writer.prepare(false));
             }
         });
         if state.room.spares >= lack.spares {
@@ -157,8 +152,9 @@ impl Journal for MemJournal {
 
     fn stop(&self) {
         self.shared.state.lock().is_stopped = true;
-        while self.step() != Step::Idle || self.has_work() {}
-        let Some(mut writer) = self.writer.lock().take() else { return };
+        self.run();
+        let owned = self.writer.lock();
+        let Some(mut writer) = owned.try_borrow_mut().ok().and_then(|mut borrowed| borrowed.take()) else { return };
         if writer.is_unsynced() {
             writer.poison(&StorageError::Stopped);
         }
