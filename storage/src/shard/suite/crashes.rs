@@ -1,4 +1,4 @@
-//! Crashes: what a flush keeps, and what a replay gives (invariants 1 and 3).
+//! Crashes: what a flush keeps, and what a replay gives (invariants 1 and 3); and what readers see who are overtaken.
 
 use super::{
     Case, Lab,
@@ -7,7 +7,7 @@ use super::{
 use crate::{
     command::Command,
     error::StorageError,
-    shard::{Applied, Shard, suite::fuse::Fuse, suite::world::SPEC},
+    shard::{Applied, Lookup, ScanRange, Shard, suite::fuse::Fuse, suite::world::SPEC},
 };
 
 pub(super) const CASES: &[Case] = &[
@@ -15,6 +15,8 @@ pub(super) const CASES: &[Case] = &[
     ("a replay comes out where it was", a_replay_comes_out_where_it_was),
     ("a write that the engine refuses applies nothing", a_write_that_the_engine_refuses_applies_nothing),
     ("nothing flushed is nothing applied", nothing_flushed_is_nothing_applied),
+    ("a reader who is overtaken sees a state that was", a_reader_who_is_overtaken_sees_a_state_that_was),
+    ("a reader under whom a snapshot is installed is refused", a_reader_under_an_installation_is_refused),
 ];
 
 /// A bit of everything, as one entry.
@@ -84,4 +86,51 @@ fn nothing_flushed_is_nothing_applied(lab: &mut dyn Lab) {
     assert_eq!(world.value("a"), None);
     world.replay(1);
     assert_eq!(world.value("a").as_deref(), Some("1"));
+}
+
+/// A key that is due, and rewritten in the very entry that raises the time, is at no moment absent.
+fn a_reader_who_is_overtaken_sees_a_state_that_was(lab: &mut dyn Lab) {
+    let mut world = World::new(lab);
+    world.must(vec![put_ttl("a", "1", 10)]);
+    let fuse = Fuse::new(world.engine.clone(), u64::MAX);
+    world.shard = Shard::open(fuse.clone(), SPEC).unwrap();
+    for reading in 0..3 {
+        world.time_ms += 10;
+        let write = crate::WriteCommand { request: None, operations: vec![put_ttl("a", "2", 10)] };
+        let (writer, entry) = (world.shard.clone(), world.log(vec![Command::Write(write)]));
+        fuse.meanwhile(move || drop(writer.apply(&[entry]).unwrap()));
+        let is_there = match reading {
+            0 => world.shard.get(b"a").unwrap().is_some(),
+            1 => !matches!(world.shard.get_cached(b"a").unwrap(), Lookup::Known(None)),
+            _ => world.shard.scan(ScanRange::default()).unwrap().next(1, 1).unwrap().len() == 1,
+        };
+        assert!(is_there, "gone, and not yet rewritten: no such state");
+        assert_eq!(world.state().logged_time_ms, world.time_ms, "it was overtaken");
+    }
+}
+
+fn a_reader_under_an_installation_is_refused(lab: &mut dyn Lab) {
+    let mut world = World::new(lab);
+    world.must(vec![put("a", "1")]);
+    let mut receiver = world.shard.receive_snapshot(1).unwrap();
+    let mut snapshot = world.shard.snapshot().unwrap();
+    while let Some(chunk) = snapshot.next_chunk(1_000).unwrap() {
+        receiver.put_chunk(&chunk).unwrap();
+    }
+    let staged = receiver.finish().unwrap();
+    let fuse = Fuse::new(world.engine.clone(), u64::MAX);
+    world.shard = Shard::open(fuse.clone(), SPEC).unwrap();
+    for reading in 0..5 {
+        let (installer, staged) = (world.shard.clone(), staged.clone());
+        fuse.meanwhile(move || installer.install(&staged).unwrap());
+        let refused = match reading {
+            0 => world.shard.get(b"a").err(),
+            1 => world.shard.get_cached(b"a").err(),
+            2 => world.shard.scan(ScanRange::default()).err(),
+            3 => world.shard.snapshot().err(),
+            _ => world.shard.collect_changes(0, 0).err(),
+        };
+        assert_eq!(refused, Some(StorageError::Installing), "reading {reading}");
+        assert_eq!(world.value("a").as_deref(), Some("1"), "afterwards it is answered");
+    }
 }

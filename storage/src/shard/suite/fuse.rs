@@ -1,24 +1,42 @@
-//! Fuse: an engine that dies after a number of steps, as if power were lost there.
+//! Fuse: an engine that dies after a number of steps, as if power were lost there, and lets others in between a read and
+//! its answer.
 
 use crate::{
     engine::{Batch, Cached, Column, Engine, EngineStats, Stage, StageManifest, View},
     error::StorageError,
 };
 use bytes::Bytes;
+use parking_lot::Mutex;
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
 
+/// What somebody else does meanwhile.
+type Meanwhile = Box<dyn FnOnce() + Send>;
+
 /// An engine that refuses every change after `steps` of them.
 pub(super) struct Fuse {
     engine: Arc<dyn Engine>,
     steps: AtomicU64,
+    meanwhile: Mutex<Option<Meanwhile>>,
 }
 
 impl Fuse {
     pub(super) fn new(engine: Arc<dyn Engine>, steps: u64) -> Arc<Self> {
-        Arc::new(Fuse { engine, steps: AtomicU64::new(steps) })
+        Arc::new(Fuse { engine, steps: AtomicU64::new(steps), meanwhile: Mutex::new(None) })
+    }
+
+    /// Happens once: after the next read has found its row and before it answers.
+    pub(super) fn meanwhile(&self, act: impl FnOnce() + Send + 'static) {
+        *self.meanwhile.lock() = Some(Box::new(act));
+    }
+
+    fn let_others_in(&self) {
+        let act = self.meanwhile.lock().take();
+        if let Some(act) = act {
+            act();
+        }
     }
 
     fn step(&self) -> Result<(), StorageError> {
@@ -29,11 +47,15 @@ impl Fuse {
 
 impl Engine for Fuse {
     fn get(&self, column: Column, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
-        self.engine.get(column, key)
+        let found = self.engine.get(column, key);
+        self.let_others_in();
+        found
     }
 
     fn get_cached(&self, column: Column, key: &[u8]) -> Result<Cached, StorageError> {
-        self.engine.get_cached(column, key)
+        let found = self.engine.get_cached(column, key);
+        self.let_others_in();
+        found
     }
 
     fn get_persisted(&self, column: Column, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
@@ -41,7 +63,9 @@ impl Engine for Fuse {
     }
 
     fn view(&self) -> Arc<dyn View> {
-        self.engine.view()
+        let view = self.engine.view();
+        self.let_others_in();
+        view
     }
 
     fn write(&self, batch: &Batch) -> Result<(), StorageError> {
