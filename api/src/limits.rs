@@ -12,6 +12,9 @@ pub const VALUE_BYTES_DEFAULT: usize = 1 << 20;
 /// Age of a request id beyond which it is refused, milliseconds.
 pub const REQUEST_ID_AGE_MS_MAX: u64 = 10 * 60 * 1_000;
 
+/// Outcomes a shard remembers per client: more than a client has unanswered.
+pub const REQUEST_OUTCOMES_MAX: u32 = 1_024;
+
 /// Bytes of a previous value the shard remembers with an outcome.
 pub const OUTCOME_VALUE_BYTES_MAX: usize = 4_096;
 
@@ -23,6 +26,15 @@ pub const BATCH_BYTES_MAX: usize = 16 << 20;
 
 /// Bytes of entries in one scan message (one larger entry travels alone).
 pub const SCAN_MESSAGE_BYTES_MAX: usize = 256 << 10;
+
+/// Time to live of an entry, milliseconds: a hundred years.
+pub const TTL_MS_MAX: u64 = 100 * 365 * 24 * 3_600 * 1_000;
+
+/// Bytes of the client part of a request id, exactly.
+pub const REQUEST_CLIENT_BYTES: usize = 16;
+
+/// Bytes of a W3C trace context.
+pub const TRACEPARENT_BYTES_MAX: usize = 128;
 
 /// A clock that is further off than this neither leads nor coordinates, milliseconds.
 pub const CLOCK_OFFSET_MS_MAX: u64 = 500;

@@ -1,1 +1,33 @@
-//! server
+//! # server: the process `kvd`
+//!
+//! ```text
+//!   main ──▶ config ──▶ node (composition root) ─┬─ identity · cellar · transport ──▶ consensus::Node
+//!                                                 ├─ rpc     front door, back door
+//!                                                 ├─ router  the hall
+//!                                                 ├─ admin   /metrics /healthz /readyz
+//!                                                 └─ disk    low water, ballast
+//! ```
+//!
+//! Start reading at [`node`].
+//!
+//! **Invariant.** Every error that leaves a door says whether the write may have happened.
+//!
+//! **Deliberately absent.** Decisions. This crate wires, converts and serves; what a write or a level means is decided in
+//! `consensus` and `storage`.
+
+pub mod admin;
+pub mod admission;
+mod cellar;
+pub mod config;
+pub mod disk;
+pub mod identity;
+mod listen;
+pub mod metrics;
+pub mod node;
+pub mod router;
+pub mod rpc;
+pub mod telemetry;
+pub mod transport;
+
+/// What this build is called, in status and handshakes.
+pub const BUILD: &str = concat!("kvd ", env!("CARGO_PKG_VERSION"));

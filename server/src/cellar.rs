@@ -1,0 +1,54 @@
+//! The cellar of this process: the engine and the journal of one data directory, opened in the order that lets each know what
+//! the other holds.
+//!
+//! ```text
+//!   engine ──▶ positions of every shard ──▶ highest batch they name ──▶ journal resumes above it (rule J2)
+//! ```
+
+use crate::config::Config;
+use kvorum_api::ShardId;
+use kvorum_storage::{
+    Engine, Journal, Shard, StorageError,
+    engine::rocks::{RocksEngine, RocksOptions},
+    journal::{BatchNumber, FileJournal, JournalOptions},
+    shard::ShardSpec,
+};
+use std::{path::Path, sync::Arc};
+
+/// Engine and journal.
+pub struct Cellar {
+    /// Ordered bytes.
+    pub engine: Arc<dyn Engine>,
+    /// The log.
+    pub journal: Arc<dyn Journal>,
+}
+
+impl Cellar {
+    /// Opens both. May wait for the disk for long: the engine recovers, the journal is read.
+    ///
+    /// # Errors
+    /// The disk's, or corruption with its place.
+    pub fn open(config: &Config, directory: &Path) -> Result<Self, StorageError> {
+        let options = RocksOptions { memory_bytes: config.storage.engine_memory as usize, ..RocksOptions::default() };
+        let engine: Arc<dyn Engine> = Arc::new(RocksEngine::open(&directory.join("engine"), &options)?);
+        let options = JournalOptions {
+            segment_bytes: config.storage.journal_segment,
+            bytes_max: config.storage.journal_bytes_max,
+            cache_bytes_max: config.storage.journal_cache as usize,
+            resume_above: highest_batch(config, &engine)?,
+            ..JournalOptions::default()
+        };
+        let journal = FileJournal::open(&directory.join("journal"), options)?;
+        Ok(Cellar { engine, journal })
+    }
+}
+
+/// The highest journal batch any position of the engine names.
+fn highest_batch(config: &Config, engine: &Arc<dyn Engine>) -> Result<BatchNumber, StorageError> {
+    let mut highest = BatchNumber(0);
+    for keyspace in &config.keyspaces {
+        let spec = ShardSpec { shard: ShardId(keyspace.id.0.into()), keyspace: keyspace.id };
+        highest = highest.max(Shard::open(engine.clone(), spec)?.state().applied.batch);
+    }
+    Ok(highest)
+}

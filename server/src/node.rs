@@ -1,0 +1,362 @@
+//! # The composition root: a process from its configuration
+//!
+//! ```text
+//!   lock directory ─▶ bind ports ─▶ count the start ─▶ engine, journal ─▶ Node ─▶ doors
+//!                                                                           │
+//!   first signal:  readiness off ─▶ in flight ─▶ leadership on ─▶ doors shut ─▶ flush, stop
+//!   second signal: at once
+//! ```
+//!
+//! **Invariant.** Nothing is served before the start count is durable; nothing is acknowledged after the journal stopped.
+
+use crate::{
+    admin::Admin,
+    admission::Admission,
+    cellar::Cellar,
+    config::Config,
+    disk::DiskWatch,
+    identity::{Claim, DataDirectory, Identity},
+    listen::{self, Listeners},
+    metrics,
+    router::{Keyspace, ReplicaRoute, Router, ShardRoute},
+    rpc::{door::Door, status_out::Facts},
+    transport::GrpcTransport,
+};
+use bytes::Bytes;
+use kvorum_api::{ClusterId, NodeId, ReplicaId, ShardId, limits};
+use kvorum_consensus::{
+    Clock, Env, Node, NodeConfig,
+    node::{Budget, ShardConfig, Timing},
+};
+use kvorum_storage::{Blocking, command::Settings, shard::BEHAVIOUR};
+use metrics_exporter_prometheus::PrometheusHandle;
+use rand::{TryRngCore as _, rngs::OsRng};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::task::TaskTracker;
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+/// Epoch of a shard of a static configuration: its range never changes.
+const EPOCH: u64 = 1;
+
+/// Jobs that may wait for the blocking pool.
+const BLOCKING_QUEUE_MAX: usize = 1_024;
+
+/// How often the disk, the node's verdicts and its readiness are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How often a drain looks whether the last request is answered.
+const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Why the process ends with a failure: one sentence.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Fatal(String);
+
+impl Fatal {
+    fn of(why: impl ToString) -> Self {
+        Fatal(why.to_string().replace('\n', ", "))
+    }
+}
+
+/// Runs a node until a signal ends it.
+///
+/// # Errors
+/// Why it cannot start, or cannot go on.
+pub async fn run(config: Config, recorder: PrometheusHandle) -> Result<(), Fatal> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(Fatal::of)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Fatal::of)?;
+    let directory = DataDirectory::open(&config.node.data).map_err(Fatal::of)?;
+    let listeners = Listeners::bind(&config).await.map_err(Fatal::of)?;
+    let clock = wall_clock(config.fault.clock_offset_ms);
+    let claim = claim(&config, &clock)?;
+    let identity = directory.begin_life(&claim).map_err(Fatal::of)?;
+    announce(&config, &identity);
+
+    let house = House::build(config, &directory, identity, clock).await?;
+    let (health, _) = tonic_health::server::health_reporter();
+    let (stop, stopped) = watch::channel(false);
+    let mut doors = JoinSet::new();
+    let admin = Admin { facts: house.facts.clone(), engine: house.env.engine.clone(), recorder: recorder.clone() };
+    let limits = house.config.limits;
+    doors.spawn(listen::clients(listeners.client, house.facts.clone(), health.clone(), limits, stopped.clone()));
+    doors.spawn(listen::peers(listeners.peer, house.facts.clone(), stopped.clone()));
+    doors.spawn(listen::admins(listeners.admin, admin, stopped));
+
+    // A signal before a verdict: an order to stop is obeyed even by a node that could not go on.
+    let verdict = tokio::select! {
+        biased;
+        () = any(&mut terminate, &mut interrupt) => None,
+        Some(ended) = doors.join_next() => Some(door_ended(ended)),
+        why = house.look_after(&health, &recorder) => Some(why),
+    };
+    if let Some(why) = verdict {
+        tracing::error!(%why, "the node cannot go on");
+        // The peers decided against this node: it hands nothing over, and what it has stays for whoever looks into it.
+        let _ = timeout(house.config.limits.drain_timeout, house.facts.door.node.stop()).await;
+        return Err(Fatal::of(why));
+    }
+    tokio::select! {
+        biased;
+        () = any(&mut terminate, &mut interrupt) => Err(Fatal::of("stopped at once by a second signal")),
+        () = house.leave(&health, &stop, doors) => Ok(()),
+    }
+}
+
+async fn any(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+fn door_ended(ended: Result<Result<(), String>, tokio::task::JoinError>) -> String {
+    match ended {
+        Ok(Err(why)) => why,
+        Ok(Ok(())) => "a door was shut while the node was open".to_owned(),
+        Err(error) => format!("a door failed: {error}"),
+    }
+}
+
+/// The wall clock of this machine, shifted if a test wants it so.
+fn wall_clock(offset_ms: i64) -> Clock {
+    Clock::new(move || {
+        #[expect(clippy::disallowed_methods, reason = "the one place where the process reads the wall clock")]
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        (since.as_millis() as u64).saturating_add_signed(offset_ms)
+    })
+}
+
+fn random() -> Result<u64, Fatal> {
+    OsRng.try_next_u64().map_err(|error| Fatal::of(format!("the system gives no random numbers: {error}")))
+}
+
+fn claim(config: &Config, clock: &Clock) -> Result<Claim, Fatal> {
+    let mut fresh = [0; 16];
+    fresh[..8].copy_from_slice(&random()?.to_be_bytes());
+    fresh[8..].copy_from_slice(&random()?.to_be_bytes());
+    Ok(Claim {
+        cluster: config.cluster,
+        cluster_if_new: ClusterId(fresh),
+        node: config.node.id,
+        keyspaces: config.keyspaces.iter().map(|keyspace| (keyspace.id, keyspace.name.clone())).collect(),
+        now_ms: clock.now_ms(),
+    })
+}
+
+fn announce(config: &Config, identity: &Identity) {
+    let node = &config.node;
+    tracing::info!(
+        build = crate::BUILD, cluster = %identity.cluster, node = %identity.node, start = %identity.start,
+        data = %node.data.display(), client = %node.listen_client, peer = %node.listen_peer, admin = %node.listen_admin,
+        zone = %node.zone, "node starts"
+    );
+    tracing::info!(config = %config.to_toml(), "effective configuration");
+    for (field, address) in config.open_addresses() {
+        tracing::warn!(%address, field, "open to the network without encryption: node.insecure is set");
+    }
+    if config.fault.clock_offset_ms != 0 || config.fault.disk_free_from.is_some() {
+        tracing::warn!("the section [fault] is set: this node is under test");
+    }
+}
+
+/// Everything a running process holds.
+struct House {
+    config: Config,
+    env: Env,
+    facts: Arc<Facts>,
+    disk: Arc<DiskWatch>,
+}
+
+impl House {
+    async fn build(
+        config: Config,
+        directory: &DataDirectory,
+        identity: Identity,
+        clock: Clock,
+    ) -> Result<House, Fatal> {
+        let cellar = Cellar::open(&config, directory.path()).map_err(Fatal::of)?;
+        let others = config.members.iter().filter(|member| member.id != identity.node);
+        let transport = GrpcTransport::new(others.map(|member| (member.id, member.peer.clone()))).map_err(Fatal::of)?;
+        let env = Env {
+            engine: cellar.engine,
+            journal: cellar.journal,
+            transport: Arc::new(transport),
+            clock,
+            blocking: Blocking::pool(config.storage.blocking_threads, BLOCKING_QUEUE_MAX),
+            seed: random()?,
+        };
+        let disk = Arc::new(DiskWatch::new(
+            directory.path(),
+            config.fault.disk_free_from.clone(),
+            config.storage.low_water,
+            config.storage.ballast,
+        ));
+        let node = Node::start(env.clone(), node_config(&config, &identity)?).await.map_err(Fatal::of)?;
+        let door = Arc::new(Door {
+            router: router(&config, &node)?,
+            node,
+            admission: Admission::new(
+                config.limits.request_bytes_in_flight_max,
+                config.limits.requests_in_flight_max,
+                config.limits.scans_max,
+            ),
+            cluster: identity.cluster,
+            id: identity.node,
+            limits: config.limits,
+            clock_offset_max: config.raft.clock_offset_max,
+            scans: TaskTracker::new(),
+            is_draining: AtomicBool::new(false),
+        });
+        let facts = Arc::new(Facts {
+            door,
+            journal: env.journal.clone(),
+            start: identity.start,
+            started: Instant::now(),
+            peers: config.members.iter().map(|member| (member.id.0, member.peer.clone())).collect(),
+        });
+        let house = House { config, env, facts, disk };
+        // The first look comes before the first request: a node that starts on a full disk admits nothing.
+        house.look_at_disk().await;
+        Ok(house)
+    }
+
+    /// Looks at the disk and at the node's verdicts, until one says that it must not go on.
+    async fn look_after(&self, health: &HealthReporter, recorder: &PrometheusHandle) -> String {
+        loop {
+            let status = self.facts.door.node.status();
+            if let Some(why) = status.refused {
+                return why;
+            }
+            let reasons = self.facts.unready(&status);
+            say_serving(health, reasons.is_empty()).await;
+            recorder.run_upkeep();
+            sleep(LOOK_EVERY).await;
+            self.look_at_disk().await;
+        }
+    }
+
+    async fn look_at_disk(&self) {
+        let disk = self.disk.clone();
+        match self.env.blocking.run(move || disk.look()).await {
+            Ok(report) => {
+                metrics::disk(report.free, report.full.is_some());
+                self.facts.door.node.set_disk_full(report.full);
+            }
+            // Space that cannot be asked for is not taken as space.
+            Err(error) => {
+                let why = format!("free space of {} is unknown: {error}", self.config.node.data.display());
+                self.facts.door.node.set_disk_full(Some(why));
+            }
+        }
+    }
+
+    /// An orderly stop.
+    async fn leave(&self, health: &HealthReporter, stop: &watch::Sender<bool>, mut doors: JoinSet<Result<(), String>>) {
+        let patience = self.config.limits.drain_timeout;
+        let until = Instant::now() + patience;
+        tracing::info!(patience_ms = patience.as_millis() as u64, "draining");
+        self.facts.door.is_draining.store(true, Ordering::Release);
+        say_serving(health, false).await;
+        // Writes in flight are done in milliseconds: finishing them first spares their clients an unknown outcome.
+        self.finish_requests(Instant::now() + patience / 4).await;
+        self.facts.door.node.drain(until.duration_since(Instant::now())).await;
+        self.finish_requests(until).await;
+        stop.send_replace(true);
+        let shut = async { while doors.join_next().await.is_some() {} };
+        if timeout(until.duration_since(Instant::now()), shut).await.is_err() {
+            tracing::warn!("requests were cut off: the drain took longer than limits.drain_timeout");
+        }
+        self.facts.door.node.stop().await;
+        tracing::info!("node stopped");
+    }
+
+    async fn finish_requests(&self, until: Instant) {
+        while self.facts.door.admission.in_flight().requests > 0 && Instant::now() < until {
+            sleep(DRAIN_LOOK_EVERY).await;
+        }
+    }
+}
+
+async fn say_serving(health: &HealthReporter, is_ready: bool) {
+    let status = if is_ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+    health.set_service_status("", status).await;
+    health.set_service_status("kv.v1.Kv", status).await;
+}
+
+/// One shard per keyspace for now; the shard's number is its keyspace's.
+fn shard_of(keyspace: &crate::config::Keyspace) -> ShardId {
+    ShardId(keyspace.id.0.into())
+}
+
+/// A replica's number says its shard and its node, and is no other replica's.
+fn replica_of(shard: ShardId, node: NodeId) -> ReplicaId {
+    ReplicaId(shard.0 * (crate::config::fields::NODE_ID_MAX + 1) + node.0)
+}
+
+fn node_config(config: &Config, identity: &Identity) -> Result<NodeConfig, Fatal> {
+    let shards = config.keyspaces.iter().map(|keyspace| {
+        let shard = shard_of(keyspace);
+        ShardConfig {
+            shard,
+            keyspace: keyspace.id,
+            founders: config.members.iter().map(|member| (replica_of(shard, member.id), member.id)).collect(),
+            settings: Settings {
+                behaviour: BEHAVIOUR,
+                images: keyspace.images,
+                request_window_ms: limits::REQUEST_ID_AGE_MS_MAX,
+                request_outcomes_max: limits::REQUEST_OUTCOMES_MAX,
+            },
+        }
+    });
+    Ok(NodeConfig {
+        cluster: identity.cluster,
+        node: identity.node,
+        start: identity.start,
+        boot_nonce: random()?,
+        nodes: config.members.iter().map(|member| (member.id, member.client.clone())).collect(),
+        shards: shards.collect(),
+        timing: Timing {
+            heartbeat: config.raft.heartbeat,
+            election_min: config.raft.election_min,
+            election_max: config.raft.election_max,
+            clock_offset_max: config.raft.clock_offset_max,
+        },
+        budget: Budget {
+            journal_bytes_max: config.storage.journal_bytes_max,
+            follower_log_bytes_max: config.raft.follower_log_bytes_max,
+            snapshot_chunk_bytes: config.raft.snapshot_chunk as usize,
+            change_bytes_max: config.storage.change_bytes_max,
+            change_age_max: config.storage.change_age_max,
+            ..Budget::default()
+        },
+    })
+}
+
+fn router(config: &Config, node: &Arc<Node>) -> Result<Router, Fatal> {
+    let mut keyspaces = Vec::new();
+    for keyspace in &config.keyspaces {
+        let shard = shard_of(keyspace);
+        let replicator = node.replicator(shard);
+        let replicator = replicator.ok_or_else(|| Fatal::of(format!("shard {shard} has no replica on this node")))?;
+        let replicas = config.members.iter().map(|member| ReplicaRoute {
+            replica: replica_of(shard, member.id),
+            node: member.id,
+            address: member.client.clone(),
+        });
+        let route = ShardRoute { start: Bytes::new(), shard, epoch: EPOCH, replicas: replicas.collect(), replicator };
+        keyspaces.push(Keyspace::new(keyspace, vec![route]));
+    }
+    Ok(Router::new(keyspaces))
+}

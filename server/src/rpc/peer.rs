@@ -1,0 +1,34 @@
+//! The back door: envelopes of other nodes.
+//!
+//! **Invariant.** Every envelope is answered with an envelope: a refusal is one too, and what is no envelope at all gets one
+//! that says so. Nothing that arrives here can stop the node.
+//!
+//! **Deliberately absent.** Knowledge of what is inside: that is `consensus`'s own codec.
+
+use crate::metrics;
+use kvorum_api::proto;
+use kvorum_consensus::Node;
+use std::sync::Arc;
+use tonic::{Request, Response, Status};
+
+/// Serves `kv.v1.Peer`.
+pub struct PeerService {
+    node: Arc<Node>,
+}
+
+impl PeerService {
+    /// For this node.
+    #[must_use]
+    pub fn new(node: Arc<Node>) -> Self {
+        PeerService { node }
+    }
+}
+
+#[tonic::async_trait]
+impl proto::peer_server::Peer for PeerService {
+    async fn call(&self, request: Request<proto::PeerFrame>) -> Result<Response<proto::PeerFrame>, Status> {
+        let envelope = request.into_inner().envelope;
+        metrics::peer_received(envelope.len());
+        Ok(Response::new(proto::PeerFrame { envelope: self.node.handle(envelope).await }))
+    }
+}

@@ -1,0 +1,167 @@
+//! How a node is doing, for the wire; and whether it is ready.
+//!
+//! **Invariant.** `ready` means: a request sent here now is served, or sent on to a leader this node knows.
+
+use super::door::Door;
+use crate::router::Keyspace;
+use kvorum_api::{StartCount, proto};
+use kvorum_consensus::{
+    node::{NodeStatus, PeerStatus},
+    replicator::{ReplicaStatus, Role},
+};
+use kvorum_storage::Journal;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+};
+use tokio::time::Instant;
+
+/// Everything there is to say about a node.
+pub struct Facts {
+    /// The door, and the node behind it.
+    pub door: Arc<Door>,
+    /// Its log.
+    pub journal: Arc<dyn Journal>,
+    /// Which life this is.
+    pub start: StartCount,
+    /// When it began.
+    pub started: Instant,
+    /// Peer addresses, by node.
+    pub peers: BTreeMap<u64, String>,
+}
+
+impl Facts {
+    /// Why the node is not ready; empty = it is.
+    #[must_use]
+    pub fn unready(&self, status: &NodeStatus) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if self.door.is_draining.load(Ordering::Acquire) {
+            reasons.push("draining: the process is stopping".to_owned());
+        }
+        reasons.extend(status.refused.clone());
+        reasons.extend(status.degraded.iter().filter(|why| why.starts_with("poisoned")).cloned());
+        for replica in &status.replicas {
+            if replica.state.is_installing {
+                reasons.push(format!("shard {}: installing a snapshot", replica.shard));
+            } else if replica.role != Role::Leader && replica.leader.is_none() {
+                reasons.push(format!("shard {}: no leader is known", replica.shard));
+            }
+        }
+        reasons
+    }
+
+    fn keyspace_of(&self, replica: &ReplicaStatus) -> String {
+        let holds = |keyspace: &&Arc<Keyspace>| keyspace.shards().iter().any(|shard| shard.shard == replica.shard);
+        self.door.router.keyspaces().find(holds).map_or_else(String::new, |keyspace| keyspace.name.clone())
+    }
+}
+
+/// The whole status.
+#[must_use]
+pub fn node(facts: &Facts) -> proto::NodeStatusReply {
+    let status = facts.door.node.status();
+    let journal = facts.journal.status();
+    proto::NodeStatusReply {
+        cluster: facts.door.cluster.to_string(),
+        node: facts.door.id.0,
+        start_count: facts.start.0,
+        build: crate::BUILD.to_owned(),
+        uptime_ms: facts.started.elapsed().as_millis() as u64,
+        ready: facts.unready(&status).is_empty(),
+        replicas: status.replicas.iter().map(|one| replica(one, facts.keyspace_of(one))).collect(),
+        peers: status.peers.iter().map(|one| peer(one, &facts.peers)).collect(),
+        workers: status
+            .workers
+            .iter()
+            .map(|worker| proto::WorkerStatus {
+                name: worker.name.to_owned(),
+                state: worker.state.to_owned(),
+                runs: worker.runs,
+                last_error: worker.last_error.clone().unwrap_or_default(),
+            })
+            .collect(),
+        degraded: status.degraded,
+        journal: Some(proto::JournalStatus {
+            segments: journal.segments,
+            bytes: journal.bytes,
+            last_synced_batch: journal.last_synced.0,
+            syncs: journal.syncs,
+            poisoned: journal.poisoned.unwrap_or_default(),
+        }),
+        clock_offset_ms: status.clock_offset_ms,
+    }
+}
+
+fn replica(replica: &ReplicaStatus, keyspace: String) -> proto::ReplicaStatus {
+    let state = &replica.state;
+    proto::ReplicaStatus {
+        keyspace,
+        shard: replica.shard.0,
+        replica: replica.replica.0,
+        role: role(replica.role).to_owned(),
+        term: replica.term,
+        leader_node: replica.leader.map(|node| node.0),
+        last_log_index: replica.last_log_index,
+        committed_index: replica.committed_index,
+        applied_index: state.applied.position.map_or(0, |position| position.index),
+        flushed_index: replica.flushed_index,
+        purged_index: replica.purged_index,
+        rolling_hash: format!("{:032x}", state.rolling_hash),
+        logged_time_ms: state.logged_time_ms,
+        staleness_ms: replica.staleness.map(|staleness| staleness.as_millis() as u64),
+        change_oldest_seq: state.change_oldest_seq,
+        change_next_seq: state.change_next_seq,
+        installing: state.is_installing,
+    }
+}
+
+/// The word for a part.
+#[must_use]
+pub fn role(role: Role) -> &'static str {
+    match role {
+        Role::Leader => "leader",
+        Role::Follower => "follower",
+        Role::Candidate => "candidate",
+        Role::Learner => "learner",
+        Role::Stopped => "stopped",
+    }
+}
+
+fn peer(peer: &PeerStatus, addresses: &BTreeMap<u64, String>) -> proto::PeerStatus {
+    proto::PeerStatus {
+        node: peer.node.0,
+        address: addresses.get(&peer.node.0).cloned().unwrap_or_default(),
+        heard_ms_ago: peer.heard_ago.map(|ago| ago.as_millis() as u64),
+        clock_offset_ms: peer.clock_offset_ms,
+        refused: peer.refused.clone().unwrap_or_default(),
+    }
+}
+
+/// A keyspace and who leads its shards, for the handshake.
+#[must_use]
+pub fn keyspace(keyspace: &Keyspace) -> proto::Keyspace {
+    proto::Keyspace {
+        name: keyspace.name.clone(),
+        id: keyspace.id.0,
+        mode: keyspace.mode.to_string(),
+        value_bytes_max: keyspace.limits.value_bytes_max as u64,
+        shards: keyspace
+            .shards()
+            .iter()
+            .map(|shard| proto::Shard {
+                id: shard.shard.0,
+                epoch: shard.epoch,
+                leader: shard.replicator.status().leader.map(|node| node.0),
+                replicas: shard
+                    .replicas
+                    .iter()
+                    .map(|replica| proto::Replica {
+                        id: replica.replica.0,
+                        node: replica.node.0,
+                        address: replica.address.clone(),
+                    })
+                    .collect(),
+            })
+            .collect(),
+    }
+}
