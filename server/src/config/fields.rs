@@ -139,7 +139,7 @@ pub const FIELDS: &[Field] = &[
         "size of one piece of a snapshot"),
     field("raft", "clock_offset_max", Kind::Duration, Some("500ms"),
         "a node whose clock is further off neither leads nor takes writes (`clock_suspect`)"),
-    field("log", "filter", Kind::Text, Some("info"),
+    field("log", "filter", Kind::Text, Some("info,openraft=warn"),
         "levels by module, e.g. `info,kvorum_consensus=debug`"),
     field("log", "format", Kind::Word(&["auto", "text", "json"]), Some("auto"),
         "`auto`: text on a terminal, JSON otherwise"),
