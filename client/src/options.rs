@@ -8,7 +8,8 @@ pub struct Options {
     /// Total time of one call over all its attempts, unless the call says otherwise. For a scan: the time to its first
     /// message, and the longest silence after it.
     pub timeout: Duration,
-    /// Longest wait for one node's answer (sent along as `grpc-timeout`) before the same request (writes: under the same id) goes to another node.
+    /// Longest wait for one node's answer (sent along as `grpc-timeout`) before the same request (writes: under the same
+    /// id) goes to another node.
     pub attempt_timeout: Duration,
     /// Longest wait for a connection and the first words on it.
     pub connect_timeout: Duration,

@@ -1,5 +1,5 @@
-//! The cellar of this process: the engine and the journal of one data directory, opened in the order that lets each know what
-//! the other holds.
+//! The cellar of this process: the engine and the journal of one data directory, opened in the order that lets each know
+//! what the other holds.
 //!
 //! ```text
 //!   engine ──▶ positions of every shard ──▶ highest batch they name ──▶ journal resumes above it (rule J2)

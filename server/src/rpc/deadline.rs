@@ -5,8 +5,8 @@
 //!        absent ──┘  request_timeout_default
 //! ```
 //!
-//! **Invariant.** The shard's answer has time to travel: tonic cuts a request off at the client's own deadline, and an answer
-//! that was cut off could not say whether the write happened.
+//! **Invariant.** The shard's answer has time to travel: tonic cuts a request off at the client's own deadline, and an
+//! answer that was cut off could not say whether the write happened.
 
 use crate::config::Limits;
 use kvorum_api::Refused;

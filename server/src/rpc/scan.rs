@@ -7,8 +7,8 @@
 //! The feeder pulls a portion only when the one before was taken from its channel, so that a slow reader costs one message
 //! and one pinned view, and both end with the deadline. The first portion is small: the first row is there fast.
 //!
-//! **Invariant.** A stream that ends without an error is complete. A feeder that disappears (deadline, stop) makes the stream
-//! end with an error, never short.
+//! **Invariant.** A stream that ends without an error is complete. A feeder that disappears (deadline, stop) makes the
+//! stream end with an error, never short.
 
 use super::{
     convert,
