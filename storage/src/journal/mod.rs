@@ -13,6 +13,10 @@
 //! index, marks of which the newest counts), so that it can recycle its segments without asking anybody: it copies
 //! forward what must survive (rule J4). It does not know what an entry means.
 //!
+//! A record's way: `shared` and `state` (admission, queue) → `writer` (one batch) → `record`, `segment` (bytes) → `index`
+//! (readable, then placed) → `recycle` (copied forward, or gone). A start's way: `recover` → `walk` → `replay` → `rewrite`.
+//! The bytes are written down in `docs/storage-format.md`.
+//!
 //! **Invariant.** What was reported done survives the loss of power; what recovery cuts off was never reported. An entry
 //! is readable as soon as `append` returns.
 //!
@@ -146,13 +150,18 @@ pub struct JournalStatus {
     pub poisoned: Option<String>,
 }
 
-/// The log of one node. Cheap to call from async code: nothing here waits for a sync; `entries` may wait for a read.
+/// The log of one node. Cheap to call from async code: nothing here waits for a sync; `entries` may wait for a read, and
+/// `append` for a moment when more is queued than there is prewritten space. Completions are told on the writer's thread,
+/// or, by a journal without one, on the caller's before the call returns: a caller holds no lock that they want.
 pub trait Journal: Send + Sync + 'static {
     /// Queues entries of one group. Indexes follow each other and the group's last one. Readable on return, durable when
     /// `done` is told.
     ///
     /// # Errors
-    /// Poisoned, or disk full (nothing was queued; `done` is dropped untold).
+    /// Poisoned, stopped, disk full, or a record larger than a segment (nothing was queued; `done` is dropped untold).
+    ///
+    /// # Panics
+    /// If the entries leave a gap: that is a defect of the caller, and a log with a hole could not be told from rot.
     fn append(&self, group: GroupId, entries: Vec<LogRecord>, done: Completion) -> Result<(), StorageError>;
 
     /// Queues a mark, in order with everything else of the group. Its effect on reads is immediate.
