@@ -207,3 +207,110 @@ impl RaftLogStorage<Types> for LogStore {
         self.store.purge(upto).await.map_err(to_io)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cp::state_machine::StateMachine, cp::types::Payload, health::Health};
+    use futures::stream;
+    use kvorum_api::{GroupId, KeyspaceId, ShardId};
+    use kvorum_storage::{
+        Blocking, Engine, Journal, Shard,
+        engine::mem::{MemDisk as EngineDisk, MemEngine},
+        journal::{JournalOptions, MemDisk, MemJournal},
+        shard::ShardSpec,
+    };
+    use openraft::{storage::RaftStateMachine, type_config::TypeConfigExt as _};
+
+    const SPEC: ShardSpec = ShardSpec { shard: ShardId(1), keyspace: KeyspaceId(1) };
+
+    struct Place {
+        engine: Arc<MemEngine>,
+        journal: Arc<MemJournal>,
+        store: Arc<ReplicaStore>,
+        log: LogStore,
+    }
+
+    fn open(engine: &EngineDisk, journal: &MemDisk) -> Place {
+        let engine = engine.open();
+        let journal = MemJournal::open(journal.clone(), JournalOptions::small()).unwrap();
+        let shard = Shard::open(engine.clone(), SPEC).unwrap();
+        let parts = (journal.clone() as Arc<dyn Journal>, engine.clone() as Arc<dyn Engine>, Blocking::inline());
+        let store = ReplicaStore::open(parts, shard, Arc::new(Health::default()), 1 << 20).unwrap();
+        Place { engine, journal, log: LogStore::new(store.clone()), store }
+    }
+
+    fn blank(index: u64) -> Entry {
+        Entry { log_id: LogId::new_term_index(1, index), payload: Payload::Blank }
+    }
+
+    async fn append(log: &mut LogStore, indexes: Range<u64>) {
+        let (done, told) = Types::oneshot();
+        log.append(indexes.map(blank), IOFlushed::signal(done)).await.unwrap();
+        told.await.unwrap().unwrap();
+    }
+
+    /// Rule S2: openraft sees the purge at once, the journal forgets only what is flushed, the rest after the next flush.
+    #[tokio::test]
+    async fn purging_never_passes_what_is_flushed() {
+        let (engine, journal) = (EngineDisk::new(), MemDisk::new());
+        let mut place = open(&engine, &journal);
+        append(&mut place.log, 0..10).await;
+        let mut machine = StateMachine::new(place.store.clone());
+        machine.apply(stream::iter((0..6).map(|index| Ok((blank(index), None))))).await.unwrap();
+        place.log.purge(LogId::new_term_index(1, 5)).await.unwrap();
+        assert_eq!(place.log.get_log_state().await.unwrap().last_purged_log_id.unwrap().index, 5);
+        assert!(place.log.try_get_log_entries(0..6).await.unwrap().is_empty());
+        assert_eq!(place.journal.group(GroupId(1)).purged, None, "nothing is flushed");
+
+        // A crash now: the log is whole again, and what was applied is applied again.
+        engine.lose_power();
+        journal.lose_power(|_| false);
+        let mut place = open(&engine, &journal);
+        assert_eq!(place.log.get_log_state().await.unwrap().last_purged_log_id, None);
+        assert_eq!(place.log.try_get_log_entries(0..10).await.unwrap().len(), 10);
+
+        let mut machine = StateMachine::new(place.store.clone());
+        machine.apply(stream::iter((0..4).map(|index| Ok((blank(index), None))))).await.unwrap();
+        place.engine.flush().unwrap();
+        machine.apply(stream::iter((4..6).map(|index| Ok((blank(index), None))))).await.unwrap();
+        place.log.purge(LogId::new_term_index(1, 5)).await.unwrap();
+        assert_eq!(place.journal.group(GroupId(1)).purged.unwrap().0, 3, "as far as it is flushed");
+        place.engine.flush().unwrap();
+        let flushed = place.store.flushed().await.unwrap();
+        place.store.forget(flushed).unwrap();
+        assert_eq!(place.journal.group(GroupId(1)).purged.unwrap().0, 5, "the rest after the next flush");
+    }
+
+    /// Rule J2: what the disk has not synced is not applied.
+    #[tokio::test(start_paused = true)]
+    async fn the_shard_never_gets_ahead_of_the_journal() {
+        let (engine, disk) = (EngineDisk::new(), MemDisk::new());
+        let mut place = open(&engine, &disk);
+        disk.stall(true);
+        let (done, _told) = Types::oneshot();
+        place.log.append((0..3).map(blank), IOFlushed::signal(done)).await.unwrap();
+        assert_eq!(place.log.try_get_log_entries(0..3).await.unwrap().len(), 3, "readable at once");
+        let mut machine = StateMachine::new(place.store.clone());
+        let shard = place.store.shard.clone();
+        let mut applying = Box::pin(machine.apply(stream::iter((0..3).map(|index| Ok((blank(index), None))))));
+        assert!(tokio::time::timeout(Duration::from_secs(1), &mut applying).await.is_err());
+        assert_eq!(shard.state().applied.position, None);
+        disk.stall(false);
+        place.journal.run();
+        applying.await.unwrap();
+        assert_eq!(shard.state().applied.position.unwrap().index, 2);
+    }
+
+    #[tokio::test]
+    async fn a_vote_is_durable_when_it_is_given() {
+        let (engine, disk) = (EngineDisk::new(), MemDisk::new());
+        let mut place = open(&engine, &disk);
+        let vote = Vote::new(7, 20);
+        place.log.save_vote(&vote).await.unwrap();
+        engine.lose_power();
+        disk.lose_power(|_| false);
+        let mut place = open(&engine, &disk);
+        assert_eq!(place.log.read_vote().await.unwrap(), Some(vote));
+    }
+}

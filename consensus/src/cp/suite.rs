@@ -47,3 +47,33 @@ where
 pub async fn openraft_storage_suite(fresh: impl Fn() -> Fresh + Send + Sync) {
     Suite::test_all(Builder(fresh)).await.expect("openraft's storage suite");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvorum_storage::{
+        engine::mem::MemEngine,
+        journal::{FileJournal, JournalOptions, MemDisk, MemJournal},
+    };
+
+    #[tokio::test]
+    async fn the_store_in_memory_passes_openrafts_suite() {
+        openraft_storage_suite(|| {
+            let journal = MemJournal::open(MemDisk::new(), JournalOptions::small()).unwrap();
+            (journal, MemEngine::fresh(), Box::new(()))
+        })
+        .await;
+    }
+
+    /// `server` runs the other half: files and RocksDB.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_store_over_a_file_journal_passes_openrafts_suite() {
+        let options = JournalOptions { segment_bytes: 1 << 20, ..JournalOptions::small() };
+        openraft_storage_suite(|| {
+            let directory = tempfile::tempdir().unwrap();
+            let journal = FileJournal::open(directory.path(), options.clone()).unwrap();
+            (journal, MemEngine::fresh(), Box::new(directory))
+        })
+        .await;
+    }
+}

@@ -17,6 +17,9 @@ pub mod message;
 pub mod raft;
 pub mod transfer;
 
+#[cfg(test)]
+mod tests;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
