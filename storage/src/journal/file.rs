@@ -110,7 +110,7 @@ impl Signals {
                 }
                 break;
             }
-            if step != Step::Idle || !state.queue.is_empty() || state.room.spares_wanted > 0 {
+            if step != Step::Idle || state.is_due() || state.room.spares_wanted > 0 {
                 continue;
             }
             if state.is_stopped {
@@ -134,7 +134,9 @@ impl Signals {
 impl Journal for FileJournal {
     fn append(&self, group: GroupId, entries: Vec<LogRecord>, done: Completion) -> Result<(), StorageError> {
         if entries.is_empty() {
-            return self.shared().submit_nothing(group, done);
+            self.shared().submit_nothing(group, done)?;
+            self.signals.work.notify_one();
+            return Ok(());
         }
         self.submit(group, entries.into_iter().map(Content::Entry).collect(), done)
     }
@@ -162,6 +164,7 @@ impl Journal for FileJournal {
         done: Box<dyn FnOnce(Result<BatchNumber, StorageError>) + Send>,
     ) {
         self.shared().when_durable(group, index, done);
+        self.signals.work.notify_one();
     }
 
     fn status(&self) -> JournalStatus {

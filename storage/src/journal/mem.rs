@@ -1,7 +1,7 @@
 //! # MemJournal: the journal over simulated sectors
 //!
-//! The same code and the same bytes as `file`, driven by whoever calls it. *Automatic*: everything is written, synced and
-//! told before `append` or `mark` returns. *Stepped*: records wait until [`MemJournal::step`], so that a simulator can let
+//! The same code and the same bytes as `file`, driven by whoever calls it. *Automatic*: everything somebody may wait for is
+//! written, synced and told before `append` or `mark` returns. *Stepped*: records wait until [`MemJournal::step`], so that a simulator can let
 //! time pass, or the power fail, between a write and its sync.
 //!
 //! **Invariant.** No thread, no clock but tokio's, no chance: the same calls give the same bytes.
@@ -90,10 +90,14 @@ impl MemJournal {
 
     fn submit(&self, group: GroupId, contents: Vec<Content>, done: Completion) -> Result<(), StorageError> {
         self.shared.submit(group, contents, done, &|state, lack| self.make_room(state, lack))?;
+        self.drive();
+        Ok(())
+    }
+
+    fn drive(&self) {
         if !self.is_stepped {
             self.run();
         }
-        Ok(())
     }
 
     fn make_room(&self, state: &mut MutexGuard<'_, State>, lack: Lack) -> Result<(), StorageError> {
@@ -116,7 +120,9 @@ impl MemJournal {
 impl Journal for MemJournal {
     fn append(&self, group: GroupId, entries: Vec<LogRecord>, done: Completion) -> Result<(), StorageError> {
         if entries.is_empty() {
-            return self.shared.submit_nothing(group, done);
+            self.shared.submit_nothing(group, done)?;
+            self.drive();
+            return Ok(());
         }
         self.submit(group, entries.into_iter().map(Content::Entry).collect(), done)
     }
@@ -144,6 +150,7 @@ impl Journal for MemJournal {
         done: Box<dyn FnOnce(Result<BatchNumber, StorageError>) + Send>,
     ) {
         self.shared.when_durable(group, index, done);
+        self.drive();
     }
 
     fn status(&self) -> JournalStatus {

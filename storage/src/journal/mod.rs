@@ -75,7 +75,8 @@ pub struct LogRecord {
 pub enum Mark {
     /// For whom and in which term this replica voted.
     Vote(Bytes),
-    /// How far the group has committed, as this replica knew it.
+    /// How far the group has committed, as this replica knew it. With `Completion::None` it asks for no sync of its own: it
+    /// rides the next one.
     Committed(Bytes),
     /// Everything up to `index` is forgotten; `log_id` is its full name.
     Purged {

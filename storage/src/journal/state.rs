@@ -54,6 +54,16 @@ pub(super) struct Lack {
     pub(super) spares: u64,
 }
 
+/// Records that nobody waits for and that are written all the same once there are so many.
+const PATIENT_RECORDS_MAX: usize = 1_024;
+
+/// Whether records may wait until somebody waits for others: a committed mark is only ever a little better than the one
+/// before it, and a sync of its own would make the next append wait.
+fn is_patient(contents: &[Content], done: &Completion) -> bool {
+    let is_unwaited = matches!(done, Completion::None);
+    is_unwaited && contents.iter().all(|content| matches!(content, Content::Mark(Mark::Committed(_))))
+}
+
 /// The prewritten space, and what is queued for it.
 #[derive(Debug, Default)]
 pub(super) struct Room {
@@ -110,6 +120,8 @@ impl Room {
 pub(super) struct State {
     pub(super) index: Index,
     pub(super) queue: Vec<Queued>,
+    /// Whether the queue holds anything that somebody waits for, or may.
+    is_awaited: bool,
     pub(super) room: Room,
     /// The log, oldest first; the last one is being written.
     pub(super) segments: BTreeMap<Epoch, Segment>,
@@ -130,6 +142,7 @@ impl State {
         State {
             index,
             queue: Vec::new(),
+            is_awaited: false,
             room: Room::new(options),
             segments: BTreeMap::new(),
             bytes_max: options.bytes_max,
@@ -181,6 +194,7 @@ impl State {
         self.room.add(need);
         self.records += need.records;
         let count = contents.len();
+        self.is_awaited |= !is_patient(&contents, &done);
         for (position, content) in contents.into_iter().enumerate() {
             self.last_ticket.0 += 1;
             let ticket = self.last_ticket;
@@ -217,6 +231,8 @@ impl State {
         let contents = vec![Content::Mark(mark)];
         let Some(need) = self.need(&contents).ok().filter(|need| self.room.check(*need).is_ok()) else { return false };
         self.queue(group, contents, need, Completion::None);
+        // The segment that held it waits to be used again.
+        self.is_awaited = true;
         true
     }
 
@@ -230,6 +246,7 @@ impl State {
             return;
         }
         self.last_ticket = ticket;
+        self.is_awaited = true;
         self.room.add(need);
         let bytes = total_bytes(&content) as u32;
         self.queue.push(Queued { ticket, group, content, bytes, done: Completion::None });
@@ -247,11 +264,22 @@ impl State {
         };
         let Some(ticket) = pending else { return Some((done, self.last_synced)) };
         self.waiters.entry(ticket).or_default().push(done);
+        self.is_awaited = true;
         None
     }
 
-    /// Takes the queue over; the clock of the sync starts here.
-    pub(super) fn take_queue(&mut self) -> Vec<Queued> {
+    /// Whether the queue is worth a sync. What nobody waits for rides along with what somebody does.
+    pub(super) fn is_due(&self) -> bool {
+        let is_full = self.queue.len() >= PATIENT_RECORDS_MAX;
+        !self.queue.is_empty() && (self.is_awaited || self.is_stopped || is_full)
+    }
+
+    /// Takes over what is due.
+    pub(super) fn take_due(&mut self) -> Vec<Queued> {
+        if !self.is_due() {
+            return Vec::new();
+        }
+        self.is_awaited = false;
         std::mem::take(&mut self.queue)
     }
 

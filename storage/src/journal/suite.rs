@@ -35,6 +35,7 @@ pub const CASES: &[Case] = &[
     ("what was reported done is there after a start", what_was_reported_done_is_there_after_a_start),
     ("entries are cut off by bytes but never to nothing", entries_are_cut_off_by_bytes_but_never_to_nothing),
     ("the newest mark of each kind counts", the_newest_mark_of_each_kind_counts),
+    ("a committed mark that nobody waits for rides along", a_committed_mark_that_nobody_waits_for_rides_along),
     ("a truncated entry never comes back", a_truncated_entry_never_comes_back),
     ("after a purge beyond the end the log continues behind it", after_a_purge_beyond_the_end_the_log_continues),
     ("a removed replica leaves nothing", a_removed_replica_leaves_nothing),
@@ -155,6 +156,26 @@ fn the_newest_mark_of_each_kind_counts(lab: &dyn Lab) {
     assert_eq!(journal.group(GROUP), expected);
     assert_eq!(journal.group(NODE_GROUP).note, Some(bytes("note 3")));
     assert_eq!(journal.group(GroupId(77)), GroupState::default());
+}
+
+fn a_committed_mark_that_nobody_waits_for_rides_along(lab: &dyn Lab) {
+    let journal = open(lab);
+    append(&*journal, GROUP, records(1..=1));
+    let syncs = journal.status().syncs;
+    for round in 1..=5 {
+        let committed = Mark::Committed(bytes(&format!("committed {round}")));
+        journal.mark(GROUP, committed, Completion::None).expect("a healthy journal accepts");
+    }
+    assert_eq!(journal.group(GROUP).committed, Some(bytes("committed 5")), "its effect on reads is immediate");
+    append(&*journal, GROUP, records(2..=2));
+    assert_eq!(journal.status().syncs, syncs + 1, "five marks and an append share one sync");
+    let committed = Mark::Committed(bytes("the last one"));
+    journal.mark(GROUP, committed, Completion::None).expect("a healthy journal accepts");
+    let (sender, told) = mpsc::channel();
+    journal.when_durable(GROUP, 9, Box::new(move |result| sender.send(result.is_ok()).unwrap_or_default()));
+    assert!(told.recv().expect("told"), "whoever asks for everything gets it synced");
+    let journal = restart(lab, journal);
+    assert_eq!(journal.group(GROUP).committed, Some(bytes("the last one")));
 }
 
 fn a_truncated_entry_never_comes_back(lab: &dyn Lab) {

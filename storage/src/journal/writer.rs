@@ -1,9 +1,9 @@
 //! # Writer: one batch, one write, one sync, everybody told
 //!
 //! ```text
-//!   Idle ──queue──▶ write batch n ──▶ Written ──▶ sync ──▶ Synced: tell, recycle, prepare spares
+//!   Idle ───due───▶ write batch n ──▶ Written ──▶ sync ──▶ Synced: tell, recycle, prepare spares
 //!    ▲                                                        │
-//!    └──────── queue empty: bare header "n is synced" ◀───────┘
+//!    └──────── nothing due: bare header "n is synced" ◀───────┘
 //! ```
 //!
 //! Owned by whoever drives it: a thread in `file`, the caller in `mem`. A driver repeats [`Writer::step`]; between two
@@ -30,7 +30,7 @@ use tokio::time::Instant;
 /// What a step did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing: the queue is empty, or the journal is poisoned.
+    /// Nothing: nobody waits for anything, or the journal is poisoned.
     Idle,
     /// A batch was written. It is lost if the power fails now.
     Written,
@@ -94,7 +94,7 @@ impl Writer {
     fn write(&mut self) -> Result<Step, StorageError> {
         if self.backlog.is_empty() {
             let mut state = self.shared.state.lock();
-            self.backlog.extend(state.take_queue());
+            self.backlog.extend(state.take_due());
             if self.backlog.is_empty() {
                 return Ok(Step::Idle);
             }
@@ -178,7 +178,7 @@ impl Writer {
 
     /// When nothing waits, one more header tells the next start that the last batch is synced (J1). It is not waited for.
     fn bare_header(&mut self) -> Result<(), StorageError> {
-        let is_idle = self.backlog.is_empty() && self.shared.state.lock().queue.is_empty();
+        let is_idle = self.backlog.is_empty() && !self.shared.state.lock().is_due();
         let end = self.active.offset + BATCH_HEADER_BYTES as u64;
         if !is_idle || self.active.offset == 0 || end > self.active.segment.length {
             return Ok(());
