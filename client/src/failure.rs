@@ -8,9 +8,10 @@
 //! **Invariant.** `Effect::None` comes from a server that says so, or from a connection that was never made. A request
 //! that may have left this machine and was not answered is `Effect::Unknown`.
 
+use crate::routing::Health;
 use kvorum_api::{Effect, NodeId, Retry, error::LeaderHint};
 use std::{error::Error, fmt, time::Duration};
-use tonic::{Code, ConnectError, Status};
+use tonic::{Code, ConnectError, Status, TimeoutExpired};
 use tonic_types::{ErrorInfo, StatusExt as _};
 
 /// The domain of our error details.
@@ -18,6 +19,9 @@ const DOMAIN: &str = "kvorum";
 
 /// The reason of an id that is too old or below what the shard remembers.
 pub(crate) const REQUEST_ID_EXPIRED: &str = "REQUEST_ID_EXPIRED";
+
+/// The reason of our own when a node let us wait.
+const NO_ANSWER: &str = "NO_ANSWER";
 
 /// Pause when a server says "later" and does not say when.
 const LATER_DEFAULT: Duration = Duration::from_millis(100);
@@ -72,7 +76,7 @@ impl Failure {
         Failure {
             kind: FailureKind::Unavailable,
             effect: Effect::Unknown,
-            reason: "DEADLINE_EXCEEDED".to_owned(),
+            reason: NO_ANSWER.to_owned(),
             message: format!("no answer within {waited:?}"),
             retry: Retry::SameRequestId,
             limit: None,
@@ -122,8 +126,10 @@ impl Failure {
     }
 
     fn untold(status: &Status, node: &str) -> Self {
+        // The transport's own clock for the same deadline; it may be the first to notice.
+        let is_late = caused_by::<TimeoutExpired>(status);
         let (effect, retry) = match status.code() {
-            _ if never_connected(status) => (Effect::None, Retry::Elsewhere),
+            _ if caused_by::<ConnectError>(status) => (Effect::None, Retry::Elsewhere),
             // Answered by the router or by a guard in front of the service, before any handler ran.
             Code::Unimplemented | Code::PermissionDenied | Code::Unauthenticated => (Effect::None, Retry::Never),
             _ => (Effect::Unknown, Retry::SameRequestId),
@@ -131,8 +137,8 @@ impl Failure {
         Failure {
             kind: kind_of(status.code(), reason_of(status.code()), effect, retry),
             effect,
-            reason: reason_of(status.code()).to_owned(),
-            message: text_of(status),
+            reason: if is_late { NO_ANSWER } else { reason_of(status.code()) }.to_owned(),
+            message: if is_late { "no answer in time".to_owned() } else { text_of(status) },
             retry,
             limit: None,
             leader: None,
@@ -140,9 +146,13 @@ impl Failure {
         }
     }
 
-    /// Whether the connection itself is in doubt, so that the next attempt greets first.
-    pub(crate) fn is_of_transport(&self) -> bool {
-        self.reason == "UNAVAILABLE" || self.reason == "DEADLINE_EXCEEDED" || self.reason == "UNKNOWN"
+    /// What the failure says of the node: a reason of its own shows that it is there.
+    pub(crate) fn health(&self) -> Health {
+        match self.reason.as_str() {
+            NO_ANSWER => Health::Silent,
+            "UNAVAILABLE" | "UNKNOWN" => Health::Failed,
+            _ => Health::Good,
+        }
     }
 }
 
@@ -157,10 +167,10 @@ fn kind_of(code: Code, reason: &str, effect: Effect, retry: Retry) -> FailureKin
     }
 }
 
-fn never_connected(status: &Status) -> bool {
+fn caused_by<E: Error + 'static>(status: &Status) -> bool {
     let mut source = status.source();
     while let Some(error) = source {
-        if error.is::<ConnectError>() {
+        if error.is::<E>() {
             return true;
         }
         source = error.source();
@@ -277,5 +287,16 @@ mod tests {
         let status = Status::from_error(Box::new(ConnectError("refused".into())));
         let failure = Failure::from_status(&status, "n1");
         assert_eq!((failure.effect, failure.retry), (Effect::None, Retry::Elsewhere));
+        assert_eq!(failure.health(), Health::Failed);
+    }
+
+    #[test]
+    fn silence_is_told_from_refusal() {
+        let status = Status::from_error(Box::new(TimeoutExpired(())));
+        let failure = Failure::from_status(&status, "n1");
+        assert_eq!((failure.effect, failure.health()), (Effect::Unknown, Health::Silent));
+        assert_eq!(Failure::no_answer("n1", LATER_DEFAULT).health(), Health::Silent);
+        let answered = told(Code::DeadlineExceeded, &[("effect", "unknown")]);
+        assert_eq!(answered.health(), Health::Good, "it said so itself");
     }
 }

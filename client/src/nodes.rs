@@ -15,7 +15,7 @@ use crate::{
     clock::Stamps,
     failure::Failure,
     options::Options,
-    routing::{Knowledge, Route, order},
+    routing::{Health, Knowledge, Route, order},
 };
 use kvorum_api::{Refused, Stamp, proto};
 use parking_lot::Mutex;
@@ -40,7 +40,7 @@ struct Node {
     channel: Channel,
     greeted: AtomicBool,
     greeting: tokio::sync::Mutex<()>,
-    failed_at: Mutex<Option<Instant>>,
+    failed: Mutex<Option<(Instant, Health)>>,
 }
 
 /// What is known of one keyspace.
@@ -119,6 +119,7 @@ impl Nodes {
             let reply = reply.map_err(|status| Failure::from_status(&status, address))?.into_inner();
             self.learn(reply, address)?;
             node.greeted.store(true, Ordering::Release);
+            *node.failed.lock() = None;
             Ok(())
         };
         let outcome = match timeout(within, greeting).await {
@@ -138,13 +139,18 @@ impl Nodes {
         Ok(self.node(address)?.channel.clone())
     }
 
-    /// The node did not answer: greet it before it is used again, and ask it last for a while.
-    pub(crate) fn failed(&self, address: &str) {
+    /// The node failed: greet it before it is used again, and ask others first for a while.
+    pub(crate) fn failed(&self, address: &str, health: Health) {
         let node = self.learnt.lock().nodes.get(address).cloned();
-        if let Some(node) = node {
+        if let Some(node) = node.filter(|_| health != Health::Good) {
             node.greeted.store(false, Ordering::Release);
-            *node.failed_at.lock() = Some(Instant::now());
+            *node.failed.lock() = Some((Instant::now(), health));
         }
+    }
+
+    /// How the node behaved when it was asked last, unless that is long ago.
+    pub(crate) fn health(&self, address: &str) -> Health {
+        health_of(&self.learnt.lock(), address, self.avoid)
     }
 
     /// Greets everybody again before the next use, to learn stamps and leaders anew.
@@ -168,7 +174,6 @@ impl Nodes {
     /// Whom to ask, in which order.
     pub(crate) fn round(&self, keyspace: &str, route: Route) -> VecDeque<String> {
         let start = if route == Route::Any { self.turn.fetch_add(1, Ordering::Relaxed) } else { 0 };
-        let now = Instant::now();
         let learnt = self.learnt.lock();
         let keyspace = learnt.keyspaces.get(keyspace);
         let known = Knowledge {
@@ -177,11 +182,7 @@ impl Nodes {
             endpoints: &self.endpoints,
             start,
         };
-        let is_avoided = |address: &str| {
-            let failed_at = learnt.nodes.get(address).and_then(|node| *node.failed_at.lock());
-            failed_at.is_some_and(|at| now.saturating_duration_since(at) < self.avoid)
-        };
-        order(route, &known, is_avoided)
+        order(route, &known, |address| health_of(&learnt, address, self.avoid))
     }
 
     /// What handshakes said of a keyspace.
@@ -213,7 +214,7 @@ impl Nodes {
             channel,
             greeted: AtomicBool::new(false),
             greeting: tokio::sync::Mutex::new(()),
-            failed_at: Mutex::new(None),
+            failed: Mutex::new(None),
         });
         learnt.nodes.insert(address.to_owned(), node.clone());
         Ok(node)
@@ -238,6 +239,11 @@ impl Nodes {
         self.observe(Stamp(reply.stamp));
         Ok(())
     }
+}
+
+fn health_of(learnt: &Learnt, address: &str, avoid: Duration) -> Health {
+    let failed = learnt.nodes.get(address).and_then(|node| *node.failed.lock());
+    failed.filter(|(at, _)| at.elapsed() < avoid).map_or(Health::Good, |(_, health)| health)
 }
 
 /// What a handshake says of a keyspace; where it names no leader, the one last heard stays the best guess.

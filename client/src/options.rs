@@ -17,7 +17,7 @@ pub struct Options {
     pub backoff_min: Duration,
     /// Longest pause between two rounds of attempts.
     pub backoff_max: Duration,
-    /// How long a node that did not answer is asked last.
+    /// How long a node that kept silent is passed over while there are others, also when they still name it as leader.
     pub avoid: Duration,
     /// W3C trace context sent with every request; `None` sends none.
     pub traceparent: Option<String>,
@@ -31,7 +31,7 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(2),
             backoff_min: Duration::from_millis(20),
             backoff_max: Duration::from_millis(500),
-            avoid: Duration::from_millis(500),
+            avoid: Duration::from_secs(2),
             traceparent: None,
         }
     }

@@ -13,7 +13,11 @@
 //! under the same request id (I3). Once one attempt is unknown the whole call is, whatever later attempts are refused
 //! with: only an answer ends the doubt. The deadline is total, over all attempts.
 
-use crate::{failure::Failure, inner::Inner, routing::Route};
+use crate::{
+    failure::Failure,
+    inner::Inner,
+    routing::{Health, Route},
+};
 use kvorum_api::{Effect, Retry, proto};
 use proto::kv_client::KvClient;
 use rand::Rng as _;
@@ -110,7 +114,7 @@ pub(crate) async fn run<C: Call>(inner: &Inner, call: &C, within: Duration) -> R
                 progress.begin_round(inner.nodes.round(call.keyspace(), call.route()));
                 continue;
             }
-            None => return Err(progress.lost(within)),
+            None => return Err(progress.lost(within, true)),
         };
         let failure = match attempt(inner, call, &address, deadline, &mut progress.sent).await {
             Ok(reply) => return Ok(Answered { reply, node: address }),
@@ -118,17 +122,15 @@ pub(crate) async fn run<C: Call>(inner: &Inner, call: &C, within: Duration) -> R
         };
         tracing::debug!(node = address, reason = failure.reason, "attempt failed");
         progress.note(&failure, call.repeat());
-        if failure.is_of_transport() {
-            inner.nodes.failed(&address);
-        }
+        inner.nodes.failed(&address, failure.health());
         match next_step(&failure, call.repeat()) {
-            Step::GiveUp => return Err(progress.lost(within)),
+            Step::GiveUp => return Err(progress.lost(within, false)),
             Step::Next => {}
             Step::Leader(leader) => progress.follow(inner, call.keyspace(), leader),
             Step::Pause(pause) => progress.pause(pause),
         }
         if Instant::now() >= deadline {
-            return Err(progress.lost(within));
+            return Err(progress.lost(within, true));
         }
     }
 }
@@ -164,7 +166,7 @@ struct Progress {
     hints: u32,
     asked_pause: Duration,
     sent: u32,
-    /// The newest failure, and the newest that left the effect in doubt.
+    /// The newest failure, and the first that left the effect in doubt.
     last: Option<Failure>,
     in_doubt: Option<Failure>,
     /// Why each node could not even be greeted, as long as nothing was sent to anybody.
@@ -181,7 +183,8 @@ impl Progress {
 
     fn note(&mut self, failure: &Failure, repeat: Repeat) {
         if failure.effect == Effect::Unknown && repeat != Repeat::Freely {
-            self.in_doubt = Some(failure.clone());
+            // The first doubt is the one to explain; later attempts under the same id have less time to say more.
+            self.in_doubt.get_or_insert_with(|| failure.clone());
         }
         if let Some(node) = &failure.node {
             self.silent.insert(node.clone(), failure.message.clone());
@@ -191,7 +194,8 @@ impl Progress {
 
     fn follow(&mut self, inner: &Inner, keyspace: &str, leader: String) {
         inner.nodes.learn_leader(keyspace, &leader);
-        if self.hints < HINTS_A_ROUND_MAX {
+        // Followers name a leader that hangs until they have elected another.
+        if self.hints < HINTS_A_ROUND_MAX && inner.nodes.health(&leader) != Health::Silent {
             self.hints += 1;
             self.round.retain(|address| *address != leader);
             self.round.push_front(leader);
@@ -215,25 +219,32 @@ impl Progress {
         true
     }
 
-    /// The failure of the whole call.
-    fn lost(self, within: Duration) -> Lost {
-        let nobody =
-            || Failure::not_sent("DEADLINE_EXCEEDED", format!("no node could be asked within {within:?}"), None);
+    /// The failure of the whole call; `is_over` if it was time that ended it.
+    fn lost(self, within: Duration, is_over: bool) -> Lost {
+        let nobody = || Failure::not_sent("NO_ANSWER", "no node is known".to_owned(), None);
         let last = self.last.unwrap_or_else(nobody);
-        let failure = match self.in_doubt {
-            Some(doubt) if last.effect == Effect::None => {
+        let mut failure = match self.in_doubt {
+            Some(doubt) if doubt != last => {
                 let message = format!("{doubt}; then {}", last.message);
                 Failure { message, node: last.node, ..doubt }
             }
             Some(doubt) => doubt,
             None if self.sent == 0 && !self.silent.is_empty() => {
                 let why: Vec<String> = self.silent.iter().map(|(node, why)| format!("{node}: {why}")).collect();
-                let message = format!("no node answered within {within:?}: {}", why.join("; "));
+                let message = format!("no node answered: {}", why.join("; "));
                 Failure { message, node: None, effect: Effect::None, ..last }
             }
             // A read changes nothing, however it was lost.
             None => Failure { effect: Effect::None, ..last },
         };
+        if is_over {
+            let times = match self.sent {
+                0 => String::new(),
+                1 => ", asked once".to_owned(),
+                more => format!(", asked {more} times"),
+            };
+            failure.message = format!("gave up after {within:?}{times}: {}", failure.message);
+        }
         Lost { failure, sent: self.sent }
     }
 }
@@ -287,7 +298,7 @@ mod tests {
         let mut progress = Progress::default();
         progress.note(&failure(Effect::Unknown, Retry::SameRequestId), Repeat::UnderItsId);
         progress.note(&failure(Effect::None, Retry::Elsewhere), Repeat::UnderItsId);
-        assert_eq!(progress.lost(Duration::from_secs(1)).failure.effect, Effect::Unknown);
+        assert_eq!(progress.lost(Duration::from_secs(1), true).failure.effect, Effect::Unknown);
     }
 
     #[test]
@@ -297,8 +308,9 @@ mod tests {
             let failure = Failure::not_sent("UNAVAILABLE", format!("{node} is down"), Some(node));
             progress.note(&failure, Repeat::UnderItsId);
         }
-        let failure = progress.lost(Duration::from_secs(5)).failure;
-        assert_eq!(failure.to_string(), "no node answered within 5s: n1: n1 is down; n2: n2 is down");
+        let failure = progress.lost(Duration::from_secs(5), true).failure;
+        let text = "gave up after 5s: no node answered: n1: n1 is down; n2: n2 is down";
+        assert_eq!(failure.to_string(), text);
         assert_eq!(failure.effect, Effect::None);
     }
 
@@ -306,7 +318,7 @@ mod tests {
     fn a_lost_read_has_no_effect() {
         let mut progress = Progress { sent: 1, ..Progress::default() };
         progress.note(&failure(Effect::Unknown, Retry::SameRequestId), Repeat::Freely);
-        assert_eq!(progress.lost(Duration::from_secs(1)).failure.effect, Effect::None);
+        assert_eq!(progress.lost(Duration::from_secs(1), true).failure.effect, Effect::None);
     }
 
     proptest! {

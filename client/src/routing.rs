@@ -1,11 +1,13 @@
 //! Whom to ask, in which order. Pure: knowledge in, addresses out.
 //!
 //! ```text
-//!   needs the leader     known leader, other replicas, endpoints      ┐ those that did not answer
-//!   any replica will do  endpoints from a rotating start, replicas    ┘ just now: last
+//!   needs the leader     known leader, other replicas, endpoints      ┐ those that failed just now: last
+//!   any replica will do  endpoints from a rotating start, replicas    ┘ those that kept silent: not in this round
 //! ```
 //!
-//! **Invariant.** Every address the client knows is in the order exactly once: a wrong guess costs a hop, never an answer.
+//! **Invariant.** No address is in a round twice, and none that could answer is left out: a wrong guess costs a hop or a
+//! while, never the answer. Silence is what costs time, so a silent node is asked again only after a while, or when all
+//! are silent.
 
 use std::collections::VecDeque;
 
@@ -16,6 +18,18 @@ pub(crate) enum Route {
     Leader,
     /// Any replica. The endpoints come first, because who names one node wants that node.
     Any,
+}
+
+/// How a node behaved when it was asked last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Health {
+    /// It answered, or was not asked.
+    #[default]
+    Good,
+    /// It refused the connection or broke it, which costs nothing to find out again.
+    Failed,
+    /// It let us wait.
+    Silent,
 }
 
 /// What is known when an order is made.
@@ -32,7 +46,7 @@ pub(crate) struct Knowledge<'a> {
 }
 
 /// The order of one round.
-pub(crate) fn order(route: Route, known: &Knowledge<'_>, is_avoided: impl Fn(&str) -> bool) -> VecDeque<String> {
+pub(crate) fn order(route: Route, known: &Knowledge<'_>, health: impl Fn(&str) -> Health) -> VecDeque<String> {
     let start = known.start % known.endpoints.len().max(1);
     let endpoints = known.endpoints[start..].iter().chain(&known.endpoints[..start]);
     let mut all: Vec<&str> = Vec::new();
@@ -48,16 +62,20 @@ pub(crate) fn order(route: Route, known: &Knowledge<'_>, is_avoided: impl Fn(&st
             all.extend(known.leader);
         }
     }
-    let (mut round, mut last) = (VecDeque::new(), VecDeque::new());
+    let (mut round, mut failed, mut silent) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
     for (place, address) in all.iter().enumerate() {
         if all[..place].contains(address) {
             continue;
         }
-        let side = if is_avoided(address) { &mut last } else { &mut round };
+        let side = match health(address) {
+            Health::Good => &mut round,
+            Health::Failed => &mut failed,
+            Health::Silent => &mut silent,
+        };
         side.push_back((*address).to_owned());
     }
-    round.append(&mut last);
-    round
+    round.append(&mut failed);
+    if round.is_empty() { silent } else { round }
 }
 
 #[cfg(test)]
@@ -72,25 +90,28 @@ mod tests {
     fn the_leader_is_asked_first_and_nobody_twice() {
         let (replicas, endpoints) = (owned(&["a", "b", "c"]), owned(&["c", "x"]));
         let known = Knowledge { leader: Some("b"), replicas: &replicas, endpoints: &endpoints, start: 1 };
-        assert_eq!(order(Route::Leader, &known, |_| false), owned(&["b", "a", "c", "x"]));
+        assert_eq!(order(Route::Leader, &known, |_| Health::Good), owned(&["b", "a", "c", "x"]));
     }
 
     #[test]
-    fn who_did_not_answer_is_asked_last_but_is_asked() {
+    fn who_failed_is_asked_last_and_who_kept_silent_only_when_all_do() {
         let replicas = owned(&["a", "b", "c"]);
         let known = Knowledge { leader: Some("b"), replicas: &replicas, ..Knowledge::default() };
-        assert_eq!(order(Route::Leader, &known, |address| address == "b"), owned(&["a", "c", "b"]));
+        let one = |health| move |address: &str| if address == "b" { health } else { Health::Good };
+        assert_eq!(order(Route::Leader, &known, one(Health::Failed)), owned(&["a", "c", "b"]));
+        assert_eq!(order(Route::Leader, &known, one(Health::Silent)), owned(&["a", "c"]));
+        assert_eq!(order(Route::Leader, &known, |_| Health::Silent), owned(&["b", "a", "c"]));
     }
 
     #[test]
     fn a_read_that_any_replica_may_answer_begins_at_the_endpoints_in_turn() {
         let (replicas, endpoints) = (owned(&["a", "b"]), owned(&["x", "y"]));
         let known = Knowledge { leader: Some("a"), replicas: &replicas, endpoints: &endpoints, start: 3 };
-        assert_eq!(order(Route::Any, &known, |_| false), owned(&["y", "x", "a", "b"]));
+        assert_eq!(order(Route::Any, &known, |_| Health::Good), owned(&["y", "x", "a", "b"]));
     }
 
     #[test]
     fn knowing_nobody_is_an_empty_round() {
-        assert!(order(Route::Leader, &Knowledge::default(), |_| false).is_empty());
+        assert!(order(Route::Leader, &Knowledge::default(), |_| Health::Good).is_empty());
     }
 }

@@ -227,9 +227,7 @@ impl ScanStream {
     fn broken(&mut self, failure: Failure) -> ClientError {
         self.messages = None;
         self.ready.clear();
-        if failure.is_of_transport() {
-            self.inner.nodes.failed(&self.node);
-        }
+        self.inner.nodes.failed(&self.node, failure.health());
         let message = format!("the scan broke off: {}: begin it again", failure.message);
         Failure { effect: Effect::None, message, ..failure }.into()
     }

@@ -163,6 +163,30 @@ async fn a_silent_node_does_not_hold_the_write_for_the_whole_deadline() {
     assert_eq!(fake.value("n").as_deref(), Some("1"));
 }
 
+/// A leader that hangs is asked once; while its followers still name it, they are asked until they elect another.
+#[tokio::test]
+async fn a_hanging_leader_is_passed_over_although_its_followers_name_it() {
+    let fake = Fake::start(3);
+    fake.world.lock().frozen.insert(0);
+    let options = Options {
+        timeout: PATIENCE,
+        connect_timeout: Duration::from_millis(200),
+        avoid: PATIENCE,
+        ..Options::default()
+    };
+    let orders = Client::new([fake.address(1)], options).unwrap().keyspace("orders");
+    let world = fake.world.clone();
+    let mut put = tokio::task::JoinSet::new();
+    put.spawn(std::future::IntoFuture::into_future(orders.put("k", "v")));
+    // An election, once both followers have been asked and have named the old leader again.
+    while world.lock().seen.len() < 4 {
+        tokio::task::yield_now().await;
+    }
+    world.lock().leader = Some(2);
+    put.join_next().await.unwrap().unwrap().unwrap();
+    assert_eq!(world.lock().asked_frozen, [0]);
+}
+
 /// I3: a request without an id is never retried once its effect is unknown.
 #[tokio::test]
 async fn a_write_without_an_id_is_never_retried() {

@@ -50,6 +50,21 @@ impl Door {
         });
     }
 
+    /// A frozen node takes the connection and answers nothing.
+    async fn thaw(&self) {
+        let is_frozen = {
+            let mut world = self.world.lock();
+            let is_frozen = world.frozen.contains(&self.node);
+            if is_frozen {
+                world.asked_frozen.push(self.node);
+            }
+            is_frozen
+        };
+        if is_frozen {
+            std::future::pending().await
+        }
+    }
+
     /// The refusals every door makes before the script is asked.
     fn check(&self, header: Option<&proto::RequestHeader>) -> Result<(), Status> {
         let world = self.world.lock();
@@ -92,6 +107,7 @@ impl Door {
         frame: Frame,
         timed: bool,
     ) -> Result<Response<proto::WriteReply>, Status> {
+        self.thaw().await;
         self.note(what, header.as_ref(), frame.id.as_ref(), timed);
         let apply = || {
             let mut world = self.world.lock();
@@ -156,6 +172,7 @@ impl Kv for Door {
         &self,
         _request: Request<proto::HandshakeRequest>,
     ) -> Result<Response<proto::HandshakeReply>, Status> {
+        self.thaw().await;
         let mut world = self.world.lock();
         world.handshakes += 1;
         let replica = |(node, address): (usize, &String)| {

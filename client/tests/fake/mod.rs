@@ -12,7 +12,7 @@ use kvorum_api::proto::{admin_server::AdminServer, kv_server::KvServer};
 use parking_lot::Mutex;
 use shard::{Frame, Shard};
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Weak},
 };
 use tokio::{net::TcpListener, runtime::Runtime};
@@ -76,6 +76,10 @@ pub struct World {
     pub handshakes: usize,
     pub keyspaces: Vec<(&'static str, &'static str)>,
     pub entries_a_message: usize,
+    /// These take connections and answer nothing.
+    pub frozen: BTreeSet<usize>,
+    /// Who was asked while it was frozen.
+    pub asked_frozen: Vec<usize>,
 }
 
 pub struct Fake {

@@ -51,6 +51,9 @@ pub fn code_of(outcome: anyhow::Result<ExitCode>) -> ExitCode {
              at most once, and a first outcome is answered again (within ten minutes)"
         ));
     }
+    if client.and_then(ClientError::failure).is_some_and(|failure| failure.reason == "UNKNOWN_KEYSPACE") {
+        complain("hint: choose one with -k NAME, or for good with KVCTL_KEYSPACE");
+    }
     let code = match client {
         Some(client) => code_of_client(client),
         None if error.chain().any(|cause| cause.is::<Usage>()) => USAGE,
