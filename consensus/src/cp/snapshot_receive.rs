@@ -38,11 +38,14 @@ pub(super) struct Receiving {
     core: Arc<Core>,
     /// A fair lock across awaits: chunks of one snapshot are put one after the other.
     arriving: Mutex<Option<Arriving>>,
+    /// The sender and the session of the newest snapshot that was installed, or not needed any more: its sender asks again
+    /// if the reply got lost.
+    finished: parking_lot::Mutex<Option<(u64, u64)>>,
 }
 
 impl Receiving {
     pub(super) fn new(core: Arc<Core>) -> Self {
-        Receiving { core, arriving: Mutex::new(None) }
+        Receiving { core, arriving: Mutex::new(None), finished: parking_lot::Mutex::new(None) }
     }
 
     fn vote(&self) -> Vote {
@@ -111,6 +114,9 @@ impl Receiving {
         raft: &Raft<Types, StateMachine>,
     ) -> Result<SnapshotProgress, String> {
         let mut arriving = self.arriving.lock().await;
+        if *self.finished.lock() == Some((from, finish.session)) {
+            return Ok(SnapshotProgress { vote: self.vote(), next: finish.chunks });
+        }
         let is_this = arriving.as_ref().is_some_and(|known| {
             known.begin.session == finish.session && known.from == from && known.next == finish.chunks
         });
@@ -132,6 +138,7 @@ impl Receiving {
         // Installed, or not needed any more: either way nobody asks for the stage again. After a failure it stays,
         // because the next start repeats the installation from it.
         self.discard(stage).await;
+        *self.finished.lock() = Some((from, finish.session));
         Ok(SnapshotProgress { vote: reply.vote, next: finish.chunks })
     }
 

@@ -96,8 +96,7 @@ impl<'link> SnapshotSender<'link> {
             }
         }
         let finish = SnapshotFinish { session: self.session, chunks: number }.encode();
-        let patience = self.deadline.saturating_duration_since(Instant::now());
-        match self.step(MessageKind::SnapshotFinish, finish, patience, ours).await? {
+        match self.step(MessageKind::SnapshotFinish, finish, CHUNK_TIMEOUT, ours).await? {
             Step::Next(_) => Ok(ours),
             Step::Outvoted(vote) => Ok(vote),
         }
@@ -139,7 +138,8 @@ impl<'link> SnapshotSender<'link> {
                 Err(CallError::Refused(why)) => {
                     return Err(StreamingError::Unreachable(Unreachable::from_string(why)));
                 }
-                Err(error) if attempt >= ATTEMPTS_MAX => {
+                // An installation may take long, and its reply may get lost: it is asked for until the deadline.
+                Err(error) if attempt >= ATTEMPTS_MAX && kind != MessageKind::SnapshotFinish => {
                     return Err(StreamingError::Unreachable(Unreachable::new(&error)));
                 }
                 Err(_) => {
