@@ -118,11 +118,17 @@ impl Node {
             (pending > timing.election_max).then(|| format!("the journal has been syncing for {pending:?}"));
 
         let causes = self.health.causes();
+        let full_since = {
+            let mut duties = self.duties.lock();
+            let since = causes.disk_full.as_ref().map(|_| duties.full_since.unwrap_or_else(Instant::now));
+            duties.full_since = since;
+            since
+        };
         let is_fit = causes.poisoned.is_none()
             && causes.clock_suspect.is_none()
             && !causes.draining
             && sync_overdue.is_none()
-            && (causes.disk_full.is_none() || !self.has_roomier_peer());
+            && full_since.is_none_or(|since| !self.has_roomier_peer(since));
         let mut duties = self.duties.lock();
         duties.clock = clock;
         duties.sync_overdue = sync_overdue;
@@ -147,13 +153,13 @@ impl Node {
     }
 
     /// Whether leadership can go where writes are possible. When every disk is full, somebody must still lead, or nobody
-    /// could delete anything (rule S5).
-    fn has_roomier_peer(&self) -> bool {
+    /// could delete anything (rule S5); disks that fill up together must not pass leadership around, so a peer counts only
+    /// if it has said that it has room well after this node ran out of it.
+    fn has_roomier_peer(&self, full_since: Instant) -> bool {
         let seen = self.peers.seen();
-        seen.values().any(|seen| {
-            seen.heard.is_some_and(|heard| heard.elapsed() <= CLOCK_AGE_MAX)
-                && seen.hello.as_ref().is_some_and(|hello| !hello.is_disk_full)
-        })
+        seen.values()
+            .filter_map(|seen| seen.hello.as_ref())
+            .any(|(hello, at)| !hello.is_disk_full && at.elapsed() <= CLOCK_AGE_MAX && *at >= full_since + HELLO_PACE)
     }
 
     async fn expire(self: Arc<Self>) -> Step {

@@ -105,6 +105,8 @@ pub(crate) struct Duties {
     pub(crate) is_electable: bool,
     pub(crate) clock: Judgement,
     pub(crate) sync_overdue: Option<String>,
+    /// Since when its disk is full.
+    pub(crate) full_since: Option<Instant>,
 }
 
 impl Node {
@@ -131,7 +133,13 @@ impl Node {
             Identity { cluster: config.cluster, node: config.node, start: config.start, boot_nonce: config.boot_nonce };
         let nodes: BTreeSet<_> = config.nodes.keys().copied().collect();
         let peers = Peers::new(me, &nodes, &note.kept().peers, &env, Arc::clone(&hlc), Arc::clone(&health));
-        let duties = Duties { is_fit: true, is_electable: true, clock: Judgement::TooFewHeard, sync_overdue: None };
+        let duties = Duties {
+            is_fit: true,
+            is_electable: true,
+            clock: Judgement::TooFewHeard,
+            sync_overdue: None,
+            full_since: None,
+        };
         Ok(Arc::new(Node {
             env,
             config,

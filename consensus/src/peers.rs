@@ -63,8 +63,8 @@ pub struct Seen {
     pub clock: Option<(i64, Instant)>,
     /// Why we do not talk to it.
     pub refused: Option<String>,
-    /// Its answer to our last hello, in this life of ours.
-    pub hello: Option<Hello>,
+    /// Its answer to our last hello, in this life of ours, and when it came.
+    pub hello: Option<(Hello, Instant)>,
     /// Whether it says that this node is none of its cluster.
     calls_us_foreign: bool,
 }
@@ -148,7 +148,7 @@ impl Peers {
         let middle_ms = sent.1 + (round_trip.as_millis() / 2) as u64;
         let mut state = self.state.lock();
         let seen = state.peer(to);
-        seen.hello = Some(hello);
+        seen.hello = Some((hello, Instant::now()));
         // The error is at most half a round trip: a slow answer says nothing about the clock.
         if round_trip <= Duration::from_millis(kvorum_api::limits::CLOCK_OFFSET_MS_MAX) {
             let offset_ms = i128::from(answer.physical_ms) - i128::from(middle_ms);
@@ -212,7 +212,7 @@ impl Peers {
     /// The answers to this life's hellos.
     pub fn answers(&self) -> BTreeMap<NodeId, Hello> {
         let state = self.state.lock();
-        state.seen.iter().filter_map(|(node, seen)| Some((*node, seen.hello.clone()?))).collect()
+        state.seen.iter().filter_map(|(node, seen)| Some((*node, seen.hello.as_ref()?.0.clone()))).collect()
     }
 
     /// The highest life seen of every peer, for the node's note; the revision grows when one is new.

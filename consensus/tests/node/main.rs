@@ -1,0 +1,6 @@
+//! What a node promises: three whole nodes over a wire in memory, in paused time.
+
+mod duties;
+mod house;
+mod identity;
+mod time;
