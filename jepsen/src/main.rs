@@ -1,1 +1,121 @@
-fn main() {}
+//! `jepsen`: tries to break the house, and says how to see it again.
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use kvorum_jepsen::sim::{
+    replay::{self, Options},
+    world::Report,
+};
+use std::{ops::RangeInclusive, process::ExitCode, time::Duration};
+
+/// Tries to break Kvorum.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Simulates three nodes in one thread: crashes, lost messages, skewed clocks, slow disks, all drawn from a seed.
+    Sim(Sim),
+}
+
+#[derive(Args)]
+struct Sim {
+    /// The one seed to run.
+    #[arg(long, conflicts_with = "seeds")]
+    seed: Option<u64>,
+    /// How many seeds to run, or which ones: `50`, `100..150`.
+    #[arg(long, value_parser = parse_seeds)]
+    seeds: Option<RangeInclusive<u64>>,
+    /// How long clients work while things go wrong, simulated seconds.
+    #[arg(long, default_value_t = replay::LENGTH.as_secs())]
+    seconds: u64,
+    /// Runs each seed once, instead of twice to compare the traces.
+    #[arg(long)]
+    once: bool,
+    /// Tells every event on stderr, and what the nodes log as far as `RUST_LOG` asks for it.
+    #[arg(long)]
+    trace: bool,
+}
+
+fn main() -> Result<ExitCode> {
+    match Arguments::parse().command {
+        Command::Sim(sim) => simulate(&sim),
+    }
+}
+
+fn simulate(sim: &Sim) -> Result<ExitCode> {
+    if sim.trace && std::env::var_os("RUST_LOG").is_some() {
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    }
+    let options = Options { length: Duration::from_secs(sim.seconds), prints: sim.trace };
+    let seeds = match (sim.seed, &sim.seeds) {
+        (Some(seed), _) => seed..=seed,
+        (None, Some(seeds)) => seeds.clone(),
+        (None, None) => bail!("name a seed with --seed, or several with --seeds"),
+    };
+    let mut failed = Vec::new();
+    for seed in seeds {
+        let report = if sim.once { replay::run(seed, options) } else { replay::run_twice(seed, options) };
+        say(&report);
+        if !report.violations.is_empty() {
+            failed.push(seed);
+        }
+    }
+    for seed in &failed {
+        line(&format!("replay: {}", replay::command(*seed, options)));
+    }
+    Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn say(report: &Report) {
+    line(&format!(
+        "seed {}: {} decided, {} unknown, {} crashes, trace {}: {}",
+        report.seed,
+        report.decided,
+        report.unknown,
+        report.crashes,
+        report.trace,
+        if report.violations.is_empty() { "ok" } else { "VIOLATION" },
+    ));
+    for violation in &report.violations {
+        line(&format!("  {violation}"));
+    }
+}
+
+/// `5` is 1 to 5, `7..9` is 7 and 8.
+fn parse_seeds(text: &str) -> Result<RangeInclusive<u64>> {
+    let number = |text: &str| text.parse::<u64>().with_context(|| format!("{text:?} is not a number"));
+    match text.split_once("..") {
+        None => Ok(1..=number(text)?),
+        Some((first, beyond)) => {
+            let (first, beyond) = (number(first)?, number(beyond)?);
+            if beyond <= first {
+                bail!("{text:?} names no seed: the second number is the first one that does not run");
+            }
+            Ok(first..=beyond - 1)
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the report is what this program is for")]
+fn line(text: &str) {
+    println!("{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_are_counted_or_named() {
+        assert_eq!(parse_seeds("5").unwrap(), 1..=5);
+        assert_eq!(parse_seeds("7..9").unwrap(), 7..=8);
+        assert!(parse_seeds("9..9").is_err());
+        assert!(parse_seeds("x").is_err());
+    }
+}

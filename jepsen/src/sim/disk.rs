@@ -1,0 +1,191 @@
+//! # Disk: what one machine keeps, and how it loses power
+//!
+//! ```text
+//!   node ──▶ SlowJournal ──wakes──▶ pump: write a batch, let its sync take time, tell everybody
+//!   power lost ──▶ every unsynced sector keeps its new bytes or falls back, by chance
+//! ```
+//!
+//! **Invariant.** What a life was told is durable survives every crash; what it was not told may, or may not.
+
+use super::{chance::Chance, network::Life};
+use kvorum_api::{GroupId, StartCount};
+use kvorum_storage::{
+    Engine, Journal, Shard, StorageError, engine,
+    journal::{
+        self, BatchNumber, Completion, GroupState, JournalOptions, JournalStatus, LogRecord, Mark, MemJournal, Step,
+    },
+    shard::{Applied, ShardSpec},
+};
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{sync::Notify, time::sleep};
+
+/// The disk of one machine.
+pub struct SimDisk {
+    engine: engine::mem::MemDisk,
+    journal: journal::MemDisk,
+    /// How often a node was started on it; synced before the node serves.
+    starts: u64,
+    sync_ms: Arc<AtomicU64>,
+}
+
+/// What a new life finds.
+pub struct Opened {
+    /// The engine as it was flushed.
+    pub engine: Arc<dyn Engine>,
+    /// The journal as it was synced, at least.
+    pub journal: Arc<SlowJournal>,
+    /// Which life this is.
+    pub start: StartCount,
+    /// What should never be found on a disk.
+    pub violations: Vec<String>,
+}
+
+impl SimDisk {
+    /// An empty disk that syncs in a millisecond.
+    pub fn new() -> Self {
+        SimDisk {
+            engine: engine::mem::MemDisk::new(),
+            journal: journal::MemDisk::new(),
+            starts: 0,
+            sync_ms: Arc::new(AtomicU64::new(1)),
+        }
+    }
+
+    /// From now on a sync takes this long.
+    pub fn set_sync_ms(&self, sync_ms: u64) {
+        self.sync_ms.store(sync_ms, Ordering::SeqCst);
+    }
+
+    /// Begins a new life on what survived.
+    ///
+    /// # Errors
+    /// What is found on the disk cannot be read. An honest node never sees this.
+    pub fn open(&mut self, spec: ShardSpec) -> Result<Opened, StorageError> {
+        self.starts += 1;
+        let engine = self.engine.open();
+        let applied = Shard::open(engine.clone(), spec)?.state().applied;
+        let resume_above = applied.batch;
+        let options = JournalOptions { resume_above, ..JournalOptions::small() };
+        let journal = Arc::new(SlowJournal {
+            journal: MemJournal::open_stepped(self.journal.clone(), options)?,
+            wake: Arc::new(Notify::new()),
+            sync_ms: Arc::clone(&self.sync_ms),
+        });
+        let violations = contradictions(&journal.group(GroupId::from(spec.shard)), &applied);
+        Ok(Opened { engine, journal, start: StartCount(self.starts), violations })
+    }
+
+    /// The machine crashes. Sometimes only the process does, sometimes nothing that was not synced survives, mostly some
+    /// sectors do and some do not.
+    pub fn lose_power(&self, fate: u64) {
+        let mut chance = Chance::new(fate, "sectors");
+        self.engine.lose_power();
+        match chance.within(0..4) {
+            0 => self.journal.kill(),
+            1 => self.journal.lose_power(|_| false),
+            _ => self.journal.lose_power(|_| chance.hits(500)),
+        }
+    }
+}
+
+/// What journal and engine must agree on after any crash (rules J2, S2), unless an installation is to be repeated.
+fn contradictions(journal: &GroupState, applied: &Applied) -> Vec<String> {
+    let mut found = Vec::new();
+    if journal.installing.is_some() {
+        return found;
+    }
+    let applied = applied.position.map_or(0, |position| position.index);
+    let purged = journal.purged.as_ref().map_or(0, |(index, _)| *index);
+    let last = journal.entries.map_or(purged, |(_, last)| last);
+    if purged > applied {
+        found.push(format!("the log is forgotten up to {purged}, and only {applied} is flushed"));
+    }
+    if applied > last {
+        found.push(format!("the engine is at {applied}, ahead of the journal, which ends at {last}"));
+    }
+    found
+}
+
+impl Default for SimDisk {
+    fn default() -> Self {
+        SimDisk::new()
+    }
+}
+
+/// A journal whose syncs take time.
+pub struct SlowJournal {
+    journal: Arc<MemJournal>,
+    wake: Arc<Notify>,
+    sync_ms: Arc<AtomicU64>,
+}
+
+impl SlowJournal {
+    /// Writes and syncs what is queued, batch by batch, until the life ends.
+    pub async fn pump(self: Arc<Self>, life: Life) {
+        tokio::select! {
+            biased;
+            () = life.ended() => {}
+            () = self.work() => {}
+        }
+    }
+
+    async fn work(&self) {
+        loop {
+            match self.journal.step() {
+                Step::Written => sleep(Duration::from_millis(self.sync_ms.load(Ordering::SeqCst))).await,
+                Step::Synced => {}
+                Step::Idle => self.wake.notified().await,
+            }
+        }
+    }
+}
+
+impl Journal for SlowJournal {
+    fn append(&self, group: GroupId, entries: Vec<LogRecord>, done: Completion) -> Result<(), StorageError> {
+        self.journal.append(group, entries, done)?;
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    fn mark(&self, group: GroupId, mark: Mark, done: Completion) -> Result<(), StorageError> {
+        self.journal.mark(group, mark, done)?;
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    fn entries(&self, group: GroupId, range: Range<u64>, bytes_max: usize) -> Result<Vec<LogRecord>, StorageError> {
+        self.journal.entries(group, range, bytes_max)
+    }
+
+    fn group(&self, group: GroupId) -> GroupState {
+        self.journal.group(group)
+    }
+
+    fn groups(&self) -> Vec<GroupId> {
+        self.journal.groups()
+    }
+
+    fn when_durable(
+        &self,
+        group: GroupId,
+        index: u64,
+        done: Box<dyn FnOnce(Result<BatchNumber, StorageError>) + Send>,
+    ) {
+        self.journal.when_durable(group, index, done);
+    }
+
+    fn status(&self) -> JournalStatus {
+        self.journal.status()
+    }
+
+    fn stop(&self) {
+        self.journal.stop();
+    }
+}

@@ -1,0 +1,31 @@
+//! A few seeds of the simulation, as a test of every day.
+
+use kvorum_jepsen::sim::replay::{self, LENGTH, Options};
+use std::time::Duration;
+
+const OPTIONS: Options = Options { length: LENGTH, prints: false };
+
+/// Each seed runs twice: it must pass, and leave the same trace.
+#[test]
+fn seeds_pass_and_repeat_to_the_last_event() {
+    for seed in 1..=8 {
+        let report = replay::run_twice(seed, OPTIONS);
+        assert!(report.violations.is_empty(), "{:#?}\nreplay: {}", report.violations, replay::command(seed, OPTIONS));
+        assert!(report.decided > 50, "seed {seed} decided {} operations: it shows nothing", report.decided);
+    }
+}
+
+/// A trace is worth comparing only if it tells two runs apart.
+#[test]
+fn different_seeds_leave_different_traces() {
+    let options = Options { length: Duration::from_secs(3), prints: false };
+    assert_ne!(replay::run(1, options).trace, replay::run(2, options).trace);
+}
+
+/// Crashes are not left out by accident.
+#[test]
+fn seeds_crash_nodes() {
+    let options = Options { length: Duration::from_secs(10), prints: false };
+    let crashes: usize = (1..=6).map(|seed| replay::run(seed, options).crashes).sum();
+    assert!(crashes > 5, "{crashes} crashes in six seeds");
+}
