@@ -95,7 +95,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_note_round_trips(bound in any::<u64>(), peers in proptest::collection::btree_map(any::<u64>(), any::<[u64; 3]>(), 0..9)) {
+        fn any_note_round_trips(
+            bound in any::<u64>(),
+            peers in proptest::collection::btree_map(any::<u64>(), any::<[u64; 3]>(), 0..9),
+        ) {
             let peers = peers
                 .into_iter()
                 .map(|(node, [start, boot_nonce, batch])| {
