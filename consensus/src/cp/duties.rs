@@ -24,6 +24,10 @@ const FOLLOWER_SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Flushed log beyond this is purged although the journal is within its limit.
 const PURGE_BYTES: u64 = 32 << 20;
 
+/// A journal over its limit is flushed once this share of the limit is log of this group that is not flushed yet: less
+/// would not bring it back under the limit.
+const FLUSH_SHARE: u64 = 16;
+
 /// How long a snapshot promise is waited for before the purge is left to the next round.
 const PROMISE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -129,7 +133,9 @@ impl Group {
         let is_over = store.journal.status().bytes > budget.journal_bytes_max;
         let applied = self.shard().watch_applied().borrow().as_ref().copied();
         let mut flushed = store.flushed().await?;
-        if is_over && flushed < applied {
+        let index = flushed.map(|position| position.index);
+        let unflushed = store.with_bounds(|bounds| bounds.bytes.after(index));
+        if is_over && flushed < applied && unflushed >= budget.journal_bytes_max / FLUSH_SHARE {
             // One flush serves every shard: whoever comes next finds its own position flushed.
             let engine = store.engine.clone();
             store.blocking.run(move || engine.flush()).await?;
@@ -138,7 +144,12 @@ impl Group {
         store.forget(flushed)?;
         let keep_from = self.keep_from();
         let Some(flushed) = flushed else { return Ok(()) };
-        let upto = flushed.index.min(keep_from.checked_sub(1).unwrap_or(u64::MAX));
+        let upto = match keep_from.checked_sub(1) {
+            Some(last) => flushed.index.min(last),
+            // No leader has said who still needs what: only want of room is a reason.
+            None if is_over => flushed.index,
+            None => return Ok(()),
+        };
         let (purged, purgeable) = store.with_bounds(|bounds| {
             let purged = bounds.purged.map(|log_id| log_id.index);
             (purged, bounds.bytes.after(purged).saturating_sub(bounds.bytes.after(Some(upto))))

@@ -9,6 +9,7 @@
 
 use super::{
     core::{Core, Office},
+    figures,
     install::finish_interrupted,
     log_store::LogStore,
     network::Network,
@@ -232,6 +233,7 @@ async fn watch_office(core: Arc<Core>, queue: Arc<Queue>) {
             match &office {
                 Office::Leads { term } => {
                     tracing::info!(shard = %core.shard_id(), replica = %core.replica, term, "leads");
+                    figures::took_office();
                     // It may have to found the group.
                     queue.nudge();
                 }

@@ -173,7 +173,10 @@ impl RaftLogStorage<Types> for LogStore {
         self.store.with_bounds(|bounds| bounds.committed = Some(committed));
         match self.store.journal.mark(self.store.group, Mark::Committed(encode_log_id(&committed)), Completion::None) {
             Ok(()) | Err(StorageError::DiskFull(_)) => Ok(()),
-            Err(error) => Err(to_io(error)),
+            Err(error) => {
+                self.store.poison_if_fatal(&error);
+                Err(to_io(error))
+            }
         }
     }
 
@@ -194,7 +197,8 @@ impl RaftLogStorage<Types> for LogStore {
         let last = LogId::new_term_index(last.term, last.index);
         let bytes = records.iter().map(|record| record.payload.len() as u64).sum();
         self.store.wait_for_end(first.index).await.map_err(to_io)?;
-        self.append_records(records, callback).await.map_err(to_io)?;
+        let appended = self.append_records(records, callback).await;
+        appended.inspect_err(|error| self.store.poison_if_fatal(error)).map_err(to_io)?;
         self.store.appended(last, bytes);
         Ok(())
     }

@@ -21,6 +21,7 @@ mod answers;
 pub mod codec;
 mod core;
 pub mod duties;
+mod figures;
 pub mod group;
 mod install;
 mod log_bytes;

@@ -12,6 +12,7 @@
 use super::{
     codec::raft::encode_proposal,
     core::{Core, Office},
+    figures,
     queue::{Decided, Pending, Queue, Verdict},
     state_machine::StateMachine,
     types::{Answer, Encoded, LogId, Types, position},
@@ -155,6 +156,7 @@ impl Proposer {
 
     /// Proposes commands as one entry, a second time if openraft first wanted to hear from a majority (rule G6).
     async fn settle(&self, commands: Vec<Command>) -> Result<Vec<Decided>, WriteError> {
+        figures::proposed(commands.len());
         let hlc = &self.core.context.hlc;
         let proposal =
             Proposal { time_ms: hlc.physical_ms(), stamp: hlc.now(), actor: self.core.context.actor, commands };

@@ -8,7 +8,7 @@
 //! **Invariant.** An arrival joins a round that starts after it arrived, never one already under way: only then is
 //! everything acknowledged before it covered.
 
-use super::{core::Core, state_machine::StateMachine, types::Types};
+use super::{core::Core, figures, state_machine::StateMachine, types::Types};
 use kvorum_api::{ReadError, Refused};
 use openraft::{
     Raft, ReadPolicy,
@@ -77,6 +77,7 @@ impl Rounds {
                 continue;
             }
             self.rounds.fetch_add(1, Ordering::Relaxed);
+            figures::read_round(joined.len());
             let answer = self.round().await;
             for waiter in joined.drain(..) {
                 let _ = waiter.send(answer.clone());

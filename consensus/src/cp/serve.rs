@@ -21,6 +21,7 @@ use kvorum_storage::{
 use openraft::ServerState;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
+use tracing::Instrument as _;
 
 /// Ranges and modes do not change yet, so every shard is in its first epoch.
 const FIRST_EPOCH: u64 = 1;
@@ -171,6 +172,12 @@ impl Group {
         }
     }
 
+    /// Ids and words, never keys or values.
+    fn span(&self, operation: &'static str, context: &RequestContext) -> tracing::Span {
+        let (shard, replica) = (self.core.shard_id(), self.core.replica);
+        tracing::debug_span!("cp", %shard, %replica, operation, trace = %context.trace)
+    }
+
     fn applied(&self) -> LogPosition {
         self.shard().watch_applied().borrow().as_ref().copied().unwrap_or_default()
     }
@@ -194,11 +201,13 @@ impl Group {
 
 impl Replicator for Group {
     fn write(&self, command: WriteCommand, context: RequestContext) -> BoxFuture<'_, Result<Written, WriteError>> {
-        Box::pin(self.decide(command, context))
+        let span = self.span("write", &context);
+        Box::pin(self.decide(command, context).instrument(span))
     }
 
     fn get(&self, key: Bytes, level: ReadLevel, context: RequestContext) -> BoxFuture<'_, Result<Found, ReadError>> {
-        Box::pin(async move {
+        let span = self.span(level.as_str(), &context);
+        let found = async move {
             let staleness = self.prove(level, &context).await?;
             // Taken before the lookup: the answer holds at least this much.
             let position = self.applied();
@@ -206,7 +215,8 @@ impl Replicator for Group {
             let version = entry.as_ref().map(|entry| entry.version);
             let receipt = Receipt { level: Some(level), ..self.receipt(position, version, staleness) };
             Ok(Found { entry, receipt })
-        })
+        };
+        Box::pin(found.instrument(span))
     }
 
     fn scan(
@@ -215,7 +225,8 @@ impl Replicator for Group {
         level: ReadLevel,
         context: RequestContext,
     ) -> BoxFuture<'_, Result<Box<dyn Rows>, ReadError>> {
-        Box::pin(async move {
+        let span = self.span(level.as_str(), &context);
+        let rows = async move {
             let staleness = self.prove(level, &context).await?;
             let (shard, blocking) = (self.shard().clone(), self.core.context.env.blocking.clone());
             let scan = blocking.run(move || shard.scan(range)).await;
@@ -223,7 +234,8 @@ impl Replicator for Group {
             let position = scan.position().unwrap_or_default();
             let receipt = Receipt { level: Some(level), ..self.receipt(position, None, staleness) };
             Ok(Box::new(ShardRows::new(scan, self.core.shard_id(), blocking, receipt)) as Box<dyn Rows>)
-        })
+        };
+        Box::pin(rows.instrument(span))
     }
 
     fn status(&self) -> ReplicaStatus {

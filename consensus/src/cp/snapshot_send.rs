@@ -5,6 +5,7 @@
 
 use super::{
     codec::transfer::{SnapshotBegin, SnapshotChunk, SnapshotFinish, SnapshotProgress},
+    figures,
     network::Link,
     state_machine::SnapshotBytes,
     types::{Types, Vote},
@@ -97,7 +98,10 @@ impl<'link> SnapshotSender<'link> {
         }
         let finish = SnapshotFinish { session: self.session, chunks: number }.encode();
         match self.step(MessageKind::SnapshotFinish, finish, CHUNK_TIMEOUT, ours).await? {
-            Step::Next(_) => Ok(ours),
+            Step::Next(_) => {
+                figures::snapshot_sent();
+                Ok(ours)
+            }
             Step::Outvoted(vote) => Ok(vote),
         }
     }

@@ -8,6 +8,7 @@
 
 use super::{
     codec::raft::{decode_proposal, decode_stored_membership, encode_stored_membership},
+    figures,
     store::{ReplicaStore, to_io},
     types::{Answer, Entry, Membership, SnapshotMeta, StoredMembership, Types, log_id, position},
 };
@@ -102,6 +103,7 @@ impl StateMachine {
             shard.apply(&entries)
         });
         let outcomes = outcomes.await.inspect_err(|error| self.store.poison_if_fatal(error)).map_err(to_io)?;
+        figures::applied(outcomes.len());
         assert_eq!(outcomes.len(), run.responders.len(), "a shard answers every entry it applies");
         for (responder, outcomes) in run.responders.into_iter().zip(outcomes) {
             if let Some(responder) = responder {
@@ -204,7 +206,9 @@ impl RaftStateMachine<Types> for StateMachine {
         if meta_of(&staged.applied).map_err(to_io)?.as_ref() != Some(meta) {
             return Err(io::Error::other("a staged snapshot is not the one that was announced"));
         }
-        self.store.install(staged).await.map_err(to_io)
+        self.store.install(staged).await.map_err(to_io)?;
+        figures::snapshot_installed();
+        Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<RaftSnapshot>, io::Error> {
