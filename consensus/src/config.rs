@@ -91,7 +91,7 @@ impl Default for Budget {
     fn default() -> Self {
         Budget {
             journal_bytes_max: 512 << 20,
-            follower_log_bytes_max: 256 << 20,
+            follower_log_bytes_max: 64 << 20,
             proposal_bytes_max: 1 << 20,
             proposal_commands_max: 1_024,
             proposals_in_flight_max: 4,

@@ -133,7 +133,7 @@ pub const FIELDS: &[Field] = &[
         "shortest election timeout"),
     field("raft", "election_max", Kind::Duration, Some("1500ms"),
         "longest election timeout, also the leader's lease"),
-    field("raft", "follower_log_bytes_max", Kind::Size, Some("256MiB"),
+    field("raft", "follower_log_bytes_max", Kind::Size, Some("64MiB"),
         "log kept for a follower that is behind; beyond it, it gets a snapshot"),
     field("raft", "snapshot_chunk", Kind::Size, Some("512KiB"),
         "size of one piece of a snapshot"),
