@@ -4,7 +4,7 @@ use crate::{failure::Failure, inner::Inner, write::timed};
 use futures::future::join_all;
 use kvorum_api::{Effect, proto};
 use proto::admin_client::AdminClient;
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 /// One node's report, or why there is none.
@@ -16,26 +16,23 @@ pub struct NodeReport {
     pub status: Result<proto::NodeStatusReply, Failure>,
 }
 
-/// Asks every known node, all at once. Addresses that turn out to be one node are reported once.
+/// Asks every known node, all at once: first the endpoints, then whom they name. Addresses that turn out to be one node
+/// are reported once.
 pub(crate) async fn cluster_status(inner: &Arc<Inner>, within: Duration) -> Vec<NodeReport> {
-    let half = within / 2;
-    // Greeting the endpoints first tells the other nodes' addresses; who cannot be greeted is asked all the same.
-    let endpoints = inner.nodes.addresses();
-    join_all(endpoints.iter().map(|address| inner.nodes.greeted(address, half))).await;
-    let addresses = inner.nodes.addresses();
     let mut reports: Vec<NodeReport> = Vec::new();
-    for report in join_all(addresses.iter().map(|address| ask(inner, address, half))).await {
-        let node = |report: &NodeReport| report.status.as_ref().ok().map(|status| status.node);
-        let is_known = node(&report).is_some() && reports.iter().any(|known| node(known) == node(&report));
-        if !is_known {
-            reports.push(report);
-        }
+    for _endpoints_then_others in 0..2 {
+        let is_new = |address: &String| !reports.iter().any(|report| report.address == *address);
+        let addresses: Vec<String> = inner.nodes.addresses().into_iter().filter(is_new).collect();
+        reports.extend(join_all(addresses.iter().map(|address| ask(inner, address, within / 2))).await);
     }
+    let mut seen = BTreeSet::new();
+    reports.retain(|report| report.status.as_ref().map_or(true, |status| seen.insert(status.node)));
     reports
 }
 
 async fn ask(inner: &Inner, address: &str, within: Duration) -> NodeReport {
     let status = async {
+        inner.nodes.greeted(address, within).await?;
         let mut client = AdminClient::new(inner.nodes.channel(address)?);
         let request = timed(proto::NodeStatusRequest {}, within);
         match timeout(within, client.node_status(request)).await {
