@@ -12,6 +12,8 @@ use tokio::time::timeout;
 pub struct NodeReport {
     /// The address it was asked at.
     pub address: String,
+    /// Whether a node of the cluster names this address as a replica's; an endpoint may be nobody's.
+    pub is_member: bool,
     /// What it said.
     pub status: Result<proto::NodeStatusReply, Failure>,
 }
@@ -24,6 +26,9 @@ pub(crate) async fn cluster_status(inner: &Arc<Inner>, within: Duration) -> Vec<
         let is_new = |address: &String| !reports.iter().any(|report| report.address == *address);
         let addresses: Vec<String> = inner.nodes.addresses().into_iter().filter(is_new).collect();
         reports.extend(join_all(addresses.iter().map(|address| ask(inner, address, within / 2))).await);
+    }
+    for report in &mut reports {
+        report.is_member = report.status.is_ok() || inner.nodes.is_replica(&report.address);
     }
     let mut seen = BTreeSet::new();
     reports.retain(|report| report.status.as_ref().map_or(true, |status| seen.insert(status.node)));
@@ -42,5 +47,5 @@ async fn ask(inner: &Inner, address: &str, within: Duration) -> NodeReport {
         }
     };
     let status = status.await.map_err(|failure| Failure { effect: Effect::None, ..failure });
-    NodeReport { address: address.to_owned(), status }
+    NodeReport { address: address.to_owned(), is_member: false, status }
 }

@@ -202,6 +202,11 @@ impl Nodes {
         all
     }
 
+    /// Whether a handshake named this address as a replica's.
+    pub(crate) fn is_replica(&self, address: &str) -> bool {
+        self.learnt.lock().keyspaces.values().any(|keyspace| keyspace.replicas.iter().any(|known| known == address))
+    }
+
     fn node(&self, address: &str) -> Result<Arc<Node>, Failure> {
         let mut learnt = self.learnt.lock();
         if let Some(node) = learnt.nodes.get(address) {

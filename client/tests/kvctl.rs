@@ -290,6 +290,11 @@ fn cluster_status_shows_every_node() {
     let reachable: Vec<bool> =
         nodes["nodes"].as_array().unwrap().iter().map(|node| node["reachable"].as_bool().unwrap()).collect();
     assert_eq!(reachable, [true, true, false]);
+    // An endpoint that belongs to nobody is no node that is down.
+    let endpoints = format!("{},127.0.0.1:1", fake.address(0));
+    let run = kvctl(&fake, &["cluster", "status", "--endpoints", &endpoints]);
+    assert!(run.code == 0 && !run.out.contains("127.0.0.1:1 "), "{}", run.out);
+    assert!(run.err.contains("note: 127.0.0.1:1 does not answer"), "{}", run.err);
 }
 
 #[test]

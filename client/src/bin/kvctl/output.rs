@@ -183,7 +183,8 @@ fn receipt_text(receipt: &Receipt) -> String {
         });
     }
     if receipt.durable_replicas > 0 {
-        parts.push(format!("durable on {} replicas", receipt.durable_replicas));
+        let plural = if receipt.durable_replicas == 1 { "" } else { "s" };
+        parts.push(format!("durable on {} replica{plural}", receipt.durable_replicas));
     }
     if let Some(version) = receipt.version {
         parts.push(format!("version {version}"));
