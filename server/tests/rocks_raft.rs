@@ -1,7 +1,5 @@
 //! openraft's storage suite over the files of a journal and RocksDB: what `kvd` runs on.
 
-#![expect(clippy::unwrap_used, reason = "the helpers of a test are a test")]
-
 use kvorum_consensus::cp::suite::openraft_storage_suite;
 use kvorum_storage::{
     engine::rocks::{RocksEngine, RocksOptions},
