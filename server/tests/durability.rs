@@ -2,7 +2,7 @@
 //!
 //! Every writer keeps its own account: what was acknowledged must be there, what provably did not happen must not, what was
 //! unknown is asked again under its id and counts once.
-#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests panic and print as tests do")]
 
 mod cluster;
 
