@@ -1,8 +1,8 @@
 //! # MemJournal: the journal over simulated sectors
 //!
-//! The same code and the same bytes as `file`, driven by whoever calls it. *Automatic*: everything somebody may wait for is
-//! written, synced and told before `append` or `mark` returns. *Stepped*: records wait until [`MemJournal::step`], so that a simulator can let
-//! time pass, or the power fail, between a write and its sync.
+//! The same code and the same bytes as `file`, driven by whoever calls it. *Automatic*: everything that somebody may wait
+//! for is written, synced and told before `append` or `mark` returns. *Stepped*: records wait until
+//! [`MemJournal::step`], so that a simulator can let time pass, or the power fail, between a write and its sync.
 //!
 //! **Invariant.** No thread, no clock but tokio's, no chance: the same calls give the same bytes.
 
