@@ -7,6 +7,7 @@ use super::{
     group::Group,
     types::{LogId, Metrics},
 };
+use bytes::Bytes;
 use kvorum_storage::{Outcome, StorageError, command::Command};
 use openraft::async_runtime::{Instant as _, watch::WatchReceiver};
 use std::{sync::atomic::Ordering, time::Duration};
@@ -90,7 +91,7 @@ impl Group {
             if self.shard().state().next_expiry_ms.is_none_or(|due_ms| due_ms > now_ms) {
                 return;
             }
-            match self.propose(Command::Expire { up_to_ms: now_ms }, EXPIRE_PATIENCE).await {
+            match self.propose(Command::Expire { up_to_ms: now_ms }, EXPIRE_PATIENCE, Bytes::new()).await {
                 Ok(decided) if matches!(decided.outcome, Outcome::Expired { more: true, .. }) => {}
                 Ok(_) => return,
                 Err(error) => {

@@ -16,7 +16,7 @@ use kvorum_storage::{
     journal::{Completion, LogRecord, Mark},
 };
 use openraft::{
-    LogState, OptionalSend, RaftLogReader,
+    EntryPayload, LogState, OptionalSend, RaftLogReader,
     storage::{IOFlushed, RaftLogStorage},
 };
 use parking_lot::Mutex;
@@ -49,6 +49,14 @@ impl LogStore {
     #[must_use]
     pub fn new(store: Arc<ReplicaStore>) -> Self {
         LogStore { store }
+    }
+
+    /// An entry as the journal takes it.
+    fn encode(&self, entry: &Entry) -> LogRecord {
+        if let EntryPayload::Normal(encoded) = &entry.payload {
+            self.store.traces.note(entry.log_id.index, &encoded.trace);
+        }
+        encode_entry(entry)
     }
 
     /// What of `range` is there, as openraft sees it.
@@ -189,7 +197,7 @@ impl RaftLogStorage<Types> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let records: Vec<LogRecord> = entries.into_iter().map(|entry| encode_entry(&entry)).collect();
+        let records: Vec<LogRecord> = entries.into_iter().map(|entry| self.encode(&entry)).collect();
         let (Some(first), Some(last)) = (records.first(), records.last()) else {
             callback.io_completed(Ok(()));
             return Ok(());

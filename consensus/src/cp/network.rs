@@ -21,7 +21,7 @@ use super::{
     types::{Member, Types, Vote},
 };
 use crate::{
-    peers::{CallError, MessageKind, Outgoing},
+    peers::{CallError, MessageKind, Outgoing, TRACE},
     transport::Lane,
 };
 use bytes::Bytes;
@@ -131,7 +131,11 @@ impl RaftNetworkV2<Types> for Link {
         let payload = encode_append(&request, &self.core.append_notes(self.target));
         let timeout = self.append_timeout(&request, &option);
         let message = self.message(self.append_lane, MessageKind::Append, payload, timeout);
-        let reply = self.call(message, RPCTypes::AppendEntries).await?;
+        let trace = match (request.entries.first(), request.entries.last()) {
+            (Some(first), Some(last)) => self.core.store.traces.first_of(first.log_id.index..=last.log_id.index),
+            _ => Bytes::new(),
+        };
+        let reply = TRACE.scope(trace, self.call(message, RPCTypes::AppendEntries)).await?;
         let (reply, notes) = decode_append_reply(reply).map_err(unreadable)?;
         self.core.heard(self.target, notes);
         Ok(reply)

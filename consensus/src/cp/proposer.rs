@@ -17,6 +17,7 @@ use super::{
     state_machine::StateMachine,
     types::{Answer, Encoded, LogId, Types, position},
 };
+use bytes::Bytes;
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use kvorum_api::{Effect, Refused, WriteError};
 use kvorum_storage::{
@@ -96,7 +97,7 @@ impl Proposer {
         }
         tracing::info!(shard = %self.core.shard_id(), "proposing the founding settings");
         let founding = Command::Configure(self.core.context.config.settings.clone());
-        self.settle(vec![founding]).await.map(|_| ())
+        self.settle(vec![founding], Bytes::new()).await.map(|_| ())
     }
 
     /// Refuses what must not be proposed; gives back the rest.
@@ -141,9 +142,10 @@ impl Proposer {
 
     /// Proposes a batch and tells everybody how it ended.
     async fn decide(self, batch: Vec<Pending>) {
+        let trace = batch.iter().map(|pending| &pending.trace).find(|trace| !trace.is_empty()).cloned();
         let (commands, answers): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|pending| (pending.command, pending.answer)).unzip();
-        let verdicts: Vec<Verdict> = match self.settle(commands).await {
+        let verdicts: Vec<Verdict> = match self.settle(commands, trace.unwrap_or_default()).await {
             Ok(decided) => decided.into_iter().map(Ok).collect(),
             Err(error) => vec![Err(error); answers.len()],
         };
@@ -155,12 +157,12 @@ impl Proposer {
     }
 
     /// Proposes commands as one entry, a second time if openraft first wanted to hear from a majority (rule G6).
-    async fn settle(&self, commands: Vec<Command>) -> Result<Vec<Decided>, WriteError> {
+    async fn settle(&self, commands: Vec<Command>, trace: Bytes) -> Result<Vec<Decided>, WriteError> {
         figures::proposed(commands.len());
         let hlc = &self.core.context.hlc;
         let proposal =
             Proposal { time_ms: hlc.physical_ms(), stamp: hlc.now(), actor: self.core.context.actor, commands };
-        let encoded = encode_proposal(&proposal);
+        let encoded = Encoded { trace, ..encode_proposal(&proposal) };
         drop(proposal);
         let (log_id, answer) = match self.attempt(encoded.clone()).await {
             Attempt::Applied(log_id, answer) => (log_id, answer),

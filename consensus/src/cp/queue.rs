@@ -7,6 +7,7 @@
 //!
 //! **Invariant.** A command is taken or withdrawn, never both.
 
+use bytes::Bytes;
 use kvorum_api::{LogPosition, Refused, WriteError};
 use kvorum_storage::{Outcome, codec::encoded_command_bytes, command::Command};
 use parking_lot::Mutex;
@@ -40,6 +41,8 @@ pub(crate) type Verdict = Result<Decided, WriteError>;
 pub(crate) struct Pending {
     pub(crate) command: Command,
     pub(crate) answer: oneshot::Sender<Verdict>,
+    /// On whose behalf; empty = nobody's.
+    pub(crate) trace: Bytes,
     weight: usize,
     state: Arc<AtomicU8>,
 }
@@ -83,8 +86,8 @@ impl Queue {
         Queue { waiting: Mutex::default(), arrived: Notify::new(), is_nudged: AtomicBool::new(false), bytes_max }
     }
 
-    /// Queues a command.
-    pub(crate) fn submit(&self, command: Command) -> Result<Ticket, WriteError> {
+    /// Queues a command on behalf of `trace`.
+    pub(crate) fn submit(&self, command: Command, trace: Bytes) -> Result<Ticket, WriteError> {
         let weight = COMMAND_BYTES + encoded_command_bytes(&command);
         let (answer, told) = oneshot::channel();
         let state = Arc::new(AtomicU8::new(QUEUED));
@@ -99,7 +102,7 @@ impl Queue {
             return Err(Refused::Overloaded { limit: "queue_bytes_max", max: self.bytes_max as u64 }.into());
         }
         waiting.bytes += weight;
-        waiting.commands.push_back(Pending { command, answer, weight, state: state.clone() });
+        waiting.commands.push_back(Pending { command, answer, trace, weight, state: state.clone() });
         drop(waiting);
         self.arrived.notify_one();
         Ok(Ticket { answer: told, state })
@@ -159,7 +162,8 @@ mod tests {
     #[test]
     fn a_command_is_taken_or_withdrawn() {
         let queue = Queue::new(1 << 20);
-        let (first, second) = (queue.submit(put(1)).unwrap(), queue.submit(put(1)).unwrap());
+        let (first, second) =
+            (queue.submit(put(1), Bytes::new()).unwrap(), queue.submit(put(1), Bytes::new()).unwrap());
         assert!(first.withdraw());
         assert_eq!(queue.take(usize::MAX, 10).len(), 1);
         assert!(first.withdraw(), "withdrawn stays withdrawn");
@@ -169,7 +173,8 @@ mod tests {
     #[test]
     fn a_proposal_is_bounded_and_takes_one_larger_command() {
         let queue = Queue::new(1 << 20);
-        let tickets: Vec<_> = [5_000, 10, 10, 10].map(|bytes| queue.submit(put(bytes)).unwrap()).into_iter().collect();
+        let tickets: Vec<_> =
+            [5_000, 10, 10, 10].map(|bytes| queue.submit(put(bytes), Bytes::new()).unwrap()).into_iter().collect();
         assert_eq!(queue.take(1_000, 10).len(), 1, "one larger command travels alone");
         assert_eq!(queue.take(1_000, 2).len(), 2);
         assert_eq!(queue.take(1_000, 2).len(), 1);
@@ -179,11 +184,11 @@ mod tests {
     #[test]
     fn the_queue_is_bounded_in_bytes_and_forgets_whoever_gave_up() {
         let queue = Queue::new(1_000);
-        let first = queue.submit(put(600)).unwrap();
-        let refused = queue.submit(put(600)).err().unwrap();
+        let first = queue.submit(put(600), Bytes::new()).unwrap();
+        let refused = queue.submit(put(600), Bytes::new()).err().unwrap();
         assert_eq!(refused, Refused::Overloaded { limit: "queue_bytes_max", max: 1_000 }.into());
         drop(first);
-        let _second = queue.submit(put(600)).unwrap();
+        let _second = queue.submit(put(600), Bytes::new()).unwrap();
     }
 
     #[tokio::test(start_paused = true)]

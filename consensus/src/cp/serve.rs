@@ -36,7 +36,8 @@ impl Group {
     async fn decide(&self, command: WriteCommand, context: RequestContext) -> Result<Written, WriteError> {
         // The door has checked it: what is stamped from now on is above it (rule T1).
         let _ = self.core.context.hlc.observe(context.stamp);
-        let Decided { outcome, position } = self.propose(Command::Write(command), context.timeout).await?;
+        let Decided { outcome, position } =
+            self.propose(Command::Write(command), context.timeout, context.trace.into()).await?;
         match &outcome {
             Outcome::RequestIdExpired { why } => {
                 let why = match why {
@@ -60,13 +61,18 @@ impl Group {
         }
     }
 
-    /// Has a command decided, for at most `patience`.
-    pub(super) async fn propose(&self, command: Command, patience: Duration) -> Result<Decided, WriteError> {
+    /// Has a command decided, for at most `patience`, on behalf of `trace`.
+    pub(super) async fn propose(
+        &self,
+        command: Command,
+        patience: Duration,
+        trace: Bytes,
+    ) -> Result<Decided, WriteError> {
         let shard = self.core.shard_id();
         if let Office::Stopped { why } = self.core.office() {
             return Err(self.after_the_end(why, Effect::None));
         }
-        let mut ticket = self.queue.submit(command)?;
+        let mut ticket = self.queue.submit(command, trace)?;
         match timeout(patience, &mut ticket.answer).await {
             Ok(Ok(verdict)) => verdict,
             // The proposer ended: what it had not taken will never happen.
@@ -147,7 +153,7 @@ impl Group {
         }
         let up_to_ms = self.core.context.hlc.physical_ms();
         let shard = self.core.shard_id();
-        match self.propose(Command::Expire { up_to_ms }, patience).await {
+        match self.propose(Command::Expire { up_to_ms }, patience, Bytes::new()).await {
             Ok(_) => Ok(()),
             Err(WriteError::NotLeader { leader, .. }) => Err(ReadError::NotLeader { shard, leader }),
             Err(error) => Err(ReadError::NoQuorum { shard, why: format!("logged time is old: {error}") }),

@@ -70,7 +70,7 @@ struct Run {
 impl Run {
     fn push(&mut self, (entry, responder): EntryResponder<Types>) {
         if let EntryPayload::Normal(encoded) = &entry.payload {
-            self.bytes += encoded.0.len();
+            self.bytes += encoded.bytes.len();
         }
         self.entries.push(entry);
         self.responders.push(responder);

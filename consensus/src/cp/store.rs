@@ -11,6 +11,7 @@
 use super::{
     codec::raft::{decode_log_id, decode_vote, encode_log_id},
     log_bytes::LogBytes,
+    traces::Traces,
     types::{LogId, Vote, log_id},
 };
 use crate::health::Health;
@@ -41,6 +42,7 @@ pub struct ReplicaStore {
     pub(crate) read_bytes_max: usize,
     /// While the Raft instance is being made, snapshots are answered without bytes (rule S1).
     pub(crate) is_starting: AtomicBool,
+    pub(crate) traces: Traces,
     bounds: Mutex<Bounds>,
     /// Grows whenever the journal's end moved for another reason than an append.
     moved: watch::Sender<u64>,
@@ -103,6 +105,7 @@ impl ReplicaStore {
             health,
             read_bytes_max,
             is_starting: AtomicBool::new(true),
+            traces: Traces::default(),
             bounds: Mutex::new(bounds),
             moved: watch::Sender::new(0),
             stage_counter: AtomicU64::new(stage_first),

@@ -24,11 +24,15 @@ pub struct Member {
 ///
 /// The bytes are the whole payload of the log record, so that nothing is copied to put it there.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Encoded(pub(crate) Bytes);
+pub struct Encoded {
+    pub(crate) bytes: Bytes,
+    /// On whose behalf it is proposed (W3C trace context, empty = nobody's). No part of the log.
+    pub(crate) trace: Bytes,
+}
 
 impl fmt::Debug for Encoded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.0.len())
+        write!(f, "{} bytes", self.bytes.len())
     }
 }
 

@@ -53,6 +53,7 @@ pub struct Net {
     lossy: Mutex<Option<(MessageKind, u32)>>,
     sent: Mutex<BTreeMap<(NodeId, NodeId), u64>>,
     kinds: Mutex<BTreeMap<u8, u64>>,
+    traces: Mutex<BTreeSet<(NodeId, Bytes)>>,
 }
 
 impl Net {
@@ -64,6 +65,11 @@ impl Net {
     /// Messages of a kind that arrived anywhere.
     pub fn arrived(&self, kind: MessageKind) -> u64 {
         self.kinds.lock().get(&(kind as u8)).copied().unwrap_or(0)
+    }
+
+    /// Whether an append on behalf of `trace` arrived at a node.
+    pub fn has_seen(&self, node: u64, trace: &'static str) -> bool {
+        self.traces.lock().contains(&(NodeId(node), Bytes::from_static(trace.as_bytes())))
     }
 
     /// Cuts a node off in both directions.
@@ -158,6 +164,9 @@ async fn answer(net: &Net, group: &Group, peers: &Peers, envelope: &Bytes) -> Op
         Err(refusal) => return Some(refusal),
     };
     *net.kinds.lock().entry(received.kind as u8).or_default() += 1;
+    if received.kind == MessageKind::Append {
+        net.traces.lock().insert((received.envelope.to, received.envelope.trace.clone()));
+    }
     let incoming = Incoming {
         from: received.envelope.from,
         from_replica: received.envelope.from_replica,

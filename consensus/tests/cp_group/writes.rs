@@ -23,6 +23,20 @@ async fn what_the_leader_acknowledges_everybody_applies() {
     world.converged().await;
 }
 
+/// The trace context of a request travels with the entries it causes, as far as the followers.
+#[tokio::test(start_paused = true)]
+async fn followers_learn_on_whose_behalf_an_entry_travels() {
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let world = World::founded().await;
+    let leader = world.leader().await;
+    let traced = kvorum_consensus::RequestContext { trace: TRACE.to_owned(), ..context(5_000) };
+    world.group(leader).write(put("k", "v"), traced).await.unwrap();
+    world.converged().await;
+    let followers: Vec<u64> = (1..=3).filter(|node| *node != leader).collect();
+    assert!(followers.iter().all(|follower| world.net.has_seen(*follower, TRACE)));
+    assert!(!world.net.has_seen(leader, TRACE));
+}
+
 /// Design section 7: many operations per Raft entry.
 #[tokio::test(start_paused = true)]
 async fn many_commands_share_an_entry() {

@@ -149,7 +149,7 @@ pub fn encode_proposal(proposal: &Proposal) -> Encoded {
         bytes.first().is_some_and(|format| *format < OWN_KINDS),
         "proposal formats stay below the kinds of entries"
     );
-    Encoded(bytes)
+    Encoded { bytes, trace: Bytes::new() }
 }
 
 /// The reverse of [`encode_proposal`], sharing the keys and values with the log record.
@@ -157,7 +157,7 @@ pub fn encode_proposal(proposal: &Proposal) -> Encoded {
 /// # Errors
 /// Bytes that are no proposal, or one of a format this build does not know.
 pub fn decode_proposal(encoded: &Encoded) -> Result<Proposal, StorageError> {
-    codec::decode_proposal(encoded.0.clone())
+    codec::decode_proposal(encoded.bytes.clone())
 }
 
 /// The log record of an entry.
@@ -165,7 +165,7 @@ pub fn decode_proposal(encoded: &Encoded) -> Result<Proposal, StorageError> {
 pub fn encode_entry(entry: &Entry) -> LogRecord {
     let payload = match &entry.payload {
         EntryPayload::Blank => Bytes::from_static(&[BLANK]),
-        EntryPayload::Normal(encoded) => encoded.0.clone(),
+        EntryPayload::Normal(encoded) => encoded.bytes.clone(),
         EntryPayload::Membership(membership) => {
             let mut out = BytesMut::with_capacity(64);
             out.put_u8(MEMBERSHIP);
@@ -184,7 +184,9 @@ pub fn decode_entry(record: LogRecord) -> Result<Entry, DecodeError> {
     let log_id = LogId::new_term_index(record.term, record.index);
     let payload: Payload = match record.payload.first() {
         None => return Err(DecodeError::Short { what: "log entry" }),
-        Some(format) if *format < OWN_KINDS => EntryPayload::Normal(Encoded(record.payload)),
+        Some(format) if *format < OWN_KINDS => {
+            EntryPayload::Normal(Encoded { bytes: record.payload, trace: Bytes::new() })
+        }
         Some(&BLANK) => {
             Reader::after_kind(record.payload, "blank entry").end()?;
             EntryPayload::Blank
