@@ -1,4 +1,4 @@
-//! The disk under a [`MemEngine`](super::MemEngine): what survives the loss of power, and the faults a test asks for.
+//! The disk under a [`MemEngine`]: what survives the loss of power, and the faults a test asks for.
 //!
 //! **Invariant.** Only the newest life of the disk reads or changes it; every older one is answered `Stopped`.
 //!
