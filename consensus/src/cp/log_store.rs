@@ -100,12 +100,12 @@ impl LogStore {
         let is_signal = matches!(flushed, IOFlushed::Signal(_));
         let flushed = Arc::new(Mutex::new(Some(flushed)));
         loop {
-            let (store, flushed) = (self.store.clone(), flushed.clone());
+            let (store, untold) = (self.store.clone(), flushed.clone());
             let tell = Box::new(move |result: Result<(), StorageError>| {
                 if let Err(error) = &result {
                     store.poison_if_fatal(error);
                 }
-                if let Some(flushed) = flushed.lock().take() {
+                if let Some(flushed) = untold.lock().take() {
                     flushed.io_completed(result.map_err(to_io));
                 }
             });
@@ -115,7 +115,14 @@ impl LogStore {
                     tracing::warn!(group = %self.store.group, why, "no room for log entries, trying again");
                     tokio::time::sleep(DISK_FULL_PAUSE).await;
                 }
-                result => return result,
+                result => {
+                    if cfg!(feature = "bug-ack-before-durable")
+                        && let Some(flushed) = flushed.lock().take()
+                    {
+                        flushed.io_completed(Ok(()));
+                    }
+                    return result;
+                }
             }
         }
     }
@@ -170,7 +177,9 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        self.store.mark_durably(Mark::Vote(encode_vote(vote))).await.map_err(to_io)?;
+        if !cfg!(feature = "bug-vote-not-kept") {
+            self.store.mark_durably(Mark::Vote(encode_vote(vote))).await.map_err(to_io)?;
+        }
         self.store.with_bounds(|bounds| bounds.vote = Some(*vote));
         Ok(())
     }

@@ -7,6 +7,7 @@
 //!                    ├─ clock      wall clocks that disagree
 //!                    ├─ workload   clients ─▶ history: what they asked, what they were told
 //!                    ├─ observe    what must be true at every step
+//!                    ├─ panics     broken invariants, also where a runtime swallows them
 //!                    └─ audit      every event, hashed
 //! ```
 //!
@@ -25,6 +26,7 @@ pub mod faults;
 pub mod history;
 pub mod network;
 pub mod observe;
+pub mod panics;
 pub mod replay;
 pub mod workload;
 pub mod world;

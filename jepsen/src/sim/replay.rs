@@ -2,7 +2,10 @@
 //!
 //! **Invariant.** A failure prints the one command that shows it again.
 
-use super::world::{Report, World};
+use super::{
+    panics,
+    world::{Report, World},
+};
 use std::time::Duration;
 use tokio::runtime::{Builder, RngSeed};
 
@@ -24,13 +27,17 @@ pub const LENGTH: Duration = Duration::from_secs(20);
 /// If the runtime cannot be made.
 #[must_use]
 pub fn run(seed: u64, options: Options) -> Report {
+    panics::watch();
+    let _ = panics::take();
     let runtime = Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .rng_seed(RngSeed::from_bytes(&seed.to_be_bytes()))
         .build()
         .expect("a runtime without sockets needs nothing that could be missing");
-    runtime.block_on(async move { World::new(seed, options.prints).run(options.length).await })
+    let mut report = runtime.block_on(async move { World::new(seed, options.prints).run(options.length).await });
+    report.violations.extend(panics::take());
+    report
 }
 
 /// Runs one seed twice and complains if the two runs differ.
