@@ -139,15 +139,18 @@ impl Node {
     /// Has the groups act on what the watch found. A chore of its own: handing leadership over takes its time, and the
     /// watch must not.
     async fn act_on_fitness(self: Arc<Self>) -> Step {
-        let is_fit = {
+        let (is_fit, was_electable) = {
             let mut duties = self.duties.lock();
-            if duties.is_fit == duties.is_electable {
-                return Ok(());
-            }
-            duties.is_electable = duties.is_fit;
-            duties.is_fit
+            let is_fit = duties.is_fit;
+            (is_fit, std::mem::replace(&mut duties.is_electable, is_fit))
         };
-        tracing::warn!(is_fit, causes = ?self.health.causes(), "fitness to lead changed");
+        if is_fit && was_electable {
+            return Ok(());
+        }
+        if is_fit != was_electable {
+            tracing::warn!(is_fit, causes = ?self.health.causes(), "fitness to lead changed");
+        }
+        // Repeated for as long as it lasts: a follower that lags now may be able to lead later.
         join_all(self.held().values().map(|held| held.group.set_electable(is_fit))).await;
         Ok(())
     }

@@ -25,18 +25,13 @@ use std::{
     io,
     ops::{Bound, Range, RangeBounds},
     sync::Arc,
-    time::Duration,
 };
 
 /// Entries this close to the end are in the journal's memory: reading them waits for no disk.
-const HOT_ENTRIES: u64 = 1_024;
+const HOT_ENTRIES: u64 = 16;
 
 /// Bytes read at once on the way to the shard.
 const APPLY_READ_BYTES: usize = 4 << 20;
-
-/// How often an append that found the disk full is tried again. Meanwhile the group makes no progress here and another
-/// replica may lead.
-const DISK_FULL_PAUSE: Duration = Duration::from_millis(100);
 
 /// One group's log. Cheap to clone: readers are clones.
 #[derive(Clone)]
@@ -112,8 +107,7 @@ impl LogStore {
             let done = if is_signal { Completion::Signal(tell) } else { Completion::Watermark(tell) };
             match self.store.journal.append(self.store.group, records.clone(), done) {
                 Err(StorageError::DiskFull(why)) => {
-                    tracing::warn!(group = %self.store.group, why, "no room for log entries, trying again");
-                    tokio::time::sleep(DISK_FULL_PAUSE).await;
+                    self.store.wait_for_room(&why).await;
                 }
                 result => {
                     if cfg!(feature = "bug-ack-before-durable")
@@ -221,7 +215,12 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
-        self.store.truncate(last).map_err(to_io)
+        loop {
+            match self.store.truncate(last) {
+                Err(StorageError::DiskFull(why)) => self.store.wait_for_room(&why).await,
+                result => return result.map_err(to_io),
+            }
+        }
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
@@ -242,6 +241,7 @@ mod tests {
         shard::ShardSpec,
     };
     use openraft::{storage::RaftStateMachine, type_config::TypeConfigExt as _};
+    use std::time::Duration;
 
     const SPEC: ShardSpec = ShardSpec { shard: ShardId(1), keyspace: KeyspaceId(1) };
 

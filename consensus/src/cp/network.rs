@@ -11,7 +11,7 @@ use super::{
     codec::{
         DecodeError,
         message::{
-            decode_append_reply, decode_transfer_reply, decode_vote_reply, encode_append, encode_transfer,
+            AppendNotes, decode_append_reply, decode_transfer_reply, decode_vote_reply, encode_append, encode_transfer,
             encode_vote_request,
         },
     },
@@ -95,6 +95,18 @@ impl Link {
         &self.core
     }
 
+    /// What goes along with an append. It proves nothing about staleness when its commit index, which openraft may have
+    /// looked up a while ago, lies behind what this leader may have acknowledged since.
+    fn notes(&self, request: &AppendEntriesRequest<Types>) -> AppendNotes {
+        let notes = self.core.append_notes(self.target);
+        // Looked up after the notes: whatever was acknowledged before them is applied by now.
+        let applied = self.core.store.shard.watch_applied().borrow().map(|position| position.index);
+        let covers_everything = request.leader_commit.is_some_and(|commit| {
+            commit.leader_id.term == request.vote.leader_id.term && Some(commit.index) >= applied
+        });
+        AppendNotes { quorum_age: notes.quorum_age.filter(|_| covers_everything), ..notes }
+    }
+
     async fn call(&self, message: Outgoing, what: RPCTypes) -> Result<Bytes, RPCError<Types>> {
         self.core.context.peers.call(message).await.map_err(|error| match error {
             // The wait itself was the pause.
@@ -128,7 +140,7 @@ impl RaftNetworkV2<Types> for Link {
         request: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        let payload = encode_append(&request, &self.core.append_notes(self.target));
+        let payload = encode_append(&request, &self.notes(&request));
         let timeout = self.append_timeout(&request, &option);
         let message = self.message(self.append_lane, MessageKind::Append, payload, timeout);
         let trace = match (request.entries.first(), request.entries.last()) {

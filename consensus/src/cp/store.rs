@@ -21,11 +21,17 @@ use kvorum_storage::{
     journal::{BatchNumber, Completion, Mark},
 };
 use parking_lot::Mutex;
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 use tokio::sync::{oneshot, watch};
+
+/// How often what found the disk full is tried again.
+const DISK_FULL_PAUSE: Duration = Duration::from_millis(100);
 
 /// Stage ids of one shard lie beside each other: the shard above, a counter below.
 const STAGE_COUNTER_BITS: u32 = 24;
@@ -136,13 +142,30 @@ impl ReplicaStore {
 
     /// Queues a mark and waits until it is durable.
     pub(crate) async fn mark_durably(&self, mark: Mark) -> Result<(), StorageError> {
-        let (done, told) = oneshot::channel();
-        let done = Completion::Signal(Box::new(move |result| {
-            let _ = done.send(result);
-        }));
-        self.journal.mark(self.group, mark, done).inspect_err(|error| self.poison_if_fatal(error))?;
-        let result = told.await.unwrap_or(Err(StorageError::Stopped));
-        result.inspect_err(|error| self.poison_if_fatal(error))
+        loop {
+            let (done, told) = oneshot::channel();
+            let done = Completion::Signal(Box::new(move |result| {
+                let _ = done.send(result);
+            }));
+            match self.journal.mark(self.group, mark.clone(), done) {
+                Ok(()) => {
+                    let result = told.await.unwrap_or(Err(StorageError::Stopped));
+                    return result.inspect_err(|error| self.poison_if_fatal(error));
+                }
+                Err(StorageError::DiskFull(why)) => self.wait_for_room(&why).await,
+                Err(error) => {
+                    self.poison_if_fatal(&error);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// A full disk is waited out (rule S5): openraft would take the error as the end of the replica. Meanwhile the group
+    /// makes no progress here, and another replica may lead.
+    pub(crate) async fn wait_for_room(&self, why: &str) {
+        tracing::warn!(group = %self.group, why, "no room in the journal, trying again");
+        tokio::time::sleep(DISK_FULL_PAUSE).await;
     }
 
     /// Waits until everything up to `index` is durable on this node (rule J2).

@@ -107,7 +107,10 @@ impl Index {
             Mark::Note(bytes) => self.set_newest(group, MarkKind::Note, bytes, ticket),
             Mark::Purged { index, log_id } => {
                 let known = self.groups.entry(group).or_default();
-                assert!(known.purged_index <= Some(*index), "the purge mark of group {group} never goes back");
+                if known.purged_index > Some(*index) {
+                    // Two owners raced: the higher mark stands.
+                    return;
+                }
                 known.purged_index = Some(*index);
                 let gone = known.take_through(*index);
                 self.drop_entries(group, gone, ticket);

@@ -143,7 +143,7 @@ pub struct JournalStatus {
     pub syncs: u64,
     /// Records since start.
     pub records: u64,
-    /// Microseconds since the sync under way began; 0 = none under way (rule J6).
+    /// Microseconds for which the oldest record that somebody may wait for has not been synced; 0 = there is none (rule J6).
     pub sync_pending_us: u64,
     /// The oldest segment that cannot be recycled is held by this group, up to this index.
     pub oldest_held_by: Option<(GroupId, u64)>,

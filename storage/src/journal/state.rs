@@ -208,6 +208,14 @@ impl State {
             let done = if is_last { std::mem::replace(&mut done, Completion::None) } else { Completion::None };
             self.queue.push(Queued { ticket, group, content, bytes, done });
         }
+        self.start_clock();
+    }
+
+    /// From the moment somebody waits, whatever the writer is busy with (J6).
+    pub(super) fn start_clock(&mut self) {
+        if self.is_due() && self.sync_began.is_none() {
+            self.sync_began = Some(Instant::now());
+        }
     }
 
     /// Panics unless these entries may be appended to `group`.
@@ -265,6 +273,7 @@ impl State {
         let Some(ticket) = pending else { return Some((done, self.last_synced)) };
         self.waiters.entry(ticket).or_default().push(done);
         self.is_awaited = true;
+        self.start_clock();
         None
     }
 
@@ -295,6 +304,7 @@ impl State {
         self.last_synced = number;
         self.syncs += 1;
         self.sync_began = None;
+        self.start_clock();
         for record in records {
             match record.what {
                 Settled::Entry(index) => self.index.entry_synced(record.group, index, record.ticket, record.place),

@@ -102,7 +102,7 @@ impl Writer {
         if u64::from(self.backlog[0].bytes) > self.active.free() {
             self.rotate()?;
         }
-        self.shared.state.lock().sync_began = Some(Instant::now());
+        self.shared.state.lock().sync_began.get_or_insert_with(Instant::now);
         let number = BatchNumber(self.last_batch.0 + 1);
         let written = self.build(number);
         // What follows can only fail as a whole: the records go with the batch, so that poison finds them.
@@ -166,7 +166,14 @@ impl Writer {
         }
         let number = self.last_batch;
         self.last_synced = number;
-        let waiters = self.shared.state.lock().batch_synced(number, &written);
+        let waiters = {
+            let mut state = self.shared.state.lock();
+            let waiters = state.batch_synced(number, &written);
+            if !self.backlog.is_empty() {
+                state.sync_began.get_or_insert_with(Instant::now);
+            }
+            waiters
+        };
         for done in newest_watermarks(written) {
             done.tell(Ok(()));
         }
