@@ -1,0 +1,285 @@
+//! The real `kvctl` against real nodes: what a script sees of a cluster, answers and exit codes.
+//!
+//! `client/tests/kvctl.rs` holds the forms of the output and the rarer failures against a scripted cluster; here the
+//! answers come from `kvd`.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
+
+mod cluster;
+
+use cluster::{Cluster, until};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+/// Short elections: an election is not what these tests wait for.
+const QUICK: &str = "[raft]\nheartbeat = \"100ms\"\nelection_min = \"400ms\"\nelection_max = \"800ms\"\n";
+
+/// The key of a flight, as `dev up` makes it.
+const FLIGHT: &str = "{time_hour}/{carrier}{flight}/{origin}";
+
+/// One run of kvctl.
+#[derive(Debug)]
+struct Run {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Run {
+    #[track_caller]
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// Ended with 0; gives itself back.
+    #[track_caller]
+    fn ok(self) -> Run {
+        assert_eq!(self.code, 0, "{self:?}");
+        self
+    }
+
+    /// Wrong in itself (exit code 2), and the sentence names all of `parts`.
+    #[track_caller]
+    fn refused(self, parts: &[&str]) {
+        assert_eq!(self.code, 2, "{self:?}");
+        for part in parts {
+            assert!(self.err.contains(part), "{part} is not named: {self:?}");
+        }
+        assert_eq!(self.out, "", "data goes to stdout, nothing else");
+    }
+}
+
+/// The program beside `kvd`: cargo builds both when it builds the workspace.
+fn program() -> PathBuf {
+    let path = Path::new(env!("CARGO_BIN_EXE_kvd")).with_file_name("kvctl");
+    assert!(path.exists(), "{} is missing: build it with `cargo build -p kvorum-client --bin kvctl`", path.display());
+    path
+}
+
+/// Runs kvctl against `endpoints`, without the environment of whoever runs the tests.
+async fn at(endpoints: &[String], arguments: &[&str]) -> Run {
+    let mut command = Command::new(program());
+    command.env_clear().env("KVCTL_ENDPOINTS", endpoints.join(",")).args(arguments).stdin(Stdio::null());
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    Run {
+        code: output.status.code().expect("ends by itself"),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+async fn kvctl(cluster: &Cluster, arguments: &[&str]) -> Run {
+    at(&cluster.endpoints(), arguments).await
+}
+
+/// The same with an answer for programs, which must come.
+async fn told(cluster: &Cluster, arguments: &[&str]) -> Value {
+    let run = kvctl(cluster, &[arguments, &["-o", "json"]].concat()).await;
+    run.ok().json()
+}
+
+async fn three() -> Cluster {
+    let cluster = Cluster::start_with(3, |_| QUICK.to_owned()).await;
+    cluster.leader().await;
+    cluster
+}
+
+/// Every key that a scan gives, in its order.
+async fn keys(cluster: &Cluster, arguments: &[&str]) -> Vec<String> {
+    let run = kvctl(cluster, &[&["scan", "--keys-only", "-o", "raw"], arguments].concat()).await.ok();
+    run.out.lines().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn what_is_put_is_got_with_a_receipt_and_what_is_deleted_is_not_found() {
+    let cluster = three().await;
+    let put = told(&cluster, &["put", "greeting", "hello"]).await;
+    assert_eq!((&put["applied"], &put["repeated"]), (&json!(true), &json!(false)));
+    let receipt = &put["receipt"];
+    assert_eq!((&receipt["mode"], &receipt["ack"]), (&json!("cp"), &json!("majority")), "{put}");
+    assert!((2..=3).contains(&receipt["durable_replicas"].as_u64().unwrap()), "{put}");
+
+    let got = told(&cluster, &["get", "greeting"]).await;
+    assert_eq!((&got["found"], &got["value"]), (&json!(true), &json!({ "utf8": "hello" })), "{got}");
+    assert_eq!(got["version"], put["version"]);
+    let receipt = &got["receipt"];
+    assert_eq!((&receipt["mode"], &receipt["level"]), (&json!("cp"), &json!("linearizable")), "{got}");
+    assert!(receipt["position"]["index"].as_u64() >= put["receipt"]["position"]["index"].as_u64(), "{got}");
+    assert!((1..=3).contains(&receipt["node"].as_u64().unwrap()));
+
+    let text = kvctl(&cluster, &["get", "greeting"]).await.ok();
+    assert_eq!(text.out, "hello\n");
+    kvctl(&cluster, &["del", "greeting"]).await.ok();
+    let gone = kvctl(&cluster, &["get", "greeting", "-o", "json"]).await;
+    assert_eq!((gone.code, &gone.json()["found"]), (3, &json!(false)));
+    assert_eq!(kvctl(&cluster, &["get", "never there"]).await.code, 3);
+    // Rule T3: it goes by the log, without anybody asking for it to go.
+    kvctl(&cluster, &["put", "fleeting", "v", "--ttl", "500ms"]).await.ok();
+    until("the key to be gone", || async {
+        let run = kvctl(&cluster, &["get", "fleeting"]).await;
+        assert!([0, 3].contains(&run.code), "{run:?}");
+        (run.code == 3).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn conditions_numbers_batches_and_scans_do_what_they_say() {
+    let cluster = three().await;
+    kvctl(&cluster, &["put", "state", "a"]).await.ok();
+    kvctl(&cluster, &["cas", "state", "a", "b"]).await.ok();
+    let failed = kvctl(&cluster, &["cas", "state", "a", "c"]).await;
+    assert_eq!(failed.code, 4, "{failed:?}");
+    assert_eq!(kvctl(&cluster, &["put", "state", "c", "--if-absent"]).await.code, 4);
+    assert_eq!(kvctl(&cluster, &["get", "state"]).await.ok().out, "b\n");
+
+    assert_eq!(told(&cluster, &["incr", "visits"]).await["number"], json!(1));
+    assert_eq!(told(&cluster, &["incr", "visits", "41"]).await["number"], json!(42));
+    assert_eq!(told(&cluster, &["incr", "visits", "-50"]).await["number"], json!(-8));
+    let not_a_number = kvctl(&cluster, &["incr", "state"]).await;
+    assert_eq!(not_a_number.code, 4, "{not_a_number:?}");
+
+    let file = cluster.root().join("batch.jsonl");
+    let batch = |condition: &str| {
+        format!(
+            "{{\"op\":\"put\",\"key\":\"m/2\",\"value\":\"2\"}}\n{{\"op\":\"put\",\"key\":\"m/10\",\"value\":\"10\"}}\n\
+             {{\"op\":\"incr\",\"key\":\"visits\",\"by\":1}}\n\
+             {{\"op\":\"del\",\"key\":\"state\",\"if_value\":\"{condition}\"}}\n"
+        )
+    };
+    let path = file.to_str().unwrap();
+    fs::write(&file, batch("not that")).unwrap();
+    assert_eq!(kvctl(&cluster, &["batch", path]).await.code, 4);
+    assert_eq!(keys(&cluster, &[]).await, ["state", "visits"], "of a batch all happen or none");
+    assert_eq!(kvctl(&cluster, &["get", "visits"]).await.ok().out, "-8\n");
+    fs::write(&file, batch("b")).unwrap();
+    let applied = told(&cluster, &["batch", path]).await;
+    assert_eq!(applied["results"].as_array().unwrap().len(), 4, "{applied}");
+
+    kvctl(&cluster, &["put", "m/1", "1"]).await.ok();
+    assert_eq!(keys(&cluster, &[]).await, ["m/1", "m/10", "m/2", "visits"]);
+    assert_eq!(keys(&cluster, &["--prefix", "m/", "--reverse", "--limit", "2"]).await, ["m/2", "m/10"]);
+    assert_eq!(keys(&cluster, &["--start", "m/10", "--end", "visits"]).await, ["m/10", "m/2"]);
+}
+
+#[tokio::test]
+async fn status_shows_every_node_one_leader_and_equal_replicas() {
+    let cluster = three().await;
+    kvctl(&cluster, &["put", "k", "v"]).await.ok();
+    // One endpoint suffices: the others are found through it.
+    let one = &cluster.endpoints()[..1];
+    let nodes = until("the replicas to stand at one index", || async {
+        let status = at(one, &["cluster", "status", "-o", "json"]).await.ok().json();
+        let nodes = status["nodes"].as_array().unwrap().clone();
+        let applied: BTreeSet<u64> =
+            nodes.iter().filter_map(|node| node["replicas"][0]["applied_index"].as_u64()).collect();
+        let all_answer = nodes.len() == 3 && nodes.iter().all(|node| node["reachable"] == json!(true));
+        (all_answer && applied.len() == 1).then_some(nodes)
+    })
+    .await;
+    let ids: BTreeSet<u64> = nodes.iter().filter_map(|node| node["node"].as_u64()).collect();
+    assert_eq!(ids, BTreeSet::from([1, 2, 3]));
+    let roles: Vec<&str> = nodes.iter().filter_map(|node| node["replicas"][0]["role"].as_str()).collect();
+    assert_eq!(roles.iter().filter(|role| **role == "leader").count(), 1, "{roles:?}");
+    let hashes: BTreeSet<&str> = nodes.iter().filter_map(|node| node["replicas"][0]["rolling_hash"].as_str()).collect();
+    assert_eq!(hashes.len(), 1, "replicas at one index hold the same: {hashes:?}");
+    let table = at(one, &["status"]).await.ok();
+    assert_eq!(table.out.lines().count(), 4, "a header and three rows: {}", table.out);
+    assert!(cluster.endpoints().iter().all(|address| table.out.contains(address)), "{}", table.out);
+}
+
+#[tokio::test]
+async fn the_sample_is_imported_and_all_of_it_is_read_back() {
+    let cluster = three().await;
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/flights-sample.csv.gz");
+    let import = ["import", sample.to_str().unwrap(), "--key", FLIGHT, "--null", "NA"];
+    let summary = told(&cluster, &import).await;
+    let rows = summary["rows"].as_u64().unwrap();
+    assert!(rows > 5_000 && summary["imported"] == json!(rows) && summary["rejected"] == json!(0), "{summary}");
+    let found = keys(&cluster, &[]).await;
+    assert_eq!(found.len() as u64, rows);
+    assert!(found.is_sorted(), "a scan is in key order");
+    let first = told(&cluster, &["get", "2013-01-01T10:00:00Z/UA1545/EWR"]).await;
+    let flight: Value = serde_json::from_str(first["value"]["utf8"].as_str().unwrap()).unwrap();
+    assert_eq!(
+        (&flight["dest"], &flight["dep_time"], &flight["tailnum"]),
+        (&json!("IAH"), &json!(517), &json!("N14228"))
+    );
+    // The same again makes the same keys.
+    assert_eq!(told(&cluster, &import).await["imported"], json!(rows));
+    assert_eq!(keys(&cluster, &[]).await.len() as u64, rows);
+}
+
+#[tokio::test]
+async fn rows_that_cannot_be_read_are_named_by_their_line_and_the_rest_is_imported() {
+    let cluster = three().await;
+    let file = cluster.root().join("rows.jsonl");
+    fs::write(&file, "{\"id\":1}\nnonsense\n{\"id\":3}\n{\"name\":\"no id\"}\n{\"id\":5}\n").unwrap();
+    let import = kvctl(&cluster, &["import", file.to_str().unwrap(), "--key", "row/{id}"]).await;
+    assert_eq!(import.code, 1, "{import:?}");
+    let named: Vec<&str> = import.err.lines().filter_map(|line| line.split_once(": ")).map(|(name, _)| name).collect();
+    assert_eq!(named.iter().filter(|name| name.starts_with("line ")).collect::<Vec<_>>(), [&"line 2", &"line 4"]);
+    assert!(import.err.contains("3 imported, 2 rejected"), "{import:?}");
+    assert_eq!(keys(&cluster, &[]).await, ["row/1", "row/3", "row/5"]);
+}
+
+/// Invariant 12: what cannot be honoured is refused by a sentence that names it.
+#[tokio::test]
+async fn what_is_wrong_in_itself_ends_with_2_and_says_what() {
+    let cluster = three().await;
+    kvctl(&cluster, &["-k", "nowhere", "get", "k"]).await.refused(&["unknown keyspace", "nowhere", "default"]);
+    kvctl(&cluster, &["get", "k", "--fast"]).await.refused(&["--fast"]);
+    kvctl(&cluster, &["get", "k", "--request-id", "1.1.1"]).await.refused(&["request-id"]);
+    kvctl(&cluster, &["put", "", "v"]).await.refused(&["key is empty", "4096"]);
+    let longest = "k".repeat(4_096);
+    kvctl(&cluster, &["put", &longest, "v"]).await.ok();
+    let too_long = kvctl(&cluster, &["put", &format!("{longest}k"), "v"]).await;
+    too_long.refused(&["key", "4097", "key_bytes_max", "4096"]);
+    let file = cluster.root().join("value");
+    let value = format!("@{}", file.display());
+    fs::write(&file, vec![b'v'; 1 << 20]).unwrap();
+    kvctl(&cluster, &["put", "large", &value]).await.ok();
+    fs::write(&file, vec![b'v'; (1 << 20) + 1]).unwrap();
+    let too_large = kvctl(&cluster, &["put", "too large", &value]).await;
+    too_large.refused(&["value", "1048577", "value_bytes_max", "1048576"]);
+    let level = kvctl(&cluster, &["get", "k", "--level", "quorum"]).await;
+    level.refused(&["level quorum", "linearizable"]);
+    assert_eq!(keys(&cluster, &[]).await, [longest, "large".to_owned()], "what was refused is not there");
+}
+
+/// Two of three nodes are gone: the exit codes are the truth, `local` answers, and it recovers by itself.
+#[tokio::test]
+async fn without_a_majority_the_exit_codes_are_true_and_it_recovers() {
+    let mut cluster = three().await;
+    kvctl(&cluster, &["put", "k", "v"]).await.ok();
+    let alive = cluster.leader().await;
+    for id in (1..=3).filter(|id| *id != alive) {
+        cluster.node(id).kill();
+    }
+    let put = kvctl(&cluster, &["put", "lonely", "v", "--timeout", "2s"]).await;
+    assert!([6, 7].contains(&put.code), "{put:?}");
+    assert_eq!(put.code == 7, put.err.contains("--request-id"), "unknown says how it is settled: {put:?}");
+    let get = kvctl(&cluster, &["get", "k", "--timeout", "2s"]).await;
+    assert_eq!(get.code, 6, "{get:?}");
+    let local = told(&cluster, &["get", "k", "--level", "local"]).await;
+    assert_eq!(local["value"], json!({ "utf8": "v" }));
+    assert_eq!(local["receipt"]["level"], json!("local"), "{local}");
+    assert!(local["receipt"]["staleness_ms"].is_u64(), "a leader of a while ago knows how long ago: {local}");
+    let status = told(&cluster, &["cluster", "status"]).await;
+    let reachable: Vec<bool> =
+        status["nodes"].as_array().unwrap().iter().map(|node| node["reachable"] == json!(true)).collect();
+    assert_eq!((reachable.len(), reachable.iter().filter(|reachable| **reachable).count()), (3, 1), "{status}");
+
+    for id in (1..=3).filter(|id| *id != alive) {
+        cluster.node(id).start();
+    }
+    until("a put to succeed again", || async {
+        (kvctl(&cluster, &["put", "together", "v"]).await.code == 0).then_some(())
+    })
+    .await;
+    assert_eq!(kvctl(&cluster, &["get", "together"]).await.ok().out, "v\n");
+}
