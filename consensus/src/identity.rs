@@ -62,7 +62,7 @@ pub fn judge(node: NodeId, seen: Option<Life>, said: Life) -> Verdict {
     if said.start < seen.start {
         return Verdict::Refused(format!(
             "node {node} shows start count {}, but {} was seen before: its data directory was emptied, restored or \
-             cloned; a node that lost its directory joins under a new id",
+             cloned; the other nodes still have its replicas' data, but this build cannot replace a node",
             said.start, seen.start
         ));
     }
@@ -70,7 +70,7 @@ pub fn judge(node: NodeId, seen: Option<Life>, said: Life) -> Verdict {
         if said.last_synced < seen.last_synced {
             return Verdict::Refused(format!(
                 "node {node} shows journal batch {}, but {} of it was seen durable: its data directory is an older \
-                 copy; a node that lost its directory joins under a new id",
+                 copy; the other nodes still have its replicas' data, but this build cannot replace a node",
                 said.last_synced.0, seen.last_synced.0
             ));
         }

@@ -52,7 +52,7 @@ impl FileJournal {
     ///
     /// # Errors
     /// Another process has it open; the disk refuses; or its bytes are not what was synced (then the file and the byte are
-    /// named, and the replicas of this node can be rebuilt from their peers).
+    /// named).
     pub fn open(dir: &Path, options: JournalOptions) -> Result<Arc<FileJournal>, StorageError> {
         let medium = Directory::open(dir)?;
         let writer = recover::open(Box::new(medium), options)?;

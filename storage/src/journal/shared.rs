@@ -18,7 +18,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// What an operator can do about rot that this node cannot repair.
-pub(super) const ADVICE: &str = "the replicas of this node can be rebuilt from their peers";
+pub(super) const ADVICE: &str =
+    "this build cannot replace a node; other nodes, if there are any, still have their replicas";
 
 /// Bytes read from a segment at once when entries lie close together.
 const READ_BYTES: u64 = 256 << 10;
