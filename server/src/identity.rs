@@ -1,11 +1,12 @@
 //! Identity: which cluster and node a data directory belongs to, and which of its lives this is.
 //!
 //! ```text
-//!   kvorum identity 1        format
+//!   kvorum identity 2        format; 1 had no members and is taken over with those of the configuration
 //!   cluster <32 hex>         never changes
 //!   node <id>                never changes
 //!   start <count>            grows by one per start, synced before anything is served
 //!   created <unix ms>
+//!   member <id>              one line each: the nodes that founded the cluster, never changes
 //!   keyspace <id> <name>     one line each: a keyspace keeps its number
 //!   crc <8 hex>              CRC-32 of every byte before this line
 //! ```
@@ -17,7 +18,7 @@
 
 use kvorum_api::{ClusterId, KeyspaceId, NodeId, StartCount};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, TryLockError},
     io::{self, Write as _},
     path::{Path, PathBuf},
@@ -27,7 +28,8 @@ use thiserror::Error;
 const FILE: &str = "identity";
 const FILE_NEW: &str = "identity.new";
 const LOCK: &str = "lock";
-const HEADER: &str = "kvorum identity 1";
+const HEADER: &str = "kvorum identity 2";
+const HEADER_WITHOUT_MEMBERS: &str = "kvorum identity 1";
 
 /// Why a data directory cannot be used. Each is one sentence.
 #[derive(Debug, Error)]
@@ -46,7 +48,7 @@ pub enum IdentityError {
     #[error("data directory {} is in use by another process: stop that one first, or give this node its own", .0.display())]
     Locked(PathBuf),
     /// The file is damaged or from another build.
-    #[error("{} cannot be understood ({why}): restore it, or rebuild this node from its peers under a new id", .file.display())]
+    #[error("{} cannot be understood ({why}): this build cannot replace a node; other nodes, if there are any, still have their replicas", .file.display())]
     Damaged {
         /// The file.
         file: PathBuf,
@@ -73,6 +75,20 @@ pub enum IdentityError {
         /// What the configuration says.
         wanted: NodeId,
     },
+    /// The configuration lists other nodes than those that founded the cluster.
+    #[error(
+        "data directory {} was founded with the nodes {}, and the configuration lists {}: this build cannot change the \
+         list of nodes, correct cluster.nodes (addresses may change, ids may not)",
+        .directory.display(), list(.found), list(.wanted)
+    )]
+    OtherMembers {
+        /// Which.
+        directory: PathBuf,
+        /// Who founded it.
+        found: BTreeSet<NodeId>,
+        /// What the configuration says.
+        wanted: BTreeSet<NodeId>,
+    },
     /// A keyspace would get another one's data.
     #[error("keyspace number {id} is {found:?} in the data directory {} and {wanted:?} in the configuration: a keyspace keeps its number, write it as keyspaces.id", .directory.display())]
     OtherKeyspace {
@@ -87,6 +103,11 @@ pub enum IdentityError {
     },
 }
 
+fn list(nodes: &BTreeSet<NodeId>) -> String {
+    let nodes: Vec<String> = nodes.iter().map(NodeId::to_string).collect();
+    nodes.join(", ")
+}
+
 /// What a data directory says it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -98,6 +119,8 @@ pub struct Identity {
     pub start: StartCount,
     /// When it was first started, Unix milliseconds.
     pub created_ms: u64,
+    /// The nodes that founded the cluster.
+    pub members: BTreeSet<NodeId>,
     /// Names of the keyspaces it ever held.
     pub keyspaces: BTreeMap<KeyspaceId, String>,
 }
@@ -111,6 +134,8 @@ pub struct Claim {
     pub cluster_if_new: ClusterId,
     /// The node.
     pub node: NodeId,
+    /// All nodes of the cluster.
+    pub members: BTreeSet<NodeId>,
     /// The keyspaces.
     pub keyspaces: BTreeMap<KeyspaceId, String>,
     /// Now, Unix milliseconds.
@@ -162,10 +187,14 @@ impl DataDirectory {
                 node: claim.node,
                 start: StartCount(0),
                 created_ms: claim.now_ms,
+                members: claim.members.clone(),
                 keyspaces: BTreeMap::new(),
             },
             Err(why) => return Err(failed("read its identity")(why)),
         };
+        if identity.members.is_empty() {
+            identity.members.clone_from(&claim.members);
+        }
         self.check(&identity, claim)?;
         identity.start = StartCount(identity.start.0 + 1);
         identity.keyspaces.extend(claim.keyspaces.clone());
@@ -188,6 +217,10 @@ impl DataDirectory {
         if claim.node != identity.node {
             return Err(IdentityError::OtherNode { directory, found: identity.node, wanted: claim.node });
         }
+        if claim.members != identity.members {
+            let (found, wanted) = (identity.members.clone(), claim.members.clone());
+            return Err(IdentityError::OtherMembers { directory, found, wanted });
+        }
         for (id, wanted) in &claim.keyspaces {
             if let Some(found) = identity.keyspaces.get(id).filter(|found| *found != wanted) {
                 let (found, wanted) = (found.clone(), wanted.clone());
@@ -203,6 +236,9 @@ fn encode(identity: &Identity) -> String {
         "{HEADER}\ncluster {}\nnode {}\nstart {}\ncreated {}\n",
         identity.cluster, identity.node, identity.start, identity.created_ms
     );
+    for member in &identity.members {
+        text.push_str(&format!("member {member}\n"));
+    }
     for (id, name) in &identity.keyspaces {
         text.push_str(&format!("keyspace {id} {name}\n"));
     }
@@ -213,8 +249,8 @@ fn encode(identity: &Identity) -> String {
 
 fn decode(bytes: &[u8]) -> Result<Identity, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "it is no text")?;
-    if !text.starts_with(&format!("{HEADER}\n")) {
-        let first = text.lines().next().unwrap_or_default();
+    let first = text.lines().next().unwrap_or_default();
+    if ![HEADER, HEADER_WITHOUT_MEMBERS].contains(&first) {
         return Err(format!("it begins with {first:?}, this build knows {HEADER:?}"));
     }
     let body = text.rfind("crc ").map(|at| text.split_at(at)).ok_or("its checksum is missing")?;
@@ -222,15 +258,20 @@ fn decode(bytes: &[u8]) -> Result<Identity, String> {
         return Err("its checksum does not fit".into());
     }
     let mut fields: BTreeMap<&str, &str> = BTreeMap::new();
-    let mut keyspaces = BTreeMap::new();
+    let (mut members, mut keyspaces) = (BTreeSet::new(), BTreeMap::new());
     for line in body.0.lines().skip(1) {
         let (name, value) = line.split_once(' ').ok_or_else(|| format!("line {line:?}"))?;
         if name == "keyspace" {
             let (id, name) = value.split_once(' ').ok_or_else(|| format!("line {line:?}"))?;
             keyspaces.insert(KeyspaceId(id.parse().map_err(|_| format!("line {line:?}"))?), name.to_owned());
+        } else if name == "member" {
+            members.insert(NodeId(value.parse().map_err(|_| format!("line {line:?}"))?));
         } else if !["cluster", "node", "start", "created"].contains(&name) || fields.insert(name, value).is_some() {
             return Err(format!("line {line:?}"));
         }
+    }
+    if members.is_empty() == (first == HEADER) {
+        return Err(format!("its members do not fit its format {first:?}"));
     }
     let number = |name: &'static str| {
         let text = fields.get(name).ok_or(format!("{name} is missing"))?;
@@ -242,6 +283,7 @@ fn decode(bytes: &[u8]) -> Result<Identity, String> {
         node: NodeId(number("node")?),
         start: StartCount(number("start")?),
         created_ms: number("created")?,
+        members,
         keyspaces,
     })
 }
@@ -253,8 +295,12 @@ mod tests {
 
     const CLUSTER: ClusterId = ClusterId(*b"0123456789abcdef");
 
+    /// Format 2, byte for byte.
+    const FIXTURE: &str = "kvorum identity 2\ncluster 30313233343536373839616263646566\nnode 2\nstart 7\n\
+                           created 1700000000000\nmember 1\nmember 2\nmember 3\nkeyspace 1 default\ncrc 1da02f5a\n";
+
     /// Format 1, byte for byte: what a directory of an earlier build holds.
-    const FIXTURE: &str = "kvorum identity 1\ncluster 30313233343536373839616263646566\nnode 2\nstart 7\n\
+    const FIXTURE_WITHOUT_MEMBERS: &str = "kvorum identity 1\ncluster 30313233343536373839616263646566\nnode 2\nstart 7\n\
                            created 1700000000000\nkeyspace 1 default\ncrc 1608646b\n";
 
     fn claim() -> Claim {
@@ -262,6 +308,7 @@ mod tests {
             cluster: Some(CLUSTER),
             cluster_if_new: ClusterId([9; 16]),
             node: NodeId(2),
+            members: BTreeSet::from([NodeId(1), NodeId(2), NodeId(3)]),
             keyspaces: BTreeMap::from([(KeyspaceId(1), "default".to_owned())]),
             now_ms: 1_700_000_000_000,
         }
@@ -273,14 +320,27 @@ mod tests {
             node: NodeId(2),
             start: StartCount(7),
             created_ms: 1_700_000_000_000,
+            members: claim().members,
             keyspaces: claim().keyspaces,
         }
     }
 
     #[test]
-    fn format_1_is_what_it_was() {
+    fn format_2_is_what_it_was() {
         assert_eq!(encode(&identity()), FIXTURE);
         assert_eq!(decode(FIXTURE.as_bytes()), Ok(identity()));
+    }
+
+    #[test]
+    fn format_1_is_read_and_takes_the_members_of_the_configuration() {
+        let without = Identity { members: BTreeSet::new(), ..identity() };
+        assert_eq!(decode(FIXTURE_WITHOUT_MEMBERS.as_bytes()), Ok(without));
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join(FILE), FIXTURE_WITHOUT_MEMBERS).unwrap();
+        let directory = DataDirectory::open(root.path()).unwrap();
+        assert_eq!(directory.begin_life(&claim()).unwrap(), Identity { start: StartCount(8), ..identity() });
+        let fewer = Claim { members: BTreeSet::from([NodeId(1), NodeId(2)]), ..claim() };
+        assert!(matches!(directory.begin_life(&fewer), Err(IdentityError::OtherMembers { .. })));
     }
 
     #[test]
@@ -330,6 +390,9 @@ mod tests {
         assert!(matches!(directory.begin_life(&cluster), Err(IdentityError::OtherCluster { .. })));
         let node = Claim { node: NodeId(3), ..claim() };
         assert!(matches!(directory.begin_life(&node), Err(IdentityError::OtherNode { .. })));
+        let members = Claim { members: BTreeSet::from([NodeId(1), NodeId(2), NodeId(4)]), ..claim() };
+        let why = directory.begin_life(&members).unwrap_err().to_string();
+        assert!(why.contains("founded with the nodes 1, 2, 3, and the configuration lists 1, 2, 4"), "{why}");
         let keyspace = Claim { keyspaces: BTreeMap::from([(KeyspaceId(1), "carts".into())]), ..claim() };
         assert!(matches!(directory.begin_life(&keyspace), Err(IdentityError::OtherKeyspace { .. })));
         assert_eq!(directory.begin_life(&claim()).unwrap().start, StartCount(2), "refusals count no start");

@@ -27,11 +27,13 @@ use kvorum_api::{ClusterId, NodeId, ReplicaId, ShardId, limits};
 use kvorum_consensus::{
     Clock, Env, Node, NodeConfig,
     node::{Budget, ShardConfig, Timing},
+    status::NodeStatus,
 };
 use kvorum_storage::{Blocking, command::Settings, shard::BEHAVIOUR};
 use metrics_exporter_prometheus::PrometheusHandle;
 use rand::{TryRngCore as _, rngs::OsRng};
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -150,6 +152,7 @@ fn claim(config: &Config, clock: &Clock) -> Result<Claim, Fatal> {
         cluster: config.cluster,
         cluster_if_new: ClusterId(fresh),
         node: config.node.id,
+        members: config.members.iter().map(|member| member.id).collect(),
         keyspaces: config.keyspaces.iter().map(|keyspace| (keyspace.id, keyspace.name.clone())).collect(),
         now_ms: clock.now_ms(),
     })
@@ -234,16 +237,33 @@ impl House {
 
     /// Looks at the disk and at the node's verdicts, until one says that it must not go on.
     async fn look_after(&self, health: &HealthReporter, recorder: &PrometheusHandle) -> String {
+        let mut compared = BTreeSet::new();
         loop {
             let status = self.facts.door.node.status();
             if let Some(why) = status.refused {
                 return why;
             }
+            self.compare_images(&status, &mut compared);
             let reasons = self.facts.unready(&status);
             say_serving(health, reasons.is_empty()).await;
             recorder.run_upkeep();
             sleep(LOOK_EVERY).await;
             self.look_at_disk().await;
+        }
+    }
+
+    /// A keyspace keeps the images it was founded with: a configuration that says otherwise is told so, once a start.
+    fn compare_images(&self, status: &NodeStatus, compared: &mut BTreeSet<ShardId>) {
+        for keyspace in &self.config.keyspaces {
+            let shard = shard_of(keyspace);
+            let replica = status.replicas.iter().find(|replica| replica.shard == shard);
+            let Some(founded) = replica.and_then(|replica| replica.state.settings.as_ref()) else { continue };
+            if compared.insert(shard) && founded.images != keyspace.images {
+                tracing::warn!(
+                    keyspace = %keyspace.name, founded = ?founded.images, configured = ?keyspace.images,
+                    "keyspaces.changes is not in force: the keyspace keeps what it was founded with"
+                );
+            }
         }
     }
 

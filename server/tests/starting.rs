@@ -3,7 +3,7 @@
 
 mod cluster;
 
-use cluster::{CLUSTER, Cluster, Kvd, calls, kvd, small, until};
+use cluster::{CLUSTER, Cluster, Kvd, Ports, calls, kvd, small, until};
 use kvorum_api::proto;
 use rustix::process::Signal;
 use std::{
@@ -52,6 +52,18 @@ async fn a_directory_that_cannot_be_written_is_named() {
     assert!(words.contains(&format!("data directory {}: cannot make it", node.data().display())), "{words}");
 }
 
+/// Where not even root may write.
+#[tokio::test]
+async fn a_directory_where_nobody_may_write_is_named() {
+    let root = tempfile::tempdir().unwrap();
+    let mut node = alone(root.path());
+    let text = fs::read_to_string(root.path().join("node.toml")).unwrap();
+    let data = node.data().display().to_string();
+    fs::write(root.path().join("node.toml"), text.replace(&data, "/proc/kvorum")).unwrap();
+    let words = refusal(&mut node).await;
+    assert!(words.contains("data directory /proc/kvorum: cannot make it: "), "{words}");
+}
+
 #[tokio::test]
 async fn a_directory_in_use_by_another_process_is_refused() {
     let root = tempfile::tempdir().unwrap();
@@ -83,6 +95,58 @@ async fn a_directory_of_another_cluster_or_node_is_refused() {
     assert!(words.contains("belongs to node 1, and the configuration says 2"), "{words}");
 }
 
+/// Invariant 12: a list of nodes that would be ignored is refused; addresses are not part of what founded the cluster.
+#[tokio::test]
+async fn a_changed_list_of_nodes_is_refused_and_changed_addresses_are_not() {
+    let root = tempfile::tempdir().unwrap();
+    let mut node = alone(root.path());
+    let entry = |id: u64, Ports { client, peer, .. }: Ports| {
+        format!("\n[[cluster.nodes]]\nid = {id}\nclient = \"127.0.0.1:{client}\"\npeer = \"127.0.0.1:{peer}\"\n")
+    };
+    let lists = |nodes: &str| format!("{}\n[cluster]\nid = \"{CLUSTER}\"\n{nodes}", small());
+    let me = entry(1, node.ports);
+    node.configure(&lists(&me));
+    node.start();
+    node.ready().await;
+    assert!(node.stop().await.success());
+
+    node.configure(&lists(&format!("{me}{}{}", entry(2, Ports::free()), entry(3, Ports::free()))));
+    let words = refusal(&mut node).await;
+    assert!(words.contains("was founded with the nodes 1, and the configuration lists 1, 2, 3"), "{words}");
+    assert!(words.contains("this build cannot change the list of nodes, correct cluster.nodes"), "{words}");
+
+    node.ports = Ports::free();
+    node.configure(&lists(&entry(1, node.ports)));
+    node.start();
+    node.ready().await;
+    assert_eq!(node.status().await.start_count, 2, "a refusal counts no start");
+}
+
+/// Invariant 12: the images of a keyspace are those it was founded with; another setting is said to be without effect.
+#[tokio::test]
+async fn a_changed_setting_of_a_founded_keyspace_is_warned_about_at_each_start() {
+    let root = tempfile::tempdir().unwrap();
+    let mut node = alone(root.path());
+    let of = |changes: &str| format!("{}\n[[keyspaces]]\nname = \"default\"\nchanges = \"{changes}\"\n", small());
+    let log = root.path().join("kvd.log");
+    let warnings = || {
+        let log = fs::read_to_string(&log).unwrap();
+        let warnings = log.lines().filter(|line| line.contains("keyspaces.changes is not in force"));
+        warnings.map(str::to_owned).collect::<Vec<_>>()
+    };
+    for (changes, expected) in [("keys", 0), ("new", 1), ("new", 2), ("keys", 2)] {
+        node.configure(&of(changes));
+        node.start();
+        node.ready().await;
+        node.kv().put(calls::put("k", "v")).await.unwrap();
+        let warned = "the warning";
+        until(warned, || async { (warnings().len() >= expected).then_some(()) }).await;
+        assert!(node.stop().await.success());
+        assert_eq!(warnings().len(), expected, "{:?}", warnings());
+    }
+    assert!(warnings().iter().all(|line| line.contains("Keys") && line.contains("New")), "{:?}", warnings());
+}
+
 #[tokio::test]
 async fn a_damaged_identity_is_refused_with_its_place() {
     let root = tempfile::tempdir().unwrap();
@@ -92,7 +156,7 @@ async fn a_damaged_identity_is_refused_with_its_place() {
     assert!(node.stop().await.success());
     let file = node.data().join("identity");
     let text = fs::read_to_string(&file).unwrap();
-    fs::write(&file, text.replace("start 1", "start 2")).unwrap();
+    fs::write(&file, text.replace("\nstart 1\n", "\nstart 2\n")).unwrap();
     let words = refusal(&mut node).await;
     assert!(words.contains("data/identity cannot be understood (its checksum does not fit)"), "{words}");
 }
@@ -233,7 +297,7 @@ async fn an_open_address_is_warned_about_at_each_start() {
     assert_eq!(log.matches("open to the network without encryption").count(), 2);
 }
 
-/// What the reflection service needs to describe this API is served.
+/// A client learns the cluster, the node and every keyspace from one answer.
 #[tokio::test]
 async fn the_first_words_tell_a_client_what_it_needs() {
     let root = tempfile::tempdir().unwrap();
