@@ -7,7 +7,10 @@
 mod cluster;
 
 use cluster::{Cluster, PATIENCE, calls, until};
-use kvorum_api::{Effect, proto::read_level::Kind};
+use kvorum_api::{
+    Effect,
+    proto::{self, read_level::Kind},
+};
 use kvorum_client::{Client, ClientError, Options, Written};
 use std::{
     collections::BTreeMap,
@@ -304,11 +307,56 @@ async fn a_torn_tail_of_the_journal_is_cut_and_the_node_starts() {
     }
 }
 
-/// A node that was away for longer than the log reaches comes back through a snapshot while writes go on; killed in the
-/// middle of it, it finishes at the next start.
+/// A node that was away for longer than the log reaches comes back through a snapshot while writes go on. It is killed
+/// while the snapshot arrives, and (rule S4) while it is being installed: the next start finishes that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_was_away_too_long_rejoins_through_a_snapshot_also_when_killed_in_it() {
-    const ROWS: usize = 1_200;
+    let mut cluster = with_little_log().await;
+    cluster.node(3).kill();
+    let mut purged = write_until_purged(&cluster).await;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut writers = JoinSet::new();
+    let progress = Arc::new(AtomicU64::new(0));
+    writers.spawn(writer(0, cluster.endpoints(), stop.clone(), progress.clone()));
+    let node = cluster.node(3);
+    node.start();
+    until("the snapshot to arrive", || async { has_begun_to_receive(node).then_some(()) }).await;
+    node.kill();
+    for attempt in 1.. {
+        assert!(attempt <= INSTALL_KILLS_MAX, "no kill hit an installation:\n{}", cluster.node(3).log_tail());
+        kill_while_installing(cluster.node(3)).await;
+        let node = cluster.node(3);
+        node.start();
+        node.ready().await;
+        if node.log_count("finishing an interrupted installation") > 0 {
+            break;
+        }
+        // The installation was faster than the kill: once more, from another snapshot.
+        node.kill();
+        purged = write_until_purged(&cluster).await;
+    }
+    assert!(cluster.node(3).log_count("the interrupted installation is finished") > 0);
+    progress_of(&progress, 20).await;
+    stop.store(true, Ordering::Release);
+    let accounts = writers.join_all().await;
+    converged(&cluster).await;
+    let status = cluster.node(3).status().await;
+    assert!(status.replicas[0].applied_index > purged);
+    assert!(accounts[0].acknowledged.len() >= 20);
+    let last = cluster.node(3).kv().get(calls::get_at(format!("row {:05}", ROWS - 1), Kind::Local)).await.unwrap();
+    assert_eq!(last.into_inner().entry.map(|entry| entry.value.len()), Some(ROW_BYTES));
+}
+
+/// Rows that exceed what is kept of the log several times over.
+const ROWS: usize = 1_200;
+const ROW_BYTES: usize = 64 << 10;
+
+/// How often a kill may miss the installation.
+const INSTALL_KILLS_MAX: usize = 5;
+
+/// Three nodes that keep little of the log for one that is away.
+async fn with_little_log() -> Cluster {
     let keep_little = format!("{QUICK}follower_log_bytes_max = \"1MiB\"\n");
     let storage = "journal_segment = \"20MiB\"\njournal_bytes_max = \"40MiB\"";
     let mut cluster = Cluster::start_with(3, |_| keep_little.clone()).await;
@@ -321,49 +369,44 @@ async fn a_node_that_was_away_too_long_rejoins_through_a_snapshot_also_when_kill
     }
     cluster.leader().await;
     cluster.node(3).ready().await;
-    cluster.node(3).kill();
+    cluster
+}
 
+/// Writes every row while node 3 is away, until a log that was kept for it is gone; gives how far it is gone.
+async fn write_until_purged(cluster: &Cluster) -> u64 {
+    let purged_of = |status: proto::NodeStatusReply| status.replicas[0].purged_index;
+    let leader = cluster.leader().await;
+    let last_log = cluster.nodes[leader as usize - 1].status().await.replicas[0].last_log_index;
     let client = Client::new(cluster.endpoints(), Options::default()).unwrap();
     let keyspace = client.keyspace("default").with_timeout(PATIENCE);
-    let value = vec![b'v'; 64 << 10];
+    let value = vec![b'v'; ROW_BYTES];
     for row in 0..ROWS {
         keyspace.put(format!("row {row:05}"), value.clone()).await.unwrap();
     }
     let leader = cluster.leader().await;
-    let purged = until("the log to be purged", || async {
-        let status = cluster.nodes[leader as usize - 1].try_status().await?;
-        (status.replicas[0].purged_index > 0).then_some(status.replicas[0].purged_index)
+    until("the log to be purged", || async {
+        let purged = purged_of(cluster.nodes[leader as usize - 1].try_status().await?);
+        (purged > last_log).then_some(purged)
     })
-    .await;
-
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut writers = JoinSet::new();
-    let endpoints = cluster.endpoints();
-    let progress = Arc::new(AtomicU64::new(0));
-    writers.spawn(writer(0, endpoints, stop.clone(), progress.clone()));
-    // Killed as soon as something of the snapshot lies on its disk or is being installed, three times over.
-    for _ in 0..3 {
-        let node = cluster.node(3);
-        node.start();
-        until("the snapshot to arrive", || async { is_installing(node).await.then_some(()) }).await;
-        node.kill();
-    }
-    let node = cluster.node(3);
-    node.start();
-    node.ready().await;
-    progress_of(&progress, 20).await;
-    stop.store(true, Ordering::Release);
-    let accounts = writers.join_all().await;
-    converged(&cluster).await;
-    let status = cluster.node(3).status().await;
-    assert!(status.replicas[0].applied_index > purged);
-    assert!(accounts[0].acknowledged.len() >= 20);
-    let last = cluster.node(3).kv().get(calls::get_at(format!("row {:05}", ROWS - 1), Kind::Local)).await.unwrap();
-    assert_eq!(last.into_inner().entry.map(|entry| entry.value.len()), Some(value.len()));
+    .await
 }
 
-/// Whether a node has begun to take a snapshot in, or is done with it.
-async fn is_installing(node: &cluster::Kvd) -> bool {
-    let stages = fs::read_dir(node.data().join("engine/stage")).map(|entries| entries.count()).unwrap_or(0);
-    stages > 0 || node.try_status().await.is_some_and(|status| status.replicas[0].installing)
+/// Whether something of a snapshot lies on its disk.
+fn has_begun_to_receive(node: &cluster::Kvd) -> bool {
+    fs::read_dir(node.data().join("engine/stage")).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+/// Starts a node, and kills it as soon as its log says that it installs a snapshot.
+async fn kill_while_installing(node: &mut cluster::Kvd) {
+    const LOOK_EVERY: Duration = Duration::from_millis(1);
+    const BEGUN: &str = "installing a snapshot";
+    let before = node.log_count(BEGUN);
+    let deadline = tokio::time::Instant::now() + 2 * PATIENCE;
+    node.start();
+    // The kill before may have hit one already; then this start finishes it, and no other one comes.
+    while node.log_count(BEGUN) == before && node.log_count("finishing an interrupted installation") == 0 {
+        assert!(tokio::time::Instant::now() < deadline, "no snapshot is installed:\n{}", node.log_tail());
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    node.kill();
 }

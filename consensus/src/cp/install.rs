@@ -28,6 +28,7 @@ impl ReplicaStore {
     /// The journal's or the engine's; the shard then refuses reads and applies until a restart has repeated it.
     pub(crate) async fn install(&self, staged: StagedSnapshot) -> Result<(), StorageError> {
         self.mark_durably(Mark::InstallBegin(staged.encode())).await?;
+        tracing::info!(group = %self.group, position = ?staged.applied.position, "installing a snapshot");
         let upto = redo(&self.blocking, self.shard.clone(), staged.clone()).await.inspect_err(|error| {
             self.poison_if_fatal(error);
         })?;
@@ -36,6 +37,7 @@ impl ReplicaStore {
             self.journal.mark(self.group, purged, Completion::None)?;
         }
         self.mark_durably(Mark::InstallDone).await?;
+        tracing::info!(group = %self.group, "the snapshot is installed");
         if let Some(upto) = upto {
             self.end_moved(upto);
         }
@@ -78,6 +80,7 @@ pub async fn finish_interrupted(
         }));
         journal.mark(group, Mark::InstallDone, signal)?;
         told.await.unwrap_or(Err(StorageError::Stopped))?;
+        tracing::info!(%group, "the interrupted installation is finished");
     }
     let engine = engine.clone();
     blocking

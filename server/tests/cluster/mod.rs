@@ -153,6 +153,12 @@ impl Kvd {
         self.child.is_some() && self.has_ended().is_none()
     }
 
+    /// How many lines of its log, over all its lives, contain a text.
+    pub fn log_count(&self, text: &str) -> usize {
+        let log = fs::read(self.directory.join("kvd.log")).unwrap_or_default();
+        String::from_utf8_lossy(&log).lines().filter(|line| line.contains(text)).count()
+    }
+
     /// The last words of its log.
     pub fn log_tail(&self) -> String {
         let log = fs::read(self.directory.join("kvd.log")).unwrap_or_default();
