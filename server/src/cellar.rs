@@ -7,9 +7,10 @@
 
 use crate::config::Config;
 use kvorum_api::ShardId;
+#[cfg(feature = "rocks")]
+use kvorum_storage::engine::rocks::{RocksEngine, RocksOptions};
 use kvorum_storage::{
     Engine, Journal, Shard, StorageError,
-    engine::rocks::{RocksEngine, RocksOptions},
     journal::{BatchNumber, FileJournal, JournalOptions},
     shard::ShardSpec,
 };
@@ -29,8 +30,7 @@ impl Cellar {
     /// # Errors
     /// The disk's, or corruption with its place.
     pub fn open(config: &Config, directory: &Path) -> Result<Self, StorageError> {
-        let options = RocksOptions { memory_bytes: config.storage.engine_memory as usize, ..RocksOptions::default() };
-        let engine: Arc<dyn Engine> = Arc::new(RocksEngine::open(&directory.join("engine"), &options)?);
+        let engine = open_engine(config, &directory.join("engine"))?;
         let options = JournalOptions {
             segment_bytes: config.storage.journal_segment,
             bytes_max: config.storage.journal_bytes_max,
@@ -41,6 +41,18 @@ impl Cellar {
         let journal = FileJournal::open(&directory.join("journal"), options)?;
         Ok(Cellar { engine, journal })
     }
+}
+
+#[cfg(feature = "rocks")]
+fn open_engine(config: &Config, directory: &Path) -> Result<Arc<dyn Engine>, StorageError> {
+    let options = RocksOptions { memory_bytes: config.storage.engine_memory as usize, ..RocksOptions::default() };
+    Ok(Arc::new(RocksEngine::open(directory, &options)?))
+}
+
+/// The doors compile and are linted without RocksDB; a process without an engine that keeps data serves nobody.
+#[cfg(not(feature = "rocks"))]
+fn open_engine(_: &Config, _: &Path) -> Result<Arc<dyn Engine>, StorageError> {
+    Err(StorageError::Engine("this build leaves RocksDB out (feature rocks) and can keep no data".to_owned()))
 }
 
 /// The highest journal batch any position of the engine names.

@@ -56,7 +56,7 @@ const EPOCH: u64 = 1;
 const BLOCKING_QUEUE_MAX: usize = 1_024;
 
 /// How often the disk, the node's verdicts and its readiness are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How often a drain looks whether the last request is answered.
 const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(10);
