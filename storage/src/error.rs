@@ -42,6 +42,9 @@ pub enum StorageError {
         /// What was found.
         found: String,
     },
+    /// What another node sent is not what it should be: nothing of this node is in doubt.
+    #[error("refused: {0}")]
+    Refused(String),
     /// The shard is being rebuilt from a snapshot.
     #[error("installing a snapshot")]
     Installing,

@@ -175,6 +175,7 @@ impl Group {
         let _ = self.core.stopped.set(why.to_owned());
         let mut tasks = std::mem::take(&mut *self.tasks.lock());
         tasks.shutdown().await;
+        self.receiving.end().await;
         if let Err(error) = self.raft.shutdown().await {
             tracing::error!(shard = %self.core.shard_id(), %error, "the raft task ended badly");
         }

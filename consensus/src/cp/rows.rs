@@ -58,6 +58,7 @@ pub(crate) fn unreadable(shard: ShardId, error: StorageError) -> ReadError {
         | StorageError::Poisoned(_)
         | StorageError::DiskFull(_)
         | StorageError::Engine(_)
+        | StorageError::Refused(_)
         | StorageError::UnknownFormat { .. } => ReadError::Storage { shard, why: error.to_string() },
     }
 }

@@ -275,8 +275,8 @@ impl ReplicaStore {
         self.flushed_seen.load(Ordering::Relaxed)
     }
 
-    /// A failure after which this node must promise nothing more poisons it; a full disk, a stop and an installation
-    /// under way do not.
+    /// A failure after which this node must promise nothing more poisons it; a full disk, a stop, an installation
+    /// under way and what a peer sent wrongly do not.
     pub(crate) fn poison_if_fatal(&self, error: &StorageError) {
         match error {
             StorageError::Io { .. }
@@ -284,6 +284,7 @@ impl ReplicaStore {
             | StorageError::Poisoned(_)
             | StorageError::Engine(_) => self.health.poison(error.to_string()),
             StorageError::DiskFull(_)
+            | StorageError::Refused(_)
             | StorageError::UnknownFormat { .. }
             | StorageError::Installing
             | StorageError::Stopped => {}

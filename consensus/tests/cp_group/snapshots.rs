@@ -93,6 +93,55 @@ async fn a_follower_that_never_ran_gets_a_snapshot_and_lost_replies_do_not_repea
     world.converged().await;
 }
 
+/// A transport that gives up drops the future that answers: what was begun goes on, and the repeated message joins it.
+#[tokio::test(start_paused = true)]
+async fn calls_given_up_in_the_middle_are_joined_by_their_repetition() {
+    let mut world = tight();
+    world.start(1).await;
+    world.start(2).await;
+    world.found().await;
+    fill(&world, 0, 100).await;
+    let leader = world.leader().await;
+    purged_beyond(&world, leader, 90).await;
+    world.net.hang_up(MessageKind::SnapshotBegin, 1);
+    world.net.hang_up(MessageKind::SnapshotChunk, 3);
+    world.net.hang_up(MessageKind::SnapshotFinish, 3);
+    world.start(3).await;
+    world.converged().await;
+    // Converged as soon as it is installed: its sender still asks.
+    world.eventually("the repeated finish arrived", || world.net.arrived(MessageKind::SnapshotFinish) == 4).await;
+    assert_eq!(world.net.arrived(MessageKind::SnapshotBegin), 2, "the one that was given up, and its repetition");
+    let rivals = world.net.rivals();
+    assert!(!rivals.is_empty(), "a newer snapshot began while one was being installed");
+    for answer in rivals {
+        assert!(answer.as_ref().is_err_and(|why| why.contains("ask later")), "{answer:?}");
+    }
+    assert!(world.running[&3].engine.stages().unwrap().is_empty(), "no stage is left behind");
+    assert_eq!(world.running[&3].health.causes().poisoned, None);
+    fill(&world, 100, 110).await;
+    world.converged().await;
+}
+
+/// What a peer sent wrongly says nothing about this node's own disk.
+#[tokio::test(start_paused = true)]
+async fn a_chunk_damaged_on_the_way_is_refused_and_poisons_nobody() {
+    let mut world = tight();
+    world.start(1).await;
+    world.start(2).await;
+    world.found().await;
+    fill(&world, 0, 100).await;
+    let leader = world.leader().await;
+    purged_beyond(&world, leader, 90).await;
+    world.net.damage(MessageKind::SnapshotChunk, 1);
+    world.start(3).await;
+    world.converged().await;
+    assert_eq!(world.net.arrived(MessageKind::SnapshotBegin), 2, "the damaged attempt and the next one");
+    assert_eq!(world.running[&3].health.causes().poisoned, None);
+    world.eventually("no stage is left", || world.running[&3].engine.stages().unwrap().is_empty()).await;
+    let found = world.get(3, "k0050", ReadLevel::Local).await.unwrap();
+    assert_eq!(found.entry.unwrap().value.unwrap(), "v".repeat(100));
+}
+
 /// Rule S4: killed in the middle of installing, it finishes at the next start.
 #[tokio::test(start_paused = true)]
 async fn an_interrupted_installation_is_finished_at_the_next_start() {

@@ -1,7 +1,7 @@
 //! Three nodes, their disks, and the network between them.
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::{FutureExt, future::BoxFuture};
 use kvorum_api::{
     Actor, ClusterId, KeyspaceId, NodeId, ReadError, ReadLevel, ReplicaId, ShardId, Stamp, StartCount, WriteError,
 };
@@ -51,6 +51,10 @@ pub struct Net {
     cut: Mutex<BTreeSet<(NodeId, NodeId)>>,
     slow: Mutex<BTreeMap<(NodeId, NodeId), Duration>>,
     lossy: Mutex<Option<(MessageKind, u32)>>,
+    hung_up: Mutex<BTreeMap<u8, u32>>,
+    damaged: Mutex<Option<(MessageKind, u32)>>,
+    last_begin: Mutex<Bytes>,
+    rivals: Mutex<Vec<Result<Bytes, String>>>,
     sent: Mutex<BTreeMap<(NodeId, NodeId), u64>>,
     kinds: Mutex<BTreeMap<u8, u64>>,
     traces: Mutex<BTreeSet<(NodeId, Bytes)>>,
@@ -94,6 +98,39 @@ impl Net {
     /// Loses the replies to the next `count` messages of a kind.
     pub fn lose_replies(&self, kind: MessageKind, count: u32) {
         *self.lossy.lock() = Some((kind, count));
+    }
+
+    /// Gives up the calls of the next `count` messages of a kind in the middle: the answering future is dropped.
+    pub fn hang_up(&self, kind: MessageKind, count: u32) {
+        self.hung_up.lock().insert(kind as u8, count);
+    }
+
+    /// Flips a bit in the last byte of the next `count` messages of a kind.
+    pub fn damage(&self, kind: MessageKind, count: u32) {
+        *self.damaged.lock() = Some((kind, count));
+    }
+
+    /// What newer snapshots were answered that began while a call to finish one was given up.
+    pub fn rivals(&self) -> Vec<Result<Bytes, String>> {
+        self.rivals.lock().clone()
+    }
+
+    fn is_hung_up(&self, kind: MessageKind) -> bool {
+        let mut hung_up = self.hung_up.lock();
+        let count = hung_up.get_mut(&(kind as u8)).filter(|count| **count > 0);
+        count.map(|count| *count -= 1).is_some()
+    }
+
+    fn may_damage(&self, kind: MessageKind, payload: Bytes) -> Bytes {
+        match &mut *self.damaged.lock() {
+            Some((damaged, count)) if *damaged == kind && *count > 0 => {
+                *count -= 1;
+                let mut bytes = payload.to_vec();
+                *bytes.last_mut().unwrap() ^= 1;
+                bytes.into()
+            }
+            Some(_) | None => payload,
+        }
     }
 
     fn is_reply_lost(&self, kind: MessageKind) -> bool {
@@ -171,13 +208,33 @@ async fn answer(net: &Net, group: &Group, peers: &Peers, envelope: &Bytes) -> Op
         from: received.envelope.from,
         from_replica: received.envelope.from_replica,
         kind: received.kind,
-        payload: received.envelope.payload.clone(),
+        payload: net.may_damage(received.kind, received.envelope.payload.clone()),
     };
+    if received.kind == MessageKind::SnapshotBegin {
+        *net.last_begin.lock() = incoming.payload.clone();
+    }
+    if net.is_hung_up(received.kind) {
+        hang_up(net, group, incoming);
+        return None;
+    }
     let answer = match group.handle(incoming).await {
         Ok(payload) => peers.reply(&received, payload),
         Err(why) => peers.refuse(&received, kvorum_consensus::envelope::Refusal::Replica, why),
     };
     (!net.is_reply_lost(received.kind)).then_some(answer)
+}
+
+/// Begins to answer and gives up.
+fn hang_up(net: &Net, group: &Group, incoming: Incoming) {
+    let (from, from_replica, kind) = (incoming.from, incoming.from_replica, incoming.kind);
+    let is_answered = group.handle(incoming).now_or_never().is_some();
+    if kind == MessageKind::SnapshotFinish && !is_answered {
+        let mut newer = net.last_begin.lock().to_vec();
+        // The last byte of the session, behind the format.
+        newer[8] ^= 1;
+        let begin = Incoming { from, from_replica, kind: MessageKind::SnapshotBegin, payload: newer.into() };
+        net.rivals.lock().extend(group.handle(begin).now_or_never());
+    }
 }
 
 /// What outlives a node.

@@ -151,7 +151,7 @@ pub(super) fn column(reader: &mut Reader) -> Result<Column, StorageError> {
 }
 
 fn damaged(bytes: usize, why: &str) -> StorageError {
-    StorageError::Corrupt { file: "snapshot chunk".into(), offset: 0, why: format!("of {bytes} bytes {why}") }
+    StorageError::Refused(format!("a snapshot chunk of {bytes} bytes {why}"))
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Receive: takes the chunks of a snapshot in, verifies each, and lays the rows down as files of this node's engine.
 //!
 //! **Invariant.** A [`StagedSnapshot`] exists only if every chunk verified, in order, the totals agree, and the files
-//! and their directory are synced (rule S4). Nothing of the shard itself has been touched by then.
+//! and their directory are synced (rule S4). Nothing of the shard itself has been touched by then. What the sender got
+//! wrong is `Refused`; every other error is this node's own disk.
 
 use super::{
     chunk::{self, Body, Totals},
@@ -28,6 +29,8 @@ pub struct SnapshotReceiver {
     applied: Option<Applied>,
     /// What may still come, in order.
     ranges: Vec<(Column, KeyRange)>,
+    /// The last row that came.
+    last: Option<(Column, Bytes)>,
     totals: Totals,
     is_ended: bool,
 }
@@ -52,6 +55,7 @@ impl SnapshotReceiver {
             next_sequence: 0,
             applied: None,
             ranges: keys::snapshot_ranges(spec).collect(),
+            last: None,
             totals: Totals::default(),
             is_ended: false,
         })
@@ -60,7 +64,7 @@ impl SnapshotReceiver {
     /// Takes the next chunk in. Chunks arrive in order.
     ///
     /// # Errors
-    /// A chunk that does not verify or is out of order, or the engine's.
+    /// `Refused` or `UnknownFormat` for a chunk that does not verify or is out of order, or the engine's.
     pub fn put_chunk(&mut self, chunk: &[u8]) -> Result<(), StorageError> {
         let chunk = chunk::decode(chunk)?;
         if chunk.spec != self.spec {
@@ -96,7 +100,7 @@ impl SnapshotReceiver {
     /// After the last chunk: everything verified and synced.
     ///
     /// # Errors
-    /// Something is missing, or the engine's.
+    /// `Refused` if something is missing, or the engine's.
     pub fn finish(mut self) -> Result<StagedSnapshot, StorageError> {
         let Some(applied) = self.applied.take().filter(|_| self.is_ended) else {
             return Err(self.refused("the last chunk has not arrived"));
@@ -111,16 +115,18 @@ impl SnapshotReceiver {
             return Err(self.refused(format!("a row of column {} that is not this shard's", column.name())));
         };
         self.ranges.drain(..at);
+        // Checked before the stage does: to the engine it would be a mistake of this node.
+        if self.last.as_ref().is_some_and(|(of, last)| *of == column && key <= last.as_ref()) {
+            return Err(self.refused(format!("a row of column {} that is out of order", column.name())));
+        }
+        self.last = Some((column, Bytes::copy_from_slice(key)));
         self.totals.add_row(key, value);
         self.stage.put(column, key, value)
     }
 
     fn refused(&self, why: impl Into<String>) -> StorageError {
-        StorageError::Corrupt {
-            file: format!("snapshot of shard {}", self.spec.shard),
-            offset: self.next_sequence,
-            why: why.into(),
-        }
+        let (shard, sequence) = (self.spec.shard, self.next_sequence);
+        StorageError::Refused(format!("chunk {sequence} of a snapshot of shard {shard}: {}", why.into()))
     }
 }
 
