@@ -291,7 +291,11 @@ impl House {
         say_serving(health, false).await;
         // Writes in flight are done in milliseconds: finishing them first spares their clients an unknown outcome.
         self.finish_requests(Instant::now() + patience / 4).await;
-        self.facts.door.node.drain(until.duration_since(Instant::now())).await;
+        if self.config.members.len() > 1 {
+            // Whoever is up to date takes over within an election; where nobody is, waiting longer brings nobody.
+            let handing_over = (2 * self.config.raft.election_max).min(until.duration_since(Instant::now()));
+            self.facts.door.node.drain(handing_over).await;
+        }
         self.finish_requests(until).await;
         stop.send_replace(true);
         let shut = async { while doors.join_next().await.is_some() {} };
