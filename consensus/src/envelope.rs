@@ -19,6 +19,8 @@
 //! **Invariant.** Decoding never panics and takes exactly what encoding gives. Numbers are append-only; a format this
 //! build does not know is refused by number.
 //!
+//! A life is known only once a hello has proven it; until then everything else is refused with 6, "not now".
+//!
 //! **Deliberately absent.** What a payload means: `cp` and `hello` have codecs of their own.
 
 use crate::identity::Life;

@@ -7,21 +7,27 @@
 //!    │   a majority answered (itself included): replicas may vote, append, stand for election
 //! ```
 //!
-//! Payload, version 1, integers big-endian: `format = 1 (1) │ flags (1): 1 disk full │ groups (2) │ per group: group (8),
-//! replica (8), flags (1): 1 pristine`.
+//! Payload, version 2, integers big-endian: `format = 2 (1) │ flags (1): 1 disk full │ groups (2) │ per group: group (8),
+//! replica (8), flags (1): 1 pristine │ per past life of the directory, oldest first, to the end: start count, boot nonce,
+//! batch found after it (8 each)`. Request and answer are the same. The lives prove who the sender is (rule J7).
 //!
 //! **Invariant.** A hello is always answered, also by a node that may not vote yet: otherwise nodes that start together
 //! would wait for each other.
 
+use crate::identity::PastLife;
 use bytes::{BufMut, Bytes, BytesMut};
-use kvorum_api::{GroupId, NodeId, ReplicaId};
+use kvorum_api::{GroupId, NodeId, ReplicaId, StartCount};
+use kvorum_storage::journal::BatchNumber;
 use std::collections::BTreeMap;
 
 /// The format this build writes.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 /// Bytes of one group.
 const GROUP_BYTES: usize = 17;
+
+/// Bytes of one past life.
+const LIFE_BYTES: usize = 24;
 
 /// What a node says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +36,8 @@ pub struct Hello {
     pub is_disk_full: bool,
     /// The replicas it holds, by group.
     pub groups: BTreeMap<GroupId, HeldReplica>,
+    /// The lives that its directory has lived before this one, oldest first.
+    pub past: Vec<PastLife>,
 }
 
 /// One replica, as its node describes it.
@@ -46,7 +54,7 @@ impl Hello {
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let count = u16::try_from(self.groups.len()).expect("a node holds fewer than 65,536 replicas");
-        let mut bytes = BytesMut::with_capacity(4 + self.groups.len() * GROUP_BYTES);
+        let mut bytes = BytesMut::with_capacity(4 + self.groups.len() * GROUP_BYTES + self.past.len() * LIFE_BYTES);
         bytes.put_u8(FORMAT);
         bytes.put_u8(u8::from(self.is_disk_full));
         bytes.put_u16(count);
@@ -54,6 +62,11 @@ impl Hello {
             bytes.put_u64(group.0);
             bytes.put_u64(held.replica.0);
             bytes.put_u8(u8::from(held.is_pristine));
+        }
+        for life in &self.past {
+            bytes.put_u64(life.start.0);
+            bytes.put_u64(life.boot_nonce);
+            bytes.put_u64(life.found.0);
         }
         bytes.freeze()
     }
@@ -70,14 +83,21 @@ impl Hello {
             return Err(format!("hello of format {format}: this build knows format {FORMAT}"));
         }
         let count = usize::from(u16::from_be_bytes([*high, *low]));
-        if rows.len() != count * GROUP_BYTES {
-            return Err(format!("a hello of {count} groups with {} bytes of them", rows.len()));
-        }
+        let split =
+            rows.split_at_checked(count * GROUP_BYTES).filter(|(_, lives)| lives.len().is_multiple_of(LIFE_BYTES));
+        let Some((rows, lives)) = split else {
+            return Err(format!("a hello of {count} groups with {} bytes of groups and lives", rows.len()));
+        };
+        let word = |row: &[u8], at: usize| u64::from_be_bytes(row[at..at + 8].try_into().expect("eight bytes"));
         let groups = rows.chunks_exact(GROUP_BYTES).map(|row| {
-            let word = |at: usize| u64::from_be_bytes(row[at..at + 8].try_into().expect("eight bytes"));
-            (GroupId(word(0)), HeldReplica { replica: ReplicaId(word(8)), is_pristine: row[16] & 1 == 1 })
+            (GroupId(word(row, 0)), HeldReplica { replica: ReplicaId(word(row, 8)), is_pristine: row[16] & 1 == 1 })
         });
-        Ok(Hello { is_disk_full: flags & 1 == 1, groups: groups.collect() })
+        let past = lives.chunks_exact(LIFE_BYTES).map(|row| PastLife {
+            start: StartCount(word(row, 0)),
+            boot_nonce: word(row, 8),
+            found: BatchNumber(word(row, 16)),
+        });
+        Ok(Hello { is_disk_full: flags & 1 == 1, groups: groups.collect(), past: past.collect() })
     }
 }
 
@@ -172,13 +192,15 @@ mod tests {
 
     fn hello(replica: u64, is_pristine: bool) -> Hello {
         let held = HeldReplica { replica: ReplicaId(replica), is_pristine };
-        Hello { is_disk_full: false, groups: BTreeMap::from([(GROUP, held)]) }
+        Hello { is_disk_full: false, groups: BTreeMap::from([(GROUP, held)]), past: Vec::new() }
     }
 
     #[test]
-    fn version_1_is_what_it_was() {
-        let bytes = [1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 12, 1];
-        let expected = Hello { is_disk_full: true, ..hello(12, true) };
+    fn version_2_is_what_it_was() {
+        let mut bytes = vec![2, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 12, 1];
+        bytes.extend([3_u64, 4, 5].into_iter().flat_map(u64::to_be_bytes));
+        let past = vec![PastLife { start: StartCount(3), boot_nonce: 4, found: BatchNumber(5) }];
+        let expected = Hello { is_disk_full: true, past, ..hello(12, true) };
         assert_eq!(Hello::decode(&bytes), Ok(expected.clone()));
         assert_eq!(expected.encode(), bytes.as_slice());
     }
@@ -232,14 +254,19 @@ mod tests {
         fn any_hello_round_trips(
             is_disk_full in any::<bool>(),
             groups in proptest::collection::btree_map(any::<u64>(), (any::<u64>(), any::<bool>()), 0..20),
+            past in proptest::collection::vec(any::<[u64; 3]>(), 0..9),
         ) {
+            let past = past.into_iter().map(|[start, boot_nonce, found]| {
+                PastLife { start: StartCount(start), boot_nonce, found: BatchNumber(found) }
+            });
+            let past = past.collect();
             let groups = groups
                 .into_iter()
                 .map(|(group, (replica, is_pristine))| {
                     (GroupId(group), HeldReplica { replica: ReplicaId(replica), is_pristine })
                 })
                 .collect();
-            let hello = Hello { is_disk_full, groups };
+            let hello = Hello { is_disk_full, groups, past };
             prop_assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
         }
 

@@ -3,11 +3,11 @@
 //! **Invariant.** One writer at a time, so that a newer note is never overwritten by an older one; the clock is extended,
 //! and a life counts as noted, only after the sync.
 
-use crate::{hlc::Hlc, note::NodeNote, peers::Peers};
-use kvorum_api::Stamp;
+use crate::{hlc::Hlc, identity::Lives, note::NodeNote, peers::Peers};
+use kvorum_api::{Stamp, StartCount};
 use kvorum_storage::{
     Journal, StorageError,
-    journal::{Completion, Mark, NODE_GROUP},
+    journal::{BatchNumber, Completion, Mark, NODE_GROUP},
 };
 use std::sync::Arc;
 use tokio::sync::{Mutex, Notify, oneshot, watch};
@@ -16,6 +16,8 @@ use tokio::sync::{Mutex, Notify, oneshot, watch};
 pub struct NoteKeeper {
     journal: Arc<dyn Journal>,
     kept: NodeNote,
+    /// Of this directory, up to the one under way.
+    lives: Lives,
     writer: Mutex<()>,
     /// Up to which revision of [`Peers::lives`] the note is durable.
     revision: watch::Sender<u64>,
@@ -23,19 +25,36 @@ pub struct NoteKeeper {
 }
 
 impl NoteKeeper {
-    /// Reads the note of earlier lives.
+    /// Reads the note of earlier lives, and adds one. The journal was just opened: what it shows as synced is what it
+    /// found, and the one bare header of this start.
     ///
     /// # Errors
     /// A note that this build cannot read.
-    pub fn read(journal: Arc<dyn Journal>) -> Result<Self, StorageError> {
+    pub fn read(journal: Arc<dyn Journal>, start: StartCount, boot_nonce: u64) -> Result<Self, StorageError> {
         let kept = journal.group(NODE_GROUP).note.map(|note| NodeNote::decode(&note)).transpose()?.unwrap_or_default();
+        let found = BatchNumber(journal.status().last_synced.0.saturating_sub(1));
+        let lives = kept.lives.clone().begin(start, boot_nonce, found);
         let revision = watch::Sender::new(0);
-        Ok(NoteKeeper { journal, kept, writer: Mutex::new(()), revision, wake: Arc::default() })
+        Ok(NoteKeeper { journal, kept, lives, writer: Mutex::new(()), revision, wake: Arc::default() })
     }
 
     /// What earlier lives noted.
     pub fn kept(&self) -> &NodeNote {
         &self.kept
+    }
+
+    /// The lives of this directory, up to the one under way.
+    pub fn lives(&self) -> &Lives {
+        &self.lives
+    }
+
+    /// Makes the life under way durable: before that no peer may remember it.
+    ///
+    /// # Errors
+    /// The journal's.
+    pub async fn keep_first(&self, peers: &Peers) -> Result<(), StorageError> {
+        let _one_at_a_time = self.writer.lock().await;
+        self.write(self.kept.bound, peers).await
     }
 
     /// Notified when there is something that should not wait.
@@ -85,7 +104,7 @@ impl NoteKeeper {
 
     async fn write(&self, bound: Stamp, peers: &Peers) -> Result<(), StorageError> {
         let (lives, revision) = peers.lives();
-        let note = NodeNote { bound, peers: lives };
+        let note = NodeNote { bound, peers: lives, lives: self.lives.clone() };
         let (done, told) = oneshot::channel();
         let done = Completion::Signal(Box::new(move |outcome| {
             // Nobody listens any more when the chore was stopped meanwhile.

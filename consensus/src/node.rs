@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!   new ──▶ knows who it is; refuses peers: "starting"
-//!    │ open: clock bound durable, shards and groups open, chores run
+//!    │ open: life and clock bound durable, shards and groups open, chores run
 //!    ▼
 //!   answers hello ──▶ a majority answered its own ──▶ replicas vote, append, lead
 //!    │ drain: no new requests, leadership handed on
@@ -125,7 +125,7 @@ impl Node {
     /// # Errors
     /// A note that this build cannot read.
     pub fn new(env: Env, config: NodeConfig) -> Result<Arc<Node>, StartError> {
-        let note = NoteKeeper::read(Arc::clone(&env.journal))?;
+        let note = NoteKeeper::read(Arc::clone(&env.journal), config.start, config.boot_nonce)?;
         let offset_max_ms = config.timing.clock_offset_max.as_millis() as u64;
         let hlc = Arc::new(Hlc::bounded(env.clock.clone(), note.kept().bound, offset_max_ms));
         let health = Arc::new(Health::default());
@@ -159,6 +159,8 @@ impl Node {
     /// # Errors
     /// Storage that cannot be opened, or a group the library refuses.
     pub async fn open(self: &Arc<Self>) -> Result<(), StartError> {
+        // First of all: what an aborted start adds to the journal before this would count for the life before it.
+        self.note.keep_first(&self.peers).await?;
         self.wait_for_clock().await;
         self.note.keep(&self.hlc, &self.peers).await?;
         let nodes = Arc::new(self.config.nodes.clone());
@@ -287,7 +289,11 @@ impl Node {
         let groups = self.held().iter().map(|(group, held)| {
             (*group, HeldReplica { replica: held.group.replica(), is_pristine: held.group.is_pristine() })
         });
-        Hello { is_disk_full: self.health.causes().disk_full.is_some(), groups: groups.collect() }
+        Hello {
+            is_disk_full: self.health.causes().disk_full.is_some(),
+            groups: groups.collect(),
+            past: self.note.lives().past.clone(),
+        }
     }
 
     /// Lets replicas speak once a majority has confirmed who this node is.

@@ -11,7 +11,8 @@
 //!
 //! **Invariant.** Nothing is refused for an epoch: replicas are addressed by ids that are never reused. A node that its
 //! peers refuse for good falls silent at once, whatever its replicas try. A refusal is believed only from a peer that is
-//! itself who it says it is; that the *cluster* is another one, only from a majority.
+//! itself who it says it is; that the *cluster* is another one, only from a majority. A new life of a node is known only
+//! from a hello that proves it (rule J7): until then nothing else of it is answered, believed or remembered.
 
 use crate::{
     env::Env,
@@ -19,7 +20,7 @@ use crate::{
     health::Health,
     hello::{Hello, majority},
     hlc::Hlc,
-    identity::{Identity, Life, Verdict, judge},
+    identity::{Identity, Life, PastLife, Verdict, judge},
     transport::{Lane, Transport, TransportError},
 };
 use bytes::Bytes;
@@ -273,7 +274,10 @@ impl Peers {
             let why = format!("node {} is not in this cluster, as node {} is configured", envelope.from, me.node);
             return Err((Refusal::UnknownNode, why));
         }
-        state.judge(envelope).map_err(|why| (Refusal::Identity, why))?;
+        state.judge(envelope).map_err(|unfit| match unfit {
+            Unfit::Unproven(why) => (Refusal::NotNow, why),
+            Unfit::Refused(why) => (Refusal::Identity, why),
+        })?;
         drop(state);
         self.observe(envelope);
         match (envelope.form, MessageKind::from_number(envelope.kind)) {
@@ -296,11 +300,17 @@ impl Peers {
             state.peer(to).refused = Some(why.clone());
             return Err(CallError::Unreachable(why));
         }
-        if let Err(why) = state.judge(answer) {
-            tracing::warn!(node = %to, why, "refused the answer of a peer");
-            return Err(CallError::Unreachable(why));
-        }
         let sentence = || String::from_utf8_lossy(&answer.payload).into_owned();
+        match state.judge(answer) {
+            Ok(()) => {}
+            // Whoever takes this one for a stranger never says hello to it; it counts only with a majority.
+            Err(Unfit::Unproven(_)) if is_foreign(answer) => return Err(state.foreign(to, sentence(), &self.health)),
+            Err(Unfit::Unproven(why)) => return Err(CallError::Unreachable(why)),
+            Err(Unfit::Refused(why)) => {
+                tracing::warn!(node = %to, why, "refused the answer of a peer");
+                return Err(CallError::Unreachable(why));
+            }
+        }
         let verdict = match (answer.form, Refusal::from_number(answer.kind)) {
             (Form::Reply, _) => Ok(()),
             (Form::Refusal, Refusal::UnknownReplica | Refusal::Replica) => Err(CallError::Refused(sentence())),
@@ -364,13 +374,41 @@ impl Peers {
     }
 }
 
+/// Why a message of a node is not taken.
+enum Unfit {
+    /// It may be taken once its sender has said hello.
+    Unproven(String),
+    /// Never.
+    Refused(String),
+}
+
+/// The past lives that a hello shows, asked or answered.
+fn shown_lives(envelope: &Envelope) -> Option<Vec<PastLife>> {
+    let is_hello = MessageKind::from_number(envelope.kind) == Some(MessageKind::Hello);
+    let hello = (is_hello && envelope.form != Form::Refusal).then(|| Hello::decode(&envelope.payload).ok())?;
+    hello.map(|hello| hello.past)
+}
+
+fn is_foreign(answer: &Envelope) -> bool {
+    let refusal = Refusal::from_number(answer.kind);
+    answer.form == Form::Refusal && matches!(refusal, Refusal::WrongCluster | Refusal::UnknownNode)
+}
+
 impl State {
     /// Judges the life that a message of a node of this cluster shows, and remembers it.
-    fn judge(&mut self, envelope: &Envelope) -> Result<(), String> {
+    fn judge(&mut self, envelope: &Envelope) -> Result<(), Unfit> {
         let mut is_new = false;
+        let past = shown_lives(envelope);
         let seen = self.peer(envelope.from);
-        match judge(envelope.from, seen.life, envelope.life) {
+        match judge(envelope.from, seen.life, envelope.life, past.as_deref()) {
             Verdict::Known(life) => seen.life = Some(life),
+            // A node refuses others also before its life is durable: it may never remember to have lived it.
+            Verdict::NewLife(_) if envelope.form == Form::Refusal => {}
+            Verdict::Unproven(why) => {
+                // Asks it for another hello, which proves it; the one at hand is of a former life.
+                seen.hello = None;
+                return Err(Unfit::Unproven(why));
+            }
             Verdict::NewLife(life) => {
                 seen.life = Some(life);
                 // What it held and promised in its former life says nothing about this one.
@@ -379,7 +417,7 @@ impl State {
             }
             Verdict::Refused(why) => {
                 seen.refused = Some(why.clone());
-                return Err(why);
+                return Err(Unfit::Refused(why));
             }
         }
         seen.heard = Some(Instant::now());

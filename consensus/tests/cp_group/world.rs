@@ -8,9 +8,11 @@ use kvorum_api::{
 use kvorum_consensus::{
     Clock, Env, Lane, Replicator, RequestContext, Transport, TransportError, Written,
     cp::{Group, GroupContext},
+    envelope::{Envelope, Form},
     health::Health,
+    hello::Hello,
     hlc::Hlc,
-    identity::Identity,
+    identity::{Identity, Life, Lives, PastLife},
     node::{Budget, ShardConfig, Timing},
     peers::{Incoming, MessageKind, Peers},
     replicator::{Found, Role},
@@ -19,7 +21,7 @@ use kvorum_storage::{
     Blocking, Operation, RequestId, Shard, WriteCommand,
     command::{Condition, Images, Settings},
     engine::mem::{MemDisk as EngineDisk, MemEngine},
-    journal::{JournalOptions, MemDisk as JournalDisk, MemJournal},
+    journal::{BatchNumber, Journal, JournalOptions, MemDisk as JournalDisk, MemJournal, NODE_GROUP},
     shard::ShardSpec,
 };
 use parking_lot::Mutex;
@@ -61,6 +63,29 @@ pub struct Net {
 }
 
 impl Net {
+    /// What a node does before anything else in a new life: says hello to all who are there.
+    fn introduce(&self, me: Identity, last_synced: BatchNumber, past: &[PastLife]) {
+        let payload = Hello { past: past.to_vec(), ..Hello::default() }.encode();
+        for (to, (_, peers)) in self.endpoints.lock().iter() {
+            let hello = Envelope {
+                form: Form::Request,
+                cluster: me.cluster,
+                from: me.node,
+                to: *to,
+                life: Life { start: me.start, boot_nonce: me.boot_nonce, last_synced },
+                stamp: Stamp::default(),
+                physical_ms: BEGAN_MS,
+                group: NODE_GROUP,
+                from_replica: ReplicaId(0),
+                to_replica: ReplicaId(0),
+                kind: MessageKind::Hello as u8,
+                trace: Bytes::new(),
+                payload: payload.clone(),
+            };
+            assert!(peers.receive(&hello.encode()).is_ok(), "an honest node is known by its history");
+        }
+    }
+
     /// Messages `from` has tried to send to `to`.
     pub fn sent(&self, from: u64, to: u64) -> u64 {
         self.sent.lock().get(&(NodeId(from), NodeId(to))).copied().unwrap_or(0)
@@ -243,6 +268,7 @@ pub struct Disks {
     pub journal: JournalDisk,
     pub engine: EngineDisk,
     starts: u64,
+    lives: Lives,
 }
 
 /// A running node.
@@ -357,6 +383,10 @@ impl World {
             peers: peers.clone(),
         };
         let group = Group::open(context).await?;
+        let last_synced = journal.status().last_synced;
+        let lives = std::mem::take(&mut disks.lives);
+        disks.lives = lives.begin(start, me.boot_nonce, BatchNumber(last_synced.0 - 1));
+        self.net.introduce(me, last_synced, &disks.lives.past);
         self.net.endpoints.lock().insert(NodeId(node), (group.clone(), peers));
         let mut chores = JoinSet::new();
         if self.has_chores {

@@ -3,6 +3,7 @@
 use crate::house::{House, Machine, PATIENCE, get, put, refused, role, wait_until};
 use kvorum_api::{ClusterId, NodeId, ReadLevel, StartCount};
 use kvorum_consensus::{NodeConfig, replicator::Role};
+use kvorum_storage::Journal;
 use std::time::Duration;
 use tokio::time::sleep;
 
@@ -70,6 +71,95 @@ async fn an_older_copy_taken_while_the_node_ran_is_refused() {
     house.machines.insert(3, copy);
     house.start(3).await;
     is_refused(&house, 3, "older copy").await;
+}
+
+/// Rule J7: neither the starts nor the batches of an emptied directory make up for the life that its peers have seen.
+#[tokio::test(start_paused = true)]
+async fn an_emptied_directory_that_starts_again_and_again_stays_refused() {
+    let mut house = House::founded().await;
+    house.stop(3).await;
+    house.start(3).await;
+    sleep(Duration::from_secs(3)).await;
+    let seen = house.journals[&3].status().last_synced;
+    house.stop(3).await;
+    house.machines.insert(3, Machine::new());
+    live_alone_until_beyond(&mut house, seen.0).await;
+    for _ in 0..3 {
+        house.start(3).await;
+        is_refused(&house, 3, "emptied, restored or cloned").await;
+        house.stop(3).await;
+    }
+}
+
+/// Rule J7: what a start recovered of the life that its peers have seen does not grow any more.
+#[tokio::test(start_paused = true)]
+async fn an_older_copy_that_grew_beyond_its_original_stays_refused() {
+    let mut house = House::founded().await;
+    let copy = house.machines[&3].image();
+    for _ in 0..5 {
+        house.put("more", "x").await;
+    }
+    sleep(Duration::from_secs(3)).await;
+    let seen = house.journals[&3].status().last_synced;
+    house.stop(3).await;
+    house.machines.insert(3, copy);
+    live_alone_until_beyond(&mut house, seen.0).await;
+    for _ in 0..3 {
+        house.start(3).await;
+        is_refused(&house, 3, "older copy").await;
+        house.stop(3).await;
+    }
+}
+
+/// Rule J7: the batches that a start itself adds do not hide the one that is missing.
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_lacks_one_acknowledged_write_is_refused() {
+    let mut house = House::founded().await;
+    sleep(Duration::from_secs(3)).await;
+    let copy = house.machines[&3].image();
+    house.put("one", "more").await;
+    // The next heartbeats tell of it.
+    sleep(Duration::from_millis(500)).await;
+    house.stop(3).await;
+    house.machines.insert(3, copy);
+    house.start(3).await;
+    is_refused(&house, 3, "older copy").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_honest_node_that_started_often_while_a_peer_was_down_is_accepted() {
+    let mut house = House::founded().await;
+    sleep(Duration::from_secs(3)).await;
+    house.crash(1).await;
+    for round in 0..20 {
+        if round % 2 == 0 {
+            house.stop(3).await
+        } else {
+            house.crash(3).await
+        }
+        house.start(3).await;
+        sleep(Duration::from_secs(1)).await;
+    }
+    house.start(1).await;
+    house.crash(2).await;
+    house.put("by the two who had not met", "y").await;
+    for node in house.nodes.values() {
+        assert_eq!(node.status().refused, None);
+    }
+}
+
+/// Many lives of node 3 that nobody hears of, until it has more batches than `batch`; it is stopped in the end.
+async fn live_alone_until_beyond(house: &mut House, batch: u64) {
+    house.wire.cut(&[3]);
+    let mut lives = 0;
+    while lives < 10 || house.journals[&3].status().last_synced.0 <= batch + 10 {
+        house.start(3).await;
+        sleep(Duration::from_secs(5)).await;
+        house.stop(3).await;
+        lives += 1;
+        assert!(lives < 100, "the batches of a life must grow");
+    }
+    house.wire.cut(&[]);
 }
 
 /// Rule J7: also from a copy of a directory at rest, which the original has outlived by a start.
