@@ -323,6 +323,28 @@ mod tests {
         assert_eq!(shard.state().applied.position.unwrap().index, 2);
     }
 
+    /// Rule J2: stall the sync, flush the engine, lose power, start. What the engine kept, the journal has.
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_flushed_during_a_stalled_sync_is_not_ahead_after_the_loss_of_power() {
+        let (engine, disk) = (EngineDisk::new(), MemDisk::new());
+        let mut place = open(&engine, &disk);
+        place.log.append([blank(0)], IOFlushed::noop()).await.unwrap();
+        let mut machine = StateMachine::new(place.store.clone());
+        machine.apply(stream::iter([Ok((blank(0), None))])).await.unwrap();
+        disk.stall(true);
+        place.log.append((1..3).map(blank), IOFlushed::noop()).await.unwrap();
+        {
+            let mut applying = Box::pin(machine.apply(stream::iter((1..3).map(|index| Ok((blank(index), None))))));
+            assert!(tokio::time::timeout(Duration::from_secs(1), &mut applying).await.is_err());
+            place.engine.flush().unwrap();
+        }
+        engine.lose_power();
+        disk.lose_power(|_| false);
+        let place = open(&engine, &disk);
+        assert_eq!(place.store.shard.state().applied.position.unwrap().index, 0);
+        assert_eq!(place.journal.group(GroupId(1)).entries, Some((0, 0)));
+    }
+
     #[tokio::test]
     async fn a_vote_is_durable_when_it_is_given() {
         let (engine, disk) = (EngineDisk::new(), MemDisk::new());
