@@ -1,10 +1,13 @@
 //! The RocksDB half of the engine's suite. It runs here, so that the tests of the crates below never build RocksDB.
 //!
-//! **Invariant.** Losing power is a copy of the directory taken while the engine runs: no code of a closing engine has
+//! **Invariant.** Losing power is an image of the directory taken while the engine runs: no code of a closing engine has
 //! touched it.
 
 #![expect(clippy::unwrap_used, reason = "the helpers of a test are a test")]
 
+mod image;
+
+use image::image;
 use kvorum_storage::{
     StorageError,
     engine::{
@@ -14,11 +17,7 @@ use kvorum_storage::{
     },
 };
 use proptest::prelude::*;
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, path::PathBuf, time::Duration};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
@@ -58,7 +57,7 @@ impl Lab for RocksLab {
     fn lose_power(&mut self) {
         let former = self.directory();
         self.life += 1;
-        copy(&former, &self.directory());
+        image(&former, &self.directory());
         self.engine = None;
         fs::remove_dir_all(former).unwrap();
         self.engine = Some(RocksEngine::open(&self.directory(), &options()).unwrap());
@@ -83,20 +82,6 @@ impl Lab for RocksLab {
 
     fn remove_stage_file(&mut self, id: u64, name: &str) {
         fs::remove_file(self.stage_file(id, name)).unwrap();
-    }
-}
-
-/// Copies a directory that is in use. A file that goes away meanwhile was already obsolete.
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else if let Err(why) = fs::copy(entry.path(), target) {
-            assert_eq!(why.kind(), io::ErrorKind::NotFound, "{why}");
-        }
     }
 }
 

@@ -40,6 +40,8 @@ impl Replay {
                 Mark::Committed(bytes) => known.set(MarkKind::Committed, bytes, place),
                 Mark::InstallBegin(bytes) => known.set(MarkKind::Installing, bytes, place),
                 Mark::Note(bytes) => known.set(MarkKind::Note, bytes, place),
+                // Two owners raced, and the index kept the higher mark.
+                Mark::Purged { index, .. } if known.group.purged_index > Some(*index) => {}
                 Mark::Purged { index, log_id } => {
                     known.group.purged_index = Some(*index);
                     known.entries = known.entries.split_off(&index.saturating_add(1));

@@ -38,6 +38,7 @@ pub const CASES: &[Case] = &[
     ("a committed mark that nobody waits for rides along", a_committed_mark_that_nobody_waits_for_rides_along),
     ("a truncated entry never comes back", a_truncated_entry_never_comes_back),
     ("after a purge beyond the end the log continues behind it", after_a_purge_beyond_the_end_the_log_continues),
+    ("a lower purge mark that comes late changes nothing", a_lower_purge_mark_that_comes_late_changes_nothing),
     ("a removed replica leaves nothing", a_removed_replica_leaves_nothing),
     ("an install stays open until it is done", an_install_stays_open_until_it_is_done),
     ("a gap is refused loudly", a_gap_is_refused_loudly),
@@ -204,6 +205,17 @@ fn after_a_purge_beyond_the_end_the_log_continues(lab: &dyn Lab) {
     let journal = restart(lab, journal);
     assert_eq!(all(&*journal, GROUP), records(101..=102));
     assert_eq!(journal.group(GROUP).purged, Some((100, bytes("log id 100"))));
+}
+
+fn a_lower_purge_mark_that_comes_late_changes_nothing(lab: &dyn Lab) {
+    let journal = open(lab);
+    append(&*journal, GROUP, records(1..=9));
+    purge(&*journal, GROUP, 6);
+    purge(&*journal, GROUP, 3);
+    assert_eq!(journal.group(GROUP).purged, Some((6, bytes("log id 6"))));
+    let journal = restart(lab, journal);
+    assert_eq!(journal.group(GROUP).purged, Some((6, bytes("log id 6"))));
+    assert_eq!(all(&*journal, GROUP), records(7..=9));
 }
 
 fn a_removed_replica_leaves_nothing(lab: &dyn Lab) {
