@@ -11,6 +11,7 @@
 use crate::{
     ids::{NodeId, ShardId},
     level::{Mode, ReadLevel},
+    version::LogPosition,
 };
 use std::time::Duration;
 use thiserror::Error;
@@ -169,6 +170,16 @@ pub enum WriteError {
         /// The shard.
         shard: ShardId,
     },
+    /// The key lies outside the shard's range, or the asker knows an older epoch of the shard.
+    #[error("stale_epoch: shard {shard} is at epoch {epoch}: {why}")]
+    StaleEpoch {
+        /// The shard.
+        shard: ShardId,
+        /// Its epoch.
+        epoch: u64,
+        /// What does not fit.
+        why: String,
+    },
     /// Handed over, and no answer in time.
     #[error("no outcome for shard {shard} within the deadline of {deadline:?}")]
     DeadlineExceeded {
@@ -209,6 +220,7 @@ impl WriteError {
             | WriteError::NoQuorum { .. }
             | WriteError::DiskFull { .. }
             | WriteError::ClockSuspect { .. }
+            | WriteError::StaleEpoch { .. }
             | WriteError::Installing { .. } => Effect::None,
             WriteError::Poisoned { effect, .. }
             | WriteError::DeadlineExceeded { effect, .. }
@@ -224,9 +236,10 @@ impl WriteError {
         match self {
             WriteError::Refused(refused) => refused.retry(),
             WriteError::RequestIdExpired { .. } => Retry::Never,
-            WriteError::NotLeader { .. } | WriteError::ClockSuspect { .. } | WriteError::Installing { .. } => {
-                Retry::Elsewhere
-            }
+            WriteError::NotLeader { .. }
+            | WriteError::ClockSuspect { .. }
+            | WriteError::StaleEpoch { .. }
+            | WriteError::Installing { .. } => Retry::Elsewhere,
             WriteError::NoQuorum { .. } => Retry::Later(Duration::from_millis(100)),
             WriteError::DiskFull { .. } => Retry::Later(Duration::from_secs(1)),
             WriteError::Poisoned { effect, .. }
@@ -282,6 +295,40 @@ pub enum ReadError {
         /// By how much.
         why: String,
     },
+    /// The key lies outside the shard's range, or the asker knows an older epoch of the shard.
+    #[error("stale_epoch: shard {shard} is at epoch {epoch}: {why}")]
+    StaleEpoch {
+        /// The shard.
+        shard: ShardId,
+        /// Its epoch.
+        epoch: u64,
+        /// What does not fit.
+        why: String,
+    },
+    /// This replica has not applied what the session token covers.
+    #[error("session_not_met: shard {shard} on this node is at {at}, the session has seen {wanted}")]
+    SessionNotMet {
+        /// The shard.
+        shard: ShardId,
+        /// Where the replica stands.
+        at: LogPosition,
+        /// What the token asks for.
+        wanted: LogPosition,
+        /// Who surely has it.
+        leader: Option<LeaderHint>,
+    },
+    /// The asked staleness could not be proven.
+    #[error("staleness of shard {shard} within {bound:?} cannot be proven: {why}")]
+    TooStale {
+        /// The shard.
+        shard: ShardId,
+        /// What was asked.
+        bound: Duration,
+        /// What is missing.
+        why: String,
+        /// Who surely is fresh.
+        leader: Option<LeaderHint>,
+    },
     /// The bytes could not be read.
     #[error("storage of shard {shard} cannot be read: {why}")]
     Storage {
@@ -307,11 +354,83 @@ impl ReadError {
         match self {
             ReadError::Refused(refused) => refused.retry(),
             ReadError::NotLeader { .. }
+            | ReadError::StaleEpoch { .. }
+            | ReadError::SessionNotMet { .. }
+            | ReadError::TooStale { .. }
             | ReadError::Installing { .. }
             | ReadError::ClockSuspect { .. }
             | ReadError::Storage { .. }
             | ReadError::Stopped { .. } => Retry::Elsewhere,
             ReadError::NoQuorum { .. } | ReadError::DeadlineExceeded { .. } => Retry::Later(Duration::from_millis(100)),
+        }
+    }
+}
+
+/// Why a change of the cluster (a keyspace, a node) was not made.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum AdminError {
+    /// Refused at the door.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The wish itself cannot be: `field` says where, the sentence what works.
+    #[error("{field}: {problem}")]
+    Invalid {
+        /// The field at fault.
+        field: &'static str,
+        /// What is wrong with it and how to fix it.
+        problem: String,
+    },
+    /// There is one of that name already.
+    #[error("{what} already exists")]
+    Exists {
+        /// What.
+        what: String,
+    },
+    /// There is none of that name.
+    #[error("there is no {what}")]
+    NotFound {
+        /// What.
+        what: String,
+    },
+    /// A joining node does not know the cluster's key.
+    #[error("the proof does not fit the cluster's key: start the node with the key file of a node that is in")]
+    WrongKey,
+    /// The metadata has no leader with a majority, or the answer got lost.
+    #[error("the metadata cannot decide now: {why}")]
+    Unavailable {
+        /// What is missing.
+        why: String,
+        /// Whether the change may have been made.
+        effect: Effect,
+    },
+}
+
+impl AdminError {
+    /// Whether the change may have been made.
+    #[must_use]
+    pub fn effect(&self) -> Effect {
+        match self {
+            AdminError::Unavailable { effect, .. } => *effect,
+            AdminError::Refused(_)
+            | AdminError::Invalid { .. }
+            | AdminError::Exists { .. }
+            | AdminError::NotFound { .. }
+            | AdminError::WrongKey => Effect::None,
+        }
+    }
+
+    /// What the caller should do next.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            AdminError::Refused(refused) => refused.retry(),
+            AdminError::Unavailable { effect: Effect::None, .. } => Retry::Later(Duration::from_millis(250)),
+            // Every change is made at most once by name, so asking for it again is safe; the answer may differ.
+            AdminError::Unavailable { effect: Effect::Unknown, .. } => Retry::SameRequestId,
+            AdminError::Invalid { .. }
+            | AdminError::Exists { .. }
+            | AdminError::NotFound { .. }
+            | AdminError::WrongKey => Retry::Never,
         }
     }
 }

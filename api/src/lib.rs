@@ -12,14 +12,18 @@ pub mod error;
 pub mod ids;
 pub mod level;
 pub mod limits;
+pub mod placement;
 pub mod receipt;
+pub mod token;
 pub mod version;
 
-pub use error::{Effect, ReadError, Refused, Retry, WriteError};
+pub use error::{AdminError, Effect, ReadError, Refused, Retry, WriteError};
 pub use ids::{Actor, ClusterId, GroupId, KeyspaceId, NodeId, ReplicaId, ShardId, StartCount};
 pub use level::{Mode, ReadLevel};
 pub use limits::Limits;
+pub use placement::{PlacementRange, Sharding};
 pub use receipt::Receipt;
+pub use token::{Seen, SessionToken};
 pub use version::{LogPosition, Stamp, Version};
 
 /// Generated from `api/proto`. Stops at the doors: `server/rpc` and `client`.

@@ -18,6 +18,8 @@ pub struct Receipt {
     pub shard: ShardId,
     /// Its epoch.
     pub epoch: u64,
+    /// Its incarnation: grows when a lost majority is recovered by a new group.
+    pub incarnation: u32,
     /// Who answered.
     pub node: NodeId,
     /// Version of the entry read or written, if there is one.

@@ -37,8 +37,15 @@ impl Log {
     }
 
     fn founding(&mut self) -> LoggedEntry {
-        let settings =
-            Settings { behaviour: 1, images: Images::Keys, request_window_ms: 600_000, request_outcomes_max: 1_024 };
+        let settings = Settings {
+            behaviour: 1,
+            images: Images::Keys,
+            request_window_ms: 600_000,
+            request_outcomes_max: 1_024,
+            range: kvorum_api::PlacementRange::all(),
+            epoch: 1,
+            has_leases: false,
+        };
         self.entry(vec![Command::Configure(settings)])
     }
 

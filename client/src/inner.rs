@@ -36,6 +36,7 @@ impl Inner {
             keyspace: keyspace.to_owned(),
             stamp: self.nodes.stamp().0,
             traceparent: self.options.traceparent.clone().unwrap_or_default(),
+            ..proto::RequestHeader::default()
         }
     }
 }

@@ -113,7 +113,8 @@ impl Nodes {
             if node.greeted.load(Ordering::Acquire) {
                 return Ok(());
             }
-            let mut request = tonic::Request::new(proto::HandshakeRequest { stamp: self.stamp().0 });
+            let mut request =
+                tonic::Request::new(proto::HandshakeRequest { stamp: self.stamp().0, keyspaces: Vec::new() });
             request.set_timeout(within);
             let reply = client.clone().handshake(request).await;
             let reply = reply.map_err(|status| Failure::from_status(&status, address))?.into_inner();

@@ -121,6 +121,7 @@ pub(crate) fn receipt_from(receipt: Option<proto::Receipt>, node: &str) -> Resul
         level: level_from(&receipt.level),
         shard: ShardId(receipt.shard),
         epoch: receipt.epoch,
+        incarnation: receipt.incarnation,
         node: NodeId(receipt.node),
         version: receipt.version.map(|version| version_from(Some(version))),
         position: LogPosition { term: position.term, index: position.index },

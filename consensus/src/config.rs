@@ -34,6 +34,8 @@ pub struct ShardConfig {
     pub shard: ShardId,
     /// Its keyspace.
     pub keyspace: KeyspaceId,
+    /// Which incarnation of the shard: grows when a lost majority is recovered by a new group (rule G9).
+    pub incarnation: u32,
     /// The founding replicas, immutable: replica id and node. The first one initializes the group (rule G8).
     pub founders: Vec<(ReplicaId, NodeId)>,
     /// What the founding `Configure` says (rule C1).

@@ -21,6 +21,7 @@ pub mod hlc;
 pub mod identity;
 pub mod keeper;
 pub mod message;
+pub mod metadata;
 pub mod node;
 pub mod note;
 pub mod peers;

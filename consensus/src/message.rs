@@ -28,6 +28,18 @@ pub enum MessageKind {
     SnapshotChunk = 7,
     /// It is complete: install it.
     SnapshotFinish = 8,
+    /// Node to a metadata replica: what changed in the map since this revision?
+    MetadataFollow = 9,
+    /// Node to a metadata replica: please change the map.
+    MetadataCommand = 10,
+    /// Leader to follower: let us close the group (rule G2).
+    Close = 11,
+    /// To the leader a group's record names: please open it (rule G3).
+    Open = 12,
+    /// Follower to leader: up to which index must I have applied to be as fresh as you are now (rule R1)?
+    Mark = 13,
+    /// Node to node: heartbeats of many groups in one envelope.
+    Heartbeats = 14,
 }
 
 impl MessageKind {
@@ -43,6 +55,12 @@ impl MessageKind {
             6 => MessageKind::SnapshotBegin,
             7 => MessageKind::SnapshotChunk,
             8 => MessageKind::SnapshotFinish,
+            9 => MessageKind::MetadataFollow,
+            10 => MessageKind::MetadataCommand,
+            11 => MessageKind::Close,
+            12 => MessageKind::Open,
+            13 => MessageKind::Mark,
+            14 => MessageKind::Heartbeats,
             _ => return None,
         })
     }

@@ -323,7 +323,13 @@ impl Node {
             | MessageKind::TransferLeader
             | MessageKind::SnapshotBegin
             | MessageKind::SnapshotChunk
-            | MessageKind::SnapshotFinish => self.answer_replica(request).await,
+            | MessageKind::SnapshotFinish
+            | MessageKind::MetadataFollow
+            | MessageKind::MetadataCommand
+            | MessageKind::Close
+            | MessageKind::Open
+            | MessageKind::Mark
+            | MessageKind::Heartbeats => self.answer_replica(request).await,
         }
     }
 

@@ -335,12 +335,16 @@ fn node_config(config: &Config, identity: &Identity) -> Result<NodeConfig, Fatal
         ShardConfig {
             shard,
             keyspace: keyspace.id,
+            incarnation: 0,
             founders: config.members.iter().map(|member| (replica_of(shard, member.id), member.id)).collect(),
             settings: Settings {
                 behaviour: BEHAVIOUR,
                 images: keyspace.images,
                 request_window_ms: limits::REQUEST_ID_AGE_MS_MAX,
                 request_outcomes_max: limits::REQUEST_OUTCOMES_MAX,
+                range: kvorum_api::PlacementRange::all(),
+                epoch: 1,
+                has_leases: false,
             },
         }
     });

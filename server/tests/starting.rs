@@ -304,7 +304,7 @@ async fn the_first_words_tell_a_client_what_it_needs() {
     let mut node = alone(root.path());
     node.start();
     node.ready().await;
-    let hello = node.kv().handshake(proto::HandshakeRequest { stamp: 0 }).await.unwrap().into_inner();
+    let hello = node.kv().handshake(proto::HandshakeRequest::default()).await.unwrap().into_inner();
     assert_eq!(hello.node, 1);
     assert_eq!(hello.cluster.len(), 32);
     assert!(hello.stamp > 0);

@@ -4,7 +4,7 @@
 //! settings from elsewhere. Two replicas that apply the same commands are equal to the byte.
 
 use bytes::Bytes;
-use kvorum_api::{Actor, Stamp, Version};
+use kvorum_api::{Actor, PlacementRange, Stamp, Version};
 
 /// Makes a write safe to repeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +104,12 @@ pub struct Settings {
     pub request_window_ms: u64,
     /// Outcomes remembered per client.
     pub request_outcomes_max: u32,
+    /// The placement keys that are the shard's own: nothing outside is written (rule C3).
+    pub range: PlacementRange,
+    /// Grows with every change of the range.
+    pub epoch: u64,
+    /// Whether the leader may answer linearizable reads by its lease (rule G5).
+    pub has_leases: bool,
 }
 
 /// Which images a change record carries.

@@ -184,6 +184,7 @@ impl Kv for Door {
             epoch: 1,
             leader: world.leader.filter(|_| world.hints).map(|leader| leader as u64 + 1),
             replicas: world.addresses.iter().enumerate().map(replica).collect(),
+            ..proto::Shard::default()
         };
         let keyspaces = world.keyspaces.iter().map(|(name, mode)| proto::Keyspace {
             name: (*name).to_owned(),
@@ -191,6 +192,7 @@ impl Kv for Door {
             mode: (*mode).to_owned(),
             value_bytes_max: 1 << 20,
             shards: vec![shard.clone()],
+            ..proto::Keyspace::default()
         });
         Ok(Response::new(proto::HandshakeReply {
             cluster: "00112233445566778899aabbccddeeff".to_owned(),
@@ -198,6 +200,7 @@ impl Kv for Door {
             stamp: world.shard.now_ms() << 16,
             keyspaces: keyspaces.collect(),
             build: "fake".to_owned(),
+            ..proto::HandshakeReply::default()
         }))
     }
 

@@ -61,7 +61,13 @@ impl Group {
                 let finish = SnapshotFinish::decode(message.payload).map_err(unreadable)?;
                 self.receiving.finish(from, finish, &self.raft).await?.encode()
             }
-            MessageKind::Hello => return Err("a hello is for a node, not for a replica".to_owned()),
+            MessageKind::Hello
+            | MessageKind::MetadataFollow
+            | MessageKind::MetadataCommand
+            | MessageKind::Close
+            | MessageKind::Open
+            | MessageKind::Mark
+            | MessageKind::Heartbeats => return Err(format!("{:?} is not for a replica", message.kind)),
         };
         // Poisoned while it was answered: what was promised in between may not be durable.
         self.refuse_if_poisoned()?;

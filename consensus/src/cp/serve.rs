@@ -199,6 +199,7 @@ impl Group {
             level: None,
             shard: context.config.shard,
             epoch: FIRST_EPOCH,
+            incarnation: context.config.incarnation,
             node: context.actor.node,
             version,
             position,

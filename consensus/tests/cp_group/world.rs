@@ -293,7 +293,15 @@ pub struct World {
 }
 
 pub fn settings() -> Settings {
-    Settings { behaviour: 1, images: Images::Keys, request_window_ms: 600_000, request_outcomes_max: 1_024 }
+    Settings {
+        behaviour: 1,
+        images: Images::Keys,
+        request_window_ms: 600_000,
+        request_outcomes_max: 1_024,
+        range: kvorum_api::PlacementRange::all(),
+        epoch: 1,
+        has_leases: false,
+    }
 }
 
 impl World {
@@ -371,6 +379,7 @@ impl World {
             config: ShardConfig {
                 shard: SPEC.shard,
                 keyspace: SPEC.keyspace,
+                incarnation: 0,
                 founders: (1..=3).map(|node| (ReplicaId(node * 10), NodeId(node))).collect(),
                 settings: settings(),
             },

@@ -155,8 +155,15 @@ impl House {
     }
 
     pub fn config(&self, id: u64) -> NodeConfig {
-        let settings =
-            Settings { behaviour: 1, images: Images::Keys, request_window_ms: 600_000, request_outcomes_max: 16 };
+        let settings = Settings {
+            behaviour: 1,
+            images: Images::Keys,
+            request_window_ms: 600_000,
+            request_outcomes_max: 16,
+            range: kvorum_api::PlacementRange::all(),
+            epoch: 1,
+            has_leases: false,
+        };
         NodeConfig {
             cluster: CLUSTER,
             node: NodeId(id),
@@ -166,6 +173,7 @@ impl House {
             shards: vec![ShardConfig {
                 shard: SHARD,
                 keyspace: KeyspaceId(1),
+                incarnation: 0,
                 founders: (1..=3).map(|id| (ReplicaId(10 + id), NodeId(id))).collect(),
                 settings,
             }],

@@ -390,10 +390,14 @@ fn node_config(node: NodeId, start: StartCount, boot_nonce: u64, budget: Budget)
         images: Images::NewAndOld,
         request_window_ms: kvorum_api::limits::REQUEST_ID_AGE_MS_MAX,
         request_outcomes_max: 16,
+        range: kvorum_api::PlacementRange::all(),
+        epoch: 1,
+        has_leases: false,
     };
     let shard = ShardConfig {
         shard: SHARD,
         keyspace: KEYSPACE,
+        incarnation: 0,
         founders: (1..=3).map(|id| (ReplicaId(100 + id), NodeId(id))).collect(),
         settings,
     };

@@ -263,6 +263,7 @@ pub fn receipt_out(receipt: &Receipt) -> proto::Receipt {
         durable_replicas: receipt.durable_replicas,
         stamp: receipt.stamp.0,
         node: receipt.node.0,
+        incarnation: receipt.incarnation,
     }
 }
 

@@ -121,6 +121,7 @@ fn receipt() -> Receipt {
         mode: kvorum_api::Mode::Cp,
         level: None,
         shard: ShardId(1),
+        incarnation: 0,
         epoch: 1,
         node: NodeId(2),
         version: None,

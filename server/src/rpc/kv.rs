@@ -95,6 +95,7 @@ impl KvService {
             stamp: self.door.node.stamp().0,
             keyspaces: self.door.router.keyspaces().map(|keyspace| super::status_out::keyspace(keyspace)).collect(),
             build: crate::BUILD.to_owned(),
+            ..proto::HandshakeReply::default()
         })
     }
 }

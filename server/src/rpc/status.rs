@@ -14,7 +14,7 @@
 //! **Invariant.** Every status that leaves a handler says its effect; whoever finds a status without one takes it as
 //! unknown.
 
-use kvorum_api::{Effect, ReadError, Refused, Retry, WriteError, error::LeaderHint};
+use kvorum_api::{AdminError, Effect, ReadError, Refused, Retry, WriteError, error::LeaderHint};
 use std::collections::BTreeMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorInfo, StatusExt as _};
@@ -116,6 +116,9 @@ pub fn write_error(error: &WriteError) -> Status {
         WriteError::DeadlineExceeded { shard, .. } => {
             Shape::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED").with("shard", shard)
         }
+        WriteError::StaleEpoch { shard, epoch, .. } => {
+            Shape::new(Code::FailedPrecondition, "STALE_EPOCH").with("shard", shard).with("epoch", epoch)
+        }
         WriteError::LeadershipLost { shard, .. } => Shape::new(Code::Aborted, "LEADERSHIP_LOST").with("shard", shard),
         WriteError::Stopped { shard, .. } => Shape::new(Code::Unavailable, "STOPPED").with("shard", shard),
     };
@@ -138,10 +141,33 @@ pub fn read_error(error: &ReadError) -> Status {
         ReadError::ClockSuspect { .. } => {
             Shape::new(Code::Unavailable, "CLOCK_SUSPECT").with("limit", "max_clock_offset")
         }
+        ReadError::StaleEpoch { shard, epoch, .. } => {
+            Shape::new(Code::FailedPrecondition, "STALE_EPOCH").with("shard", shard).with("epoch", epoch)
+        }
+        ReadError::SessionNotMet { shard, leader, .. } => {
+            Shape::new(Code::FailedPrecondition, "SESSION_NOT_MET").with("shard", shard).with_leader(leader.as_ref())
+        }
+        ReadError::TooStale { shard, leader, .. } => {
+            Shape::new(Code::FailedPrecondition, "TOO_STALE").with("shard", shard).with_leader(leader.as_ref())
+        }
         ReadError::Storage { shard, .. } => Shape::new(Code::Internal, "STORAGE").with("shard", shard),
         ReadError::Stopped { shard, .. } => Shape::new(Code::Unavailable, "STOPPED").with("shard", shard),
     };
     shape.finish(error.to_string(), Effect::None, error.retry())
+}
+
+/// A change of the cluster that was not made.
+#[must_use]
+pub fn admin_error(error: &AdminError) -> Status {
+    let shape = match error {
+        AdminError::Refused(refused) => refused_shape(refused),
+        AdminError::Invalid { field, .. } => Shape::new(Code::InvalidArgument, "INVALID").with("field", field),
+        AdminError::Exists { .. } => Shape::new(Code::AlreadyExists, "EXISTS"),
+        AdminError::NotFound { .. } => Shape::new(Code::NotFound, "NOT_FOUND"),
+        AdminError::WrongKey => Shape::new(Code::PermissionDenied, "WRONG_KEY").with("field", "proof"),
+        AdminError::Unavailable { .. } => Shape::new(Code::Unavailable, "METADATA_UNAVAILABLE"),
+    };
+    shape.finish(error.to_string(), error.effect(), error.retry())
 }
 
 /// What tonic refused before a handler saw it: no protobuf, or a message beyond the decode limit.

@@ -89,6 +89,7 @@ pub fn node(facts: &Facts) -> proto::NodeStatusReply {
             poisoned: journal.poisoned.unwrap_or_default(),
         }),
         clock_offset_ms: status.clock_offset_ms,
+        ..proto::NodeStatusReply::default()
     }
 }
 
@@ -112,6 +113,7 @@ fn replica(replica: &ReplicaStatus, keyspace: String) -> proto::ReplicaStatus {
         change_oldest_seq: state.change_oldest_seq,
         change_next_seq: state.change_next_seq,
         installing: state.is_installing,
+        ..proto::ReplicaStatus::default()
     }
 }
 
@@ -161,7 +163,9 @@ pub fn keyspace(keyspace: &Keyspace) -> proto::Keyspace {
                         address: replica.address.clone(),
                     })
                     .collect(),
+                ..proto::Shard::default()
             })
             .collect(),
+        ..proto::Keyspace::default()
     }
 }

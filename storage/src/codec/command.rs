@@ -14,6 +14,7 @@ use crate::{
     error::StorageError,
 };
 use bytes::Bytes;
+use kvorum_api::PlacementRange;
 
 /// The format of proposals this build writes.
 const FORMAT: u8 = 1;
@@ -69,7 +70,10 @@ pub fn encoded_command_bytes(command: &Command) -> usize {
             1 + request + 4 + write.operations.iter().map(operation_bytes).sum::<usize>()
         }
         Command::Expire { .. } => 1 + 8,
-        Command::Configure(_) => 1 + SETTINGS_BYTES,
+        Command::Configure(settings) => {
+            let end = settings.range.end.as_ref().map_or(0, |end| 4 + end.len());
+            1 + SETTINGS_BYTES + 4 + settings.range.start.len() + end
+        }
     }
 }
 
@@ -223,27 +227,58 @@ fn condition(reader: &mut Reader) -> Result<Condition, StorageError> {
     })
 }
 
-/// Bytes of settings.
-const SETTINGS_BYTES: usize = 4 + 1 + 8 + 4;
+/// Bytes of settings before their range.
+const SETTINGS_BYTES: usize = 4 + 1 + 8 + 4 + 8 + 1;
+
+/// Added to the number of the images by builds that write a range: settings without it have every key.
+const WITH_RANGE: u8 = 0x80;
+
+const HAS_LEASES: u8 = 1;
+const HAS_END: u8 = 2;
 
 /// Settings, inside a `Configure` and inside the shard's state.
 pub(crate) fn put_settings(writer: &mut Writer, settings: &Settings) {
     writer.u32(settings.behaviour);
-    writer.u8(settings.images as u8);
+    writer.u8(settings.images as u8 | WITH_RANGE);
     writer.u64(settings.request_window_ms);
     writer.u32(settings.request_outcomes_max);
+    writer.u64(settings.epoch);
+    writer.u8(flag(HAS_LEASES, settings.has_leases) | flag(HAS_END, settings.range.end.is_some()));
+    writer.bytes(&settings.range.start);
+    if let Some(end) = &settings.range.end {
+        writer.bytes(end);
+    }
 }
 
 /// The reverse of [`put_settings`]. An unknown behaviour decodes: `apply` is what refuses it, by name.
 pub(crate) fn settings(reader: &mut Reader) -> Result<Settings, StorageError> {
     let behaviour = reader.u32()?;
-    let images = match reader.u8()? {
+    let number = reader.u8()?;
+    let has_range = number & WITH_RANGE != 0;
+    let images = match number & !WITH_RANGE {
         1 => Images::Keys,
         2 => Images::New,
         3 => Images::NewAndOld,
         other => return Err(reader.unknown(format!("images {other}"))),
     };
-    Ok(Settings { behaviour, images, request_window_ms: reader.u64()?, request_outcomes_max: reader.u32()? })
+    let (request_window_ms, request_outcomes_max) = (reader.u64()?, reader.u32()?);
+    let mut settings = Settings {
+        behaviour,
+        images,
+        request_window_ms,
+        request_outcomes_max,
+        range: PlacementRange::all(),
+        epoch: 1,
+        has_leases: false,
+    };
+    if has_range {
+        settings.epoch = reader.u64()?;
+        let flags = reader.u8()?;
+        settings.has_leases = flags & HAS_LEASES != 0;
+        settings.range.start = reader.bytes()?;
+        settings.range.end = (flags & HAS_END != 0).then(|| reader.bytes()).transpose()?;
+    }
+    Ok(settings)
 }
 
 fn flag(bit: u8, is_set: bool) -> u8 {
@@ -312,7 +347,10 @@ mod tests {
                     behaviour,
                     images,
                     request_window_ms,
-                    request_outcomes_max
+                    request_outcomes_max,
+                    range: kvorum_api::PlacementRange::all(),
+                    epoch: 1,
+                    has_leases: false
                 })
             ),
         ]
@@ -385,6 +423,9 @@ mod tests {
                     images: Images::New,
                     request_window_ms: 13,
                     request_outcomes_max: 14,
+                    range: kvorum_api::PlacementRange::all(),
+                    epoch: 1,
+                    has_leases: false,
                 }),
             ],
         };

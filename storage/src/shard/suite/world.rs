@@ -28,6 +28,9 @@ pub fn settings() -> Settings {
         images: Images::NewAndOld,
         request_window_ms: 600_000,
         request_outcomes_max: 64,
+        range: kvorum_api::PlacementRange::all(),
+        epoch: 1,
+        has_leases: false,
     }
 }
 
