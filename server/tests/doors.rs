@@ -167,7 +167,7 @@ async fn a_stamp_too_far_ahead_is_refused_and_a_near_one_is_adopted() {
     assert_eq!((said.reason.as_str(), said.metadata["limit"].as_str()), ("STAMP_AHEAD", "max_clock_offset"));
     let near = kv.put(ahead(300)).await.unwrap().into_inner();
     assert!(result(&near).version.unwrap().stamp > stamp + (300 << 16));
-    let future = proto::HandshakeRequest { stamp: stamp + (60_000 << 16) };
+    let future = proto::HandshakeRequest { stamp: stamp + (60_000 << 16), ..proto::HandshakeRequest::default() };
     assert_eq!(refusal(kv.handshake(future).await).reason, "STAMP_AHEAD");
     // An id whose first attempt lies in the future would outlive the window in which it is remembered.
     let id = proto::RequestId {
