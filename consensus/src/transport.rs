@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use kvorum_api::NodeId;
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 use thiserror::Error;
 
 /// Messages of different urgency travel on different connections, so that a snapshot never delays a heartbeat.
@@ -52,4 +52,9 @@ pub trait Transport: Send + Sync + 'static {
         envelope: Bytes,
         timeout: Duration,
     ) -> BoxFuture<'static, Result<Bytes, TransportError>>;
+
+    /// From now on the other nodes are at these addresses (host:port; this node may be among them). Who is not named is
+    /// unreachable; a call under way to a node that moved or went fails like one over a broken connection. A network that
+    /// finds nodes by their ids has nothing to do.
+    fn set_peers(&self, peers: &BTreeMap<NodeId, String>);
 }

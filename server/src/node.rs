@@ -25,7 +25,7 @@ use crate::{
 use bytes::Bytes;
 use kvorum_api::{ClusterId, NodeId, ReplicaId, ShardId, limits};
 use kvorum_consensus::{
-    Clock, Env, Node, NodeConfig,
+    Clock, Env, Node, NodeConfig, Transport as _,
     node::{Budget, ShardConfig, Timing},
     status::NodeStatus,
 };
@@ -191,7 +191,8 @@ impl House {
     ) -> Result<House, Fatal> {
         let cellar = Cellar::open(&config, directory.path()).map_err(Fatal::of)?;
         let others = config.members.iter().filter(|member| member.id != identity.node);
-        let transport = GrpcTransport::new(others.map(|member| (member.id, member.peer.clone()))).map_err(Fatal::of)?;
+        let transport = GrpcTransport::default();
+        transport.set_peers(&others.map(|member| (member.id, member.peer.clone())).collect());
         let env = Env {
             engine: cellar.engine,
             journal: cellar.journal,

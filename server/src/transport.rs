@@ -16,6 +16,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use kvorum_api::{NodeId, proto, proto::peer_client::PeerClient};
 use kvorum_consensus::{Lane, Transport, TransportError};
+use parking_lot::RwLock;
 use std::{collections::BTreeMap, time::Duration};
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
@@ -31,34 +32,35 @@ pub const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 pub const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
 /// Connections to every other node.
+#[derive(Default)]
 pub struct GrpcTransport {
-    lanes: BTreeMap<(NodeId, Lane), PeerClient<Channel>>,
+    peers: RwLock<BTreeMap<NodeId, Peer>>,
 }
 
-impl GrpcTransport {
+/// One other node.
+struct Peer {
+    address: String,
+    lanes: BTreeMap<Lane, PeerClient<Channel>>,
+}
+
+impl Peer {
     /// Connections are made when first used, so that nodes may start in any order.
-    ///
-    /// # Errors
-    /// An address that is none.
-    pub fn new(peers: impl IntoIterator<Item = (NodeId, String)>) -> Result<Self, tonic::transport::Error> {
-        let mut lanes = BTreeMap::new();
-        for (node, address) in peers {
-            let endpoint = Endpoint::from_shared(format!("http://{address}"))?
-                .connect_timeout(CONNECT_TIMEOUT)
-                .initial_stream_window_size(STREAM_WINDOW_BYTES)
-                .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-                .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-                .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-                .keep_alive_while_idle(true)
-                .tcp_nodelay(true);
-            for lane in [Lane::Control, Lane::Data, Lane::Bulk] {
-                let client = PeerClient::new(endpoint.connect_lazy())
-                    .max_decoding_message_size(ENVELOPE_BYTES_MAX)
-                    .max_encoding_message_size(ENVELOPE_BYTES_MAX);
-                lanes.insert((node, lane), client);
-            }
-        }
-        Ok(GrpcTransport { lanes })
+    fn at(address: &str) -> Result<Self, tonic::transport::Error> {
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .tcp_nodelay(true);
+        let lanes = [Lane::Control, Lane::Data, Lane::Bulk].map(|lane| {
+            let client = PeerClient::new(endpoint.connect_lazy())
+                .max_decoding_message_size(ENVELOPE_BYTES_MAX)
+                .max_encoding_message_size(ENVELOPE_BYTES_MAX);
+            (lane, client)
+        });
+        Ok(Peer { address: address.to_owned(), lanes: BTreeMap::from(lanes) })
     }
 }
 
@@ -70,7 +72,7 @@ impl Transport for GrpcTransport {
         envelope: Bytes,
         patience: Duration,
     ) -> BoxFuture<'static, Result<Bytes, TransportError>> {
-        let client = self.lanes.get(&(to, lane)).cloned();
+        let client = self.peers.read().get(&to).map(|peer| peer.lanes[&lane].clone());
         Box::pin(async move {
             let unreachable = |why: String| TransportError::Unreachable { node: to, why };
             let mut client = client.ok_or_else(|| unreachable("it is no node of this cluster".to_owned()))?;
@@ -81,6 +83,22 @@ impl Transport for GrpcTransport {
                 Err(_) => Err(TransportError::Timeout { node: to, after: patience }),
             }
         })
+    }
+
+    fn set_peers(&self, peers: &BTreeMap<NodeId, String>) {
+        let mut known = self.peers.write();
+        known.retain(|node, peer| peers.get(node) == Some(&peer.address));
+        for (node, address) in peers {
+            if known.contains_key(node) {
+                continue;
+            }
+            match Peer::at(address) {
+                Ok(peer) => {
+                    known.insert(*node, peer);
+                }
+                Err(error) => tracing::error!(%node, address, %error, "the address of a peer is none"),
+            }
+        }
     }
 }
 
@@ -118,7 +136,13 @@ mod tests {
             .max_encoding_message_size(ENVELOPE_BYTES_MAX);
         let serving = tonic::transport::Server::builder().add_service(server);
         tasks.spawn(async move { serving.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap() });
-        GrpcTransport::new([(NodeId(2), address.to_string())]).unwrap()
+        to(&address.to_string())
+    }
+
+    fn to(address: &str) -> GrpcTransport {
+        let transport = GrpcTransport::default();
+        transport.set_peers(&BTreeMap::from([(NodeId(2), address.to_owned())]));
+        transport
     }
 
     #[tokio::test]
@@ -137,7 +161,7 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap().to_string();
         drop(listener);
-        let transport = GrpcTransport::new([(NodeId(2), address)]).unwrap();
+        let transport = to(&address);
         let call = |node| transport.call(NodeId(node), Lane::Control, Bytes::new(), Duration::from_secs(20));
         assert!(matches!(call(2).await, Err(TransportError::Unreachable { node: NodeId(2), .. })));
         assert!(matches!(call(3).await, Err(TransportError::Unreachable { node: NodeId(3), .. })));

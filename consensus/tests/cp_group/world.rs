@@ -217,6 +217,8 @@ impl Transport for Port {
             }
         })
     }
+
+    fn set_peers(&self, _peers: &BTreeMap<NodeId, String>) {}
 }
 
 /// What the receiving node does with an envelope; `None` = the reply is lost.

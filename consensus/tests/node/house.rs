@@ -118,6 +118,8 @@ impl Transport for WireEnd {
             answer.map_err(|_| TransportError::Timeout { node: to, after: timeout })
         })
     }
+
+    fn set_peers(&self, _peers: &BTreeMap<NodeId, String>) {}
 }
 
 /// Three machines, one cluster.

@@ -241,4 +241,6 @@ impl Transport for Link {
             lost
         })
     }
+
+    fn set_peers(&self, _peers: &BTreeMap<NodeId, String>) {}
 }

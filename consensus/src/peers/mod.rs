@@ -14,19 +14,22 @@
 //! itself who it says it is; that the *cluster* is another one, only from a majority. A new life of a node is known only
 //! from a hello that proves it (rule J7): until then nothing else of it is answered, believed or remembered.
 
+mod roll;
+
 use crate::{
     env::Env,
     envelope::{Envelope, Form, Refusal},
     health::Health,
-    hello::{Hello, majority},
+    hello::Hello,
     hlc::Hlc,
-    identity::{Identity, Life, PastLife, Verdict, judge},
+    identity::{Identity, Life},
     transport::{Lane, Transport, TransportError},
 };
 use bytes::Bytes;
 use kvorum_api::{NodeId, ReplicaId};
 use kvorum_storage::{Journal, journal::NODE_GROUP};
 use parking_lot::Mutex;
+use roll::{Roll, Unfit, stranger};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
@@ -36,6 +39,8 @@ use std::{
     time::Duration,
 };
 use tokio::time::Instant;
+
+pub use roll::Seen;
 
 pub use crate::message::{CallError, Incoming, MessageKind, Outgoing};
 
@@ -53,31 +58,6 @@ pub struct Received {
     pub kind: MessageKind,
 }
 
-/// How one other node looks from here.
-#[derive(Clone, Debug, Default)]
-pub struct Seen {
-    /// The highest life seen of it.
-    pub life: Option<Life>,
-    /// When it was last heard.
-    pub heard: Option<Instant>,
-    /// Its clock against ours, milliseconds, and when that was measured.
-    pub clock: Option<(i64, Instant)>,
-    /// Why we do not talk to it.
-    pub refused: Option<String>,
-    /// Its answer to our last hello, in this life of ours, and when it came.
-    pub hello: Option<(Hello, Instant)>,
-    /// Whether it says that this node is none of its cluster.
-    calls_us_foreign: bool,
-}
-
-/// What changes.
-struct State {
-    seen: BTreeMap<NodeId, Seen>,
-    /// Grows with every new life seen.
-    lives_revision: u64,
-    refused: Option<String>,
-}
-
 /// Every other node, as this one knows it.
 pub struct Peers {
     me: Identity,
@@ -86,7 +66,7 @@ pub struct Peers {
     hlc: Arc<Hlc>,
     health: Arc<Health>,
     is_admitted: AtomicBool,
-    state: Mutex<State>,
+    roll: Mutex<Roll>,
 }
 
 impl Peers {
@@ -100,8 +80,7 @@ impl Peers {
         hlc: Arc<Hlc>,
         health: Arc<Health>,
     ) -> Arc<Peers> {
-        let others = nodes.iter().filter(|node| **node != me.node);
-        let seen = others.map(|node| (*node, Seen { life: remembered.get(node).copied(), ..Seen::default() }));
+        let others = nodes.iter().copied().filter(|node| *node != me.node).collect();
         Arc::new(Peers {
             me,
             transport: Arc::clone(&env.transport),
@@ -109,8 +88,15 @@ impl Peers {
             hlc,
             health,
             is_admitted: AtomicBool::new(false),
-            state: Mutex::new(State { seen: seen.collect(), lives_revision: 0, refused: None }),
+            roll: Mutex::new(Roll::new(&others, remembered)),
         })
+    }
+
+    /// From now on these are the nodes of the cluster (this one may be among them). A node that is new is known at once;
+    /// one that goes is refused as unknown, and its life stays remembered.
+    pub fn set_nodes(&self, nodes: &BTreeSet<NodeId>) {
+        let others = nodes.iter().copied().filter(|node| *node != self.me.node).collect();
+        self.roll.lock().set(&others);
     }
 
     /// Lets replicas speak: enough peers have confirmed in this life who this node is.
@@ -147,8 +133,9 @@ impl Peers {
         let hello = Hello::decode(&answer.payload).map_err(CallError::Refused)?;
         let round_trip = sent.0.elapsed();
         let middle_ms = sent.1 + (round_trip.as_millis() / 2) as u64;
-        let mut state = self.state.lock();
-        let seen = state.peer(to);
+        let mut roll = self.roll.lock();
+        // It may have left the cluster while it answered.
+        let seen = roll.seen.get_mut(&to).ok_or_else(|| CallError::Unreachable(stranger(to)))?;
         seen.hello = Some((hello, Instant::now()));
         // The error is at most half a round trip: a slow answer says nothing about the clock.
         if round_trip <= Duration::from_millis(kvorum_api::limits::CLOCK_OFFSET_MS_MAX) {
@@ -189,7 +176,7 @@ impl Peers {
 
     /// Why a replica of this node must not send `kind`, or answer it.
     pub fn silence(&self, kind: MessageKind) -> Option<String> {
-        if let Some(why) = &self.state.lock().refused {
+        if let Some(why) = &self.roll.lock().refused {
             return Some(format!("this node was refused by its peers: {why}"));
         }
         if kind == MessageKind::Hello {
@@ -207,32 +194,32 @@ impl Peers {
 
     /// Every other node.
     pub fn seen(&self) -> BTreeMap<NodeId, Seen> {
-        self.state.lock().seen.clone()
+        self.roll.lock().seen.clone()
     }
 
     /// The answers to this life's hellos.
     pub fn answers(&self) -> BTreeMap<NodeId, Hello> {
-        let state = self.state.lock();
-        state.seen.iter().filter_map(|(node, seen)| Some((*node, seen.hello.as_ref()?.0.clone()))).collect()
+        let roll = self.roll.lock();
+        roll.seen.iter().filter_map(|(node, seen)| Some((*node, seen.hello.as_ref()?.0.clone()))).collect()
     }
 
-    /// The highest life seen of every peer, for the node's note; the revision grows when one is new.
+    /// The highest life ever seen of every peer, for the node's note; the revision grows when one is new.
     pub fn lives(&self) -> (BTreeMap<NodeId, Life>, u64) {
-        let state = self.state.lock();
-        (state.seen.iter().filter_map(|(node, seen)| Some((*node, seen.life?))).collect(), state.lives_revision)
+        let roll = self.roll.lock();
+        (roll.lives(), roll.lives_revision)
     }
 
     /// Set when peers refused this node for good: the process must end with this sentence.
     pub fn refused(&self) -> Option<String> {
-        self.state.lock().refused.clone()
+        self.roll.lock().refused.clone()
     }
 
     async fn exchange(&self, message: Outgoing) -> Result<Envelope, CallError> {
         if let Some(why) = self.silence(message.kind) {
             return Err(CallError::Unreachable(why));
         }
-        if !self.state.lock().seen.contains_key(&message.to) {
-            return Err(CallError::Unreachable(format!("node {} is not in this cluster", message.to)));
+        if !self.roll.lock().seen.contains_key(&message.to) {
+            return Err(CallError::Unreachable(stranger(message.to)));
         }
         let request = self.wrap(Form::Request, message.to, message.kind as u8, message.payload);
         let request = Envelope {
@@ -266,19 +253,16 @@ impl Peers {
             let why = format!("node {} is this process already: give the other one its own id and directory", me.node);
             return Err((Refusal::Identity, why));
         }
-        let mut state = self.state.lock();
-        if let Some(why) = &state.refused {
+        let mut roll = self.roll.lock();
+        if let Some(why) = &roll.refused {
             return Err((Refusal::NotNow, format!("node {} was refused by its peers: {why}", me.node)));
         }
-        if !state.seen.contains_key(&envelope.from) {
-            let why = format!("node {} is not in this cluster, as node {} is configured", envelope.from, me.node);
-            return Err((Refusal::UnknownNode, why));
-        }
-        state.judge(envelope).map_err(|unfit| match unfit {
+        roll.judge(envelope).map_err(|unfit| match unfit {
+            Unfit::Unknown(why) => (Refusal::UnknownNode, format!("{why}, as node {} knows it", me.node)),
             Unfit::Unproven(why) => (Refusal::NotNow, why),
             Unfit::Refused(why) => (Refusal::Identity, why),
         })?;
-        drop(state);
+        drop(roll);
         self.observe(envelope);
         match (envelope.form, MessageKind::from_number(envelope.kind)) {
             (Form::Request, Some(kind)) => Ok(kind),
@@ -290,46 +274,53 @@ impl Peers {
 
     fn check_answer(&self, to: NodeId, answer: &Envelope) -> Result<(), CallError> {
         let me = self.me;
-        let mut state = self.state.lock();
+        let mut roll = self.roll.lock();
         if answer.cluster != me.cluster {
             let why = format!("node {to} belongs to cluster {}, this one to {}", answer.cluster, me.cluster);
-            return Err(state.foreign(to, why, &self.health));
+            return Err(roll.foreign(to, Refusal::WrongCluster, why, &self.health));
         }
         if answer.from != to {
             let why = format!("node {} answers at the address of node {to}", answer.from);
-            state.peer(to).refused = Some(why.clone());
+            if let Some(seen) = roll.seen.get_mut(&to) {
+                seen.refused = Some(why.clone());
+            }
             return Err(CallError::Unreachable(why));
         }
         let sentence = || String::from_utf8_lossy(&answer.payload).into_owned();
-        match state.judge(answer) {
+        let refusal = Refusal::from_number(answer.kind);
+        match roll.judge(answer) {
             Ok(()) => {}
             // Whoever takes this one for a stranger never says hello to it; it counts only with a majority.
-            Err(Unfit::Unproven(_)) if is_foreign(answer) => return Err(state.foreign(to, sentence(), &self.health)),
-            Err(Unfit::Unproven(why)) => return Err(CallError::Unreachable(why)),
+            Err(Unfit::Unproven(_)) if is_foreign(answer) => {
+                return Err(roll.foreign(to, refusal, sentence(), &self.health));
+            }
+            Err(Unfit::Unknown(why) | Unfit::Unproven(why)) => return Err(CallError::Unreachable(why)),
             Err(Unfit::Refused(why)) => {
                 tracing::warn!(node = %to, why, "refused the answer of a peer");
                 return Err(CallError::Unreachable(why));
             }
         }
-        let verdict = match (answer.form, Refusal::from_number(answer.kind)) {
+        let verdict = match (answer.form, refusal) {
             (Form::Reply, _) => Ok(()),
             (Form::Refusal, Refusal::UnknownReplica | Refusal::Replica) => Err(CallError::Refused(sentence())),
             (Form::Refusal, Refusal::NotNow | Refusal::WrongAddressee | Refusal::Malformed) => {
                 Err(CallError::Unreachable(sentence()))
             }
             (Form::Refusal, Refusal::WrongCluster | Refusal::UnknownNode) => {
-                Err(state.foreign(to, sentence(), &self.health))
+                Err(roll.foreign(to, refusal, sentence(), &self.health))
             }
             (Form::Refusal, Refusal::Identity) => {
-                state.refused_for_good(&self.health, sentence());
+                roll.refused_for_good(&self.health, sentence());
                 Err(CallError::Unreachable(sentence()))
             }
             (Form::Request, _) => Err(CallError::Unreachable(format!("node {to} answered with a request"))),
         };
-        if verdict.is_ok() {
-            state.peer(to).calls_us_foreign = false;
+        if !is_foreign(answer)
+            && let Some(seen) = roll.seen.get_mut(&to)
+        {
+            seen.calls_us_foreign = None;
         }
-        drop(state);
+        drop(roll);
         self.observe(answer);
         verdict
     }
@@ -374,78 +365,7 @@ impl Peers {
     }
 }
 
-/// Why a message of a node is not taken.
-enum Unfit {
-    /// It may be taken once its sender has said hello.
-    Unproven(String),
-    /// Never.
-    Refused(String),
-}
-
-/// The past lives that a hello shows, asked or answered.
-fn shown_lives(envelope: &Envelope) -> Option<Vec<PastLife>> {
-    let is_hello = MessageKind::from_number(envelope.kind) == Some(MessageKind::Hello);
-    let hello = (is_hello && envelope.form != Form::Refusal).then(|| Hello::decode(&envelope.payload).ok())?;
-    hello.map(|hello| hello.past)
-}
-
 fn is_foreign(answer: &Envelope) -> bool {
     let refusal = Refusal::from_number(answer.kind);
     answer.form == Form::Refusal && matches!(refusal, Refusal::WrongCluster | Refusal::UnknownNode)
-}
-
-impl State {
-    /// Judges the life that a message of a node of this cluster shows, and remembers it.
-    fn judge(&mut self, envelope: &Envelope) -> Result<(), Unfit> {
-        let mut is_new = false;
-        let past = shown_lives(envelope);
-        let seen = self.peer(envelope.from);
-        match judge(envelope.from, seen.life, envelope.life, past.as_deref()) {
-            Verdict::Known(life) => seen.life = Some(life),
-            // A node refuses others also before its life is durable: it may never remember to have lived it.
-            Verdict::NewLife(_) if envelope.form == Form::Refusal => {}
-            Verdict::Unproven(why) => {
-                // Asks it for another hello, which proves it; the one at hand is of a former life.
-                seen.hello = None;
-                return Err(Unfit::Unproven(why));
-            }
-            Verdict::NewLife(life) => {
-                seen.life = Some(life);
-                // What it held and promised in its former life says nothing about this one.
-                seen.hello = None;
-                is_new = true;
-            }
-            Verdict::Refused(why) => {
-                seen.refused = Some(why.clone());
-                return Err(Unfit::Refused(why));
-            }
-        }
-        seen.heard = Some(Instant::now());
-        seen.refused = None;
-        self.lives_revision += u64::from(is_new);
-        Ok(())
-    }
-
-    /// A peer and this node are not of one cluster. One of them is wrong: the one that stands alone.
-    fn foreign(&mut self, to: NodeId, why: String, health: &Health) -> CallError {
-        let seen = self.peer(to);
-        seen.refused = Some(why.clone());
-        seen.calls_us_foreign = true;
-        let votes = self.seen.values().filter(|seen| seen.calls_us_foreign).count();
-        if votes >= majority(self.seen.len() + 1) {
-            self.refused_for_good(health, why.clone());
-        }
-        CallError::Unreachable(why)
-    }
-
-    /// A node of this cluster; the callers have checked that it is one.
-    fn peer(&mut self, node: NodeId) -> &mut Seen {
-        self.seen.get_mut(&node).expect("messages go to and come from configured nodes only")
-    }
-
-    fn refused_for_good(&mut self, health: &Health, why: String) {
-        tracing::error!(why, "this node was refused by its peers");
-        health.poison(format!("refused by its peers: {why}"));
-        self.refused.get_or_insert(why);
-    }
 }
