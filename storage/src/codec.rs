@@ -16,6 +16,7 @@
 
 pub mod command;
 pub mod outcome;
+pub(crate) mod settings;
 
 pub use command::{decode_proposal, encode_proposal, encoded_command_bytes};
 pub use outcome::{decode_outcomes, encode_outcomes};
@@ -23,6 +24,11 @@ pub use outcome::{decode_outcomes, encode_outcomes};
 use crate::error::StorageError;
 use bytes::Bytes;
 use kvorum_api::{Actor, LogPosition, NodeId, Stamp, StartCount, Version};
+
+/// A bit, if it is set.
+pub(crate) fn flag(bit: u8, is_set: bool) -> u8 {
+    if is_set { bit } else { 0 }
+}
 
 /// Builds one record.
 #[derive(Debug, Default)]

@@ -163,6 +163,17 @@ pub enum Outcome {
     },
     /// `Configure` is in force.
     Configured,
+    /// A write names a placement key outside the shard's range (rule C3): nothing of it happened, and nothing is
+    /// remembered under its id, so that it may happen once the key is here.
+    OutOfRange {
+        /// The shard's epoch.
+        epoch: u64,
+    },
+    /// `Configure` came with an older epoch, or with another range in the same epoch: nothing changed.
+    ConfigureRefused {
+        /// The shard's epoch.
+        epoch: u64,
+    },
 }
 
 /// Why a request id was refused.

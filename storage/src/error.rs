@@ -48,6 +48,12 @@ pub enum StorageError {
     /// The shard is being rebuilt from a snapshot.
     #[error("installing a snapshot")]
     Installing,
+    /// The key is not this shard's (rule C3).
+    #[error("the key is not this shard's in its epoch {epoch}")]
+    OutOfRange {
+        /// The shard's epoch.
+        epoch: u64,
+    },
     /// The writer has stopped.
     #[error("stopped")]
     Stopped,

@@ -52,6 +52,9 @@ impl Rows for ShardRows {
 pub(crate) fn unreadable(shard: ShardId, error: StorageError) -> ReadError {
     match error {
         StorageError::Installing => ReadError::Installing { shard },
+        StorageError::OutOfRange { epoch } => {
+            ReadError::StaleEpoch { shard, epoch, why: "the key is not this shard's".to_owned() }
+        }
         StorageError::Stopped => ReadError::Stopped { shard, why: error.to_string() },
         StorageError::Io { .. }
         | StorageError::Corrupt { .. }

@@ -55,7 +55,11 @@ impl Group {
                 };
                 Ok(Written { outcome, receipt })
             }
-            Outcome::Expired { .. } | Outcome::Configured => {
+            Outcome::OutOfRange { epoch } => {
+                let why = "a key of the write is not this shard's".to_owned();
+                Err(WriteError::StaleEpoch { shard: self.core.shard_id(), epoch: *epoch, why })
+            }
+            Outcome::Expired { .. } | Outcome::Configured | Outcome::ConfigureRefused { .. } => {
                 unreachable!("a shard answers a write with the outcome of a write")
             }
         }

@@ -287,6 +287,7 @@ impl ReplicaStore {
             | StorageError::Refused(_)
             | StorageError::UnknownFormat { .. }
             | StorageError::Installing
+            | StorageError::OutOfRange { .. }
             | StorageError::Stopped => {}
         }
     }

@@ -297,7 +297,10 @@ pub fn write_reply(outcome: Outcome, receipt: &Receipt, keys: Vec<Bytes>) -> Res
             repeated_request: repeated,
         }),
         Outcome::RequestIdExpired { why } => Err(WriteError::RequestIdExpired { why: expired_because(why).to_owned() }),
-        Outcome::Expired { .. } | Outcome::Configured => {
+        Outcome::Expired { .. }
+        | Outcome::Configured
+        | Outcome::OutOfRange { .. }
+        | Outcome::ConfigureRefused { .. } => {
             unreachable!("apply answers a client's write with its outcome")
         }
     }

@@ -8,13 +8,15 @@
 //!   condition  0 always   1 absent   2 present   3 version │ 24 bytes   4 value │ bytes
 //! ```
 
-use super::{Reader, Writer};
+use super::{
+    Reader, Writer, flag,
+    settings::{put_settings, settings, settings_bytes},
+};
 use crate::{
-    command::{Command, Condition, Images, Operation, Proposal, RequestId, Settings, WriteCommand},
+    command::{Command, Condition, Operation, Proposal, RequestId, WriteCommand},
     error::StorageError,
 };
 use bytes::Bytes;
-use kvorum_api::PlacementRange;
 
 /// The format of proposals this build writes.
 const FORMAT: u8 = 1;
@@ -70,10 +72,7 @@ pub fn encoded_command_bytes(command: &Command) -> usize {
             1 + request + 4 + write.operations.iter().map(operation_bytes).sum::<usize>()
         }
         Command::Expire { .. } => 1 + 8,
-        Command::Configure(settings) => {
-            let end = settings.range.end.as_ref().map_or(0, |end| 4 + end.len());
-            1 + SETTINGS_BYTES + 4 + settings.range.start.len() + end
-        }
+        Command::Configure(settings) => 1 + settings_bytes(settings),
     }
 }
 
@@ -227,68 +226,14 @@ fn condition(reader: &mut Reader) -> Result<Condition, StorageError> {
     })
 }
 
-/// Bytes of settings before their range.
-const SETTINGS_BYTES: usize = 4 + 1 + 8 + 4 + 8 + 1;
-
-/// Added to the number of the images by builds that write a range: settings without it have every key.
-const WITH_RANGE: u8 = 0x80;
-
-const HAS_LEASES: u8 = 1;
-const HAS_END: u8 = 2;
-
-/// Settings, inside a `Configure` and inside the shard's state.
-pub(crate) fn put_settings(writer: &mut Writer, settings: &Settings) {
-    writer.u32(settings.behaviour);
-    writer.u8(settings.images as u8 | WITH_RANGE);
-    writer.u64(settings.request_window_ms);
-    writer.u32(settings.request_outcomes_max);
-    writer.u64(settings.epoch);
-    writer.u8(flag(HAS_LEASES, settings.has_leases) | flag(HAS_END, settings.range.end.is_some()));
-    writer.bytes(&settings.range.start);
-    if let Some(end) = &settings.range.end {
-        writer.bytes(end);
-    }
-}
-
-/// The reverse of [`put_settings`]. An unknown behaviour decodes: `apply` is what refuses it, by name.
-pub(crate) fn settings(reader: &mut Reader) -> Result<Settings, StorageError> {
-    let behaviour = reader.u32()?;
-    let number = reader.u8()?;
-    let has_range = number & WITH_RANGE != 0;
-    let images = match number & !WITH_RANGE {
-        1 => Images::Keys,
-        2 => Images::New,
-        3 => Images::NewAndOld,
-        other => return Err(reader.unknown(format!("images {other}"))),
-    };
-    let (request_window_ms, request_outcomes_max) = (reader.u64()?, reader.u32()?);
-    let mut settings = Settings {
-        behaviour,
-        images,
-        request_window_ms,
-        request_outcomes_max,
-        range: PlacementRange::all(),
-        epoch: 1,
-        has_leases: false,
-    };
-    if has_range {
-        settings.epoch = reader.u64()?;
-        let flags = reader.u8()?;
-        settings.has_leases = flags & HAS_LEASES != 0;
-        settings.range.start = reader.bytes()?;
-        settings.range.end = (flags & HAS_END != 0).then(|| reader.bytes()).transpose()?;
-    }
-    Ok(settings)
-}
-
-fn flag(bit: u8, is_set: bool) -> u8 {
-    if is_set { bit } else { 0 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kvorum_api::{Actor, NodeId, Stamp, StartCount, Version};
+    use crate::{
+        codec::settings::tests::any_settings,
+        command::{Images, Settings},
+    };
+    use kvorum_api::{Actor, NodeId, PlacementRange, Stamp, StartCount, Version};
     use proptest::prelude::*;
 
     fn small_bytes() -> impl Strategy<Value = Bytes> {
@@ -337,22 +282,11 @@ mod tests {
                 lowest_unanswered,
             },
         ));
-        let images = prop_oneof![Just(Images::Keys), Just(Images::New), Just(Images::NewAndOld)];
         prop_oneof![
             (request, proptest::collection::vec(any_operation(), 0..4))
                 .prop_map(|(request, operations)| Command::Write(WriteCommand { request, operations })),
             any::<u64>().prop_map(|up_to_ms| Command::Expire { up_to_ms }),
-            (any::<u32>(), images, any::<u64>(), any::<u32>()).prop_map(
-                |(behaviour, images, request_window_ms, request_outcomes_max)| Command::Configure(Settings {
-                    behaviour,
-                    images,
-                    request_window_ms,
-                    request_outcomes_max,
-                    range: kvorum_api::PlacementRange::all(),
-                    epoch: 1,
-                    has_leases: false
-                })
-            ),
+            any_settings().prop_map(Command::Configure),
         ]
     }
 
@@ -423,7 +357,7 @@ mod tests {
                     images: Images::New,
                     request_window_ms: 13,
                     request_outcomes_max: 14,
-                    range: kvorum_api::PlacementRange::all(),
+                    range: PlacementRange::all(),
                     epoch: 1,
                     has_leases: false,
                 }),

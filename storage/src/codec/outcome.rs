@@ -3,6 +3,7 @@
 //! ```text
 //!   outcome    1 written │ flags │ count │ result …     2 request id expired │ why
 //!              3 expired │ removed │ more               4 configured
+//!              5 out of range │ epoch                   6 configure refused │ epoch
 //!   result     status │ flags │ number? │ version? │ previous
 //!   previous   0 not asked   1 absent   2 found │ entry   3 forgotten │ version
 //! ```
@@ -22,6 +23,8 @@ const WRITTEN: u8 = 1;
 const REQUEST_ID_EXPIRED: u8 = 2;
 const EXPIRED: u8 = 3;
 const CONFIGURED: u8 = 4;
+const OUT_OF_RANGE: u8 = 5;
+const CONFIGURE_REFUSED: u8 = 6;
 
 const APPLIED: u8 = 1;
 const REPEATED: u8 = 2;
@@ -75,6 +78,14 @@ pub(crate) fn put_outcome(writer: &mut Writer, outcome: &Outcome) {
             writer.u8(u8::from(*more));
         }
         Outcome::Configured => writer.u8(CONFIGURED),
+        Outcome::OutOfRange { epoch } => {
+            writer.u8(OUT_OF_RANGE);
+            writer.u64(*epoch);
+        }
+        Outcome::ConfigureRefused { epoch } => {
+            writer.u8(CONFIGURE_REFUSED);
+            writer.u64(*epoch);
+        }
     }
 }
 
@@ -95,6 +106,8 @@ pub(crate) fn outcome(reader: &mut Reader) -> Result<Outcome, StorageError> {
         },
         EXPIRED => Outcome::Expired { removed: reader.u32()?, more: reader.flags(1)? != 0 },
         CONFIGURED => Outcome::Configured,
+        OUT_OF_RANGE => Outcome::OutOfRange { epoch: reader.u64()? },
+        CONFIGURE_REFUSED => Outcome::ConfigureRefused { epoch: reader.u64()? },
         other => return Err(reader.unknown(format!("outcome {other}"))),
     })
 }
@@ -184,6 +197,8 @@ mod tests {
             Just(Outcome::RequestIdExpired { why: ExpiredBecause::BelowFloor }),
             (any::<u32>(), any::<bool>()).prop_map(|(removed, more)| Outcome::Expired { removed, more }),
             Just(Outcome::Configured),
+            any::<u64>().prop_map(|epoch| Outcome::OutOfRange { epoch }),
+            any::<u64>().prop_map(|epoch| Outcome::ConfigureRefused { epoch }),
         ]
     }
 
@@ -233,10 +248,12 @@ mod tests {
             Outcome::RequestIdExpired { why: ExpiredBecause::BelowFloor },
             Outcome::Expired { removed: 5, more: true },
             Outcome::Configured,
+            Outcome::OutOfRange { epoch: 6 },
+            Outcome::ConfigureRefused { epoch: 7 },
         ];
         #[rustfmt::skip]
         let fixture: &[u8] = &[
-            1,  0, 0, 0, 4,
+            1,  0, 0, 0, 6,
             1, 1,  0, 0, 0, 2,
             0, 3,  0, 0, 0, 0, 0, 0, 0, 4,
             0, 0, 0, 0, 0, 0, 0, 1,  0, 0, 0, 0, 0, 0, 0, 2,  0, 0, 0, 0, 0, 0, 0, 3,
@@ -246,6 +263,8 @@ mod tests {
             2, 2,
             3,  0, 0, 0, 5,  1,
             4,
+            5,  0, 0, 0, 0, 0, 0, 0, 6,
+            6,  0, 0, 0, 0, 0, 0, 0, 7,
         ];
         assert_eq!(encode_outcomes(&outcomes), fixture);
         assert_eq!(decode_outcomes(Bytes::from_static(fixture)).unwrap(), outcomes);

@@ -12,7 +12,7 @@
 use crate::{
     codec::{
         Reader, Writer,
-        command::{put_settings, settings},
+        settings::{put_settings, settings},
     },
     command::Settings,
     engine::{Batch, Column, Direction, View},
@@ -269,6 +269,27 @@ mod tests {
         assert_eq!(value(MetaKind::Position), position);
         assert_eq!(value(MetaKind::State), replicated);
         assert_eq!(value(MetaKind::Diary), &[1, 0, 0, 0, 0, 0, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0, 14][..]);
+    }
+
+    /// The layout with a range, an epoch and leases.
+    #[test]
+    fn state_with_a_range_is_what_it_was() {
+        let mut state = state();
+        let settings = state.settings.as_mut().unwrap();
+        settings.range = kvorum_api::PlacementRange { start: "b".into(), end: Some("d".into()) };
+        (settings.epoch, settings.has_leases) = (15, true);
+        #[rustfmt::skip]
+        let replicated: &[u8] = &[
+            1, 1,  0, 0, 0, 0, 0, 0, 0, 4,  0, 0, 0, 0, 0, 0, 0, 5,  0, 0, 0, 0, 0, 0, 0, 6,
+            0, 0, 0, 0, 0, 0, 0, 13,  0, 0, 0, 0, 0, 0, 0, 7,  0, 0, 0, 0, 0, 0, 0, 8,
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9,
+            0, 0, 0, 1,  129,  0, 0, 0, 0, 0, 0, 0, 10,  0, 0, 0, 11,
+            0, 0, 0, 0, 0, 0, 0, 15,  3,  0, 0, 0, 1, b'b',  0, 0, 0, 1, b'd',
+        ];
+        assert_eq!(state.encode_replicated(), replicated);
+        let mut read = ShardState::default();
+        read.take_replicated(Bytes::from_static(replicated)).unwrap();
+        assert_eq!(read.settings, state.settings);
     }
 
     /// Rule T2: the logged time is the highest seen.
