@@ -9,6 +9,7 @@
 //! **Deliberately absent.** No behaviour that waits, no bytes on disk, no runtime: this crate could be read aloud.
 
 pub mod error;
+pub mod frame;
 pub mod ids;
 pub mod level;
 pub mod limits;
