@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use kvorum_api::{NodeId, ReadError, ReadLevel, Receipt, ReplicaId, ShardId, Stamp, WriteError};
+use kvorum_api::{NodeId, ReadError, ReadLevel, Receipt, ReplicaId, SessionToken, ShardId, Stamp, WriteError};
 use kvorum_storage::{
     Entry, Outcome, WriteCommand,
     shard::{Row, ScanRange, ShardState},
@@ -20,6 +20,11 @@ pub struct RequestContext {
     pub stamp: Stamp,
     /// W3C trace context, empty = none.
     pub trace: String,
+    /// What the session has seen, already decoded and checked against the keyspace at the door. Only session reads look
+    /// at it; `None` = it has seen nothing.
+    pub session: Option<SessionToken>,
+    /// The epoch of the shard that the asker believes in; `None` = it believes nothing (rule C3).
+    pub epoch: Option<u64>,
 }
 
 /// A write that was decided.
@@ -93,8 +98,19 @@ pub struct ReplicaStatus {
 
 /// Agreement on one shard.
 pub trait Replicator: Send + Sync {
-    /// Decides a write.
-    fn write(&self, command: WriteCommand, context: RequestContext) -> BoxFuture<'_, Result<Written, WriteError>>;
+    /// Decides writes. They are handed over in their order, behind one reply handle; the answers come when all are known,
+    /// in the same order. Each is decided on its own: some may succeed and others fail.
+    fn write_many(
+        &self,
+        commands: Vec<WriteCommand>,
+        context: RequestContext,
+    ) -> BoxFuture<'_, Vec<Result<Written, WriteError>>>;
+
+    /// Decides one write.
+    fn write(&self, command: WriteCommand, context: RequestContext) -> BoxFuture<'_, Result<Written, WriteError>> {
+        let decided = self.write_many(vec![command], context);
+        Box::pin(async move { decided.await.pop().expect("there is one answer per command") })
+    }
 
     /// Reads one key at a level.
     fn get(&self, key: Bytes, level: ReadLevel, context: RequestContext) -> BoxFuture<'_, Result<Found, ReadError>>;

@@ -148,7 +148,11 @@ pub(crate) mod tests {
     struct Nobody;
 
     impl Replicator for Nobody {
-        fn write(&self, _: WriteCommand, _: RequestContext) -> BoxFuture<'_, Result<Written, WriteError>> {
+        fn write_many(
+            &self,
+            _: Vec<WriteCommand>,
+            _: RequestContext,
+        ) -> BoxFuture<'_, Vec<Result<Written, WriteError>>> {
             unreachable!("the hall calls nobody")
         }
 

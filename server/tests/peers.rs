@@ -178,8 +178,7 @@ async fn a_clock_ten_seconds_ahead_is_suspect_and_never_leads() {
     cluster.node(leader).kill();
     let next = cluster.leader().await;
     assert_eq!(next, 3 - leader);
-    let stamp =
-        cluster.node(next).kv().handshake(proto::HandshakeRequest::default()).await.unwrap().into_inner().stamp;
+    let stamp = cluster.node(next).kv().handshake(proto::HandshakeRequest::default()).await.unwrap().into_inner().stamp;
     write(&cluster, "k").await;
     let written = cluster.node(next).kv().get(calls::get("k")).await.unwrap().into_inner().entry.unwrap();
     let ahead_ms = (written.version.unwrap().stamp >> 16).saturating_sub(stamp >> 16);

@@ -39,6 +39,7 @@ pub mod state_machine;
 pub mod store;
 #[cfg(any(test, feature = "suite"))]
 pub mod suite;
+mod ticket;
 mod traces;
 pub mod types;
 

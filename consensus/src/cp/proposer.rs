@@ -108,7 +108,7 @@ impl Proposer {
                 .refusal(&pending.command)
                 .or_else(|| (!is_founded).then(|| self.no_quorum("the founding settings are not decided yet")));
             match refusal {
-                Some(error) => drop(pending.answer.send(Err(error))),
+                Some(error) => pending.seat.tell(Err(error)),
                 None => admitted.push(pending),
             }
         }
@@ -143,16 +143,15 @@ impl Proposer {
     /// Proposes a batch and tells everybody how it ended.
     async fn decide(self, batch: Vec<Pending>) {
         let trace = batch.iter().map(|pending| &pending.trace).find(|trace| !trace.is_empty()).cloned();
-        let (commands, answers): (Vec<_>, Vec<_>) =
-            batch.into_iter().map(|pending| (pending.command, pending.answer)).unzip();
+        let (commands, seats): (Vec<_>, Vec<_>) =
+            batch.into_iter().map(|pending| (pending.command, pending.seat)).unzip();
         let verdicts: Vec<Verdict> = match self.settle(commands, trace.unwrap_or_default()).await {
             Ok(decided) => decided.into_iter().map(Ok).collect(),
-            Err(error) => vec![Err(error); answers.len()],
+            Err(error) => vec![Err(error); seats.len()],
         };
-        assert_eq!(verdicts.len(), answers.len(), "a shard answers every command it applies");
-        for (answer, verdict) in answers.into_iter().zip(verdicts) {
-            // Whoever stopped waiting has been told that the effect is unknown.
-            let _ = answer.send(verdict);
+        assert_eq!(verdicts.len(), seats.len(), "a shard answers every command it applies");
+        for (seat, verdict) in seats.into_iter().zip(verdicts) {
+            seat.tell(verdict);
         }
     }
 

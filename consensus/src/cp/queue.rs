@@ -1,28 +1,18 @@
 //! Commands waiting to be proposed: bounded in bytes, withdrawn by whoever stops waiting.
 //!
-//! ```text
-//!   queued ──taken──▶ proposed        an error from here on: Effect::Unknown
-//!      └────withdrawn                 it never happened: Effect::None
-//! ```
-//!
-//! **Invariant.** A command is taken or withdrawn, never both.
+//! **Invariant.** Commands are taken in the order in which they came. What a caller hands over in one call is queued as
+//! one run, and once one command of it is refused, so are those behind it.
 
+use super::ticket::{Seat, Ticket, ticket};
 use bytes::Bytes;
 use kvorum_api::{LogPosition, Refused, WriteError};
 use kvorum_storage::{Outcome, codec::encoded_command_bytes, command::Command};
 use parking_lot::Mutex;
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU8, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
 };
-use tokio::sync::{Notify, oneshot};
-
-const QUEUED: u8 = 0;
-const PROPOSED: u8 = 1;
-const WITHDRAWN: u8 = 2;
+use tokio::sync::Notify;
 
 /// Bytes a command costs in memory besides what it takes in the log.
 const COMMAND_BYTES: usize = 64;
@@ -40,37 +30,28 @@ pub(crate) type Verdict = Result<Decided, WriteError>;
 /// A command in the queue.
 pub(crate) struct Pending {
     pub(crate) command: Command,
-    pub(crate) answer: oneshot::Sender<Verdict>,
+    pub(crate) seat: Seat,
     /// On whose behalf; empty = nobody's.
     pub(crate) trace: Bytes,
     weight: usize,
-    state: Arc<AtomicU8>,
-}
-
-/// The place of one command in the queue. Dropping it withdraws the command if it was not taken yet.
-pub(crate) struct Ticket {
-    pub(crate) answer: oneshot::Receiver<Verdict>,
-    state: Arc<AtomicU8>,
-}
-
-impl Ticket {
-    /// Takes the command back; `false` = too late, it has been proposed.
-    pub(crate) fn withdraw(&self) -> bool {
-        let withdrawn = self.state.compare_exchange(QUEUED, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire);
-        withdrawn.is_ok() || withdrawn == Err(WITHDRAWN)
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.withdraw();
-    }
 }
 
 #[derive(Default)]
 struct Waiting {
     commands: VecDeque<Pending>,
     bytes: usize,
+}
+
+impl Waiting {
+    fn has_room(&mut self, weight: usize, bytes_max: usize) -> bool {
+        if self.bytes + weight > bytes_max {
+            // Whoever gave up must not keep others out.
+            self.commands.retain(|pending| pending.seat.is_queued());
+            self.bytes = self.commands.iter().map(|pending| pending.weight).sum();
+        }
+        // One command larger than the whole queue still fits into an empty one.
+        self.bytes + weight <= bytes_max || self.commands.is_empty()
+    }
 }
 
 /// Commands waiting to be proposed.
@@ -86,26 +67,26 @@ impl Queue {
         Queue { waiting: Mutex::default(), arrived: Notify::new(), is_nudged: AtomicBool::new(false), bytes_max }
     }
 
-    /// Queues a command on behalf of `trace`.
-    pub(crate) fn submit(&self, command: Command, trace: Bytes) -> Result<Ticket, WriteError> {
-        let weight = COMMAND_BYTES + encoded_command_bytes(&command);
-        let (answer, told) = oneshot::channel();
-        let state = Arc::new(AtomicU8::new(QUEUED));
+    /// Queues commands on behalf of `trace`, under one lock and behind one reply handle. Those that do not fit are
+    /// refused through the handle.
+    pub(crate) fn submit(&self, commands: Vec<Command>, trace: &Bytes) -> Ticket {
+        let (ticket, seats) = ticket(commands.len());
+        let weighed = commands.into_iter().map(|command| (COMMAND_BYTES + encoded_command_bytes(&command), command));
+        let weighed: Vec<_> = weighed.collect();
+        let mut is_full = false;
         let mut waiting = self.waiting.lock();
-        if waiting.bytes + weight > self.bytes_max {
-            // Whoever gave up must not keep others out.
-            waiting.commands.retain(|pending| pending.state.load(Ordering::Acquire) == QUEUED);
-            waiting.bytes = waiting.commands.iter().map(|pending| pending.weight).sum();
+        for ((weight, command), seat) in weighed.into_iter().zip(seats) {
+            is_full = is_full || !waiting.has_room(weight, self.bytes_max);
+            if is_full {
+                seat.tell(Err(Refused::Overloaded { limit: "queue_bytes_max", max: self.bytes_max as u64 }.into()));
+                continue;
+            }
+            waiting.bytes += weight;
+            waiting.commands.push_back(Pending { command, seat, trace: trace.clone(), weight });
         }
-        // One command larger than the whole queue still fits into an empty one.
-        if waiting.bytes + weight > self.bytes_max && !waiting.commands.is_empty() {
-            return Err(Refused::Overloaded { limit: "queue_bytes_max", max: self.bytes_max as u64 }.into());
-        }
-        waiting.bytes += weight;
-        waiting.commands.push_back(Pending { command, answer, trace, weight, state: state.clone() });
         drop(waiting);
         self.arrived.notify_one();
-        Ok(Ticket { answer: told, state })
+        ticket
     }
 
     /// Has the owner look at its duties although nothing is queued.
@@ -131,8 +112,7 @@ impl Queue {
             }
             let pending = waiting.commands.pop_front().expect("the front was just seen");
             waiting.bytes -= pending.weight;
-            let is_ours = pending.state.compare_exchange(QUEUED, PROPOSED, Ordering::AcqRel, Ordering::Acquire).is_ok();
-            if is_ours {
+            if pending.seat.take() {
                 bytes += pending.weight;
                 taken.push(pending);
             }
@@ -144,6 +124,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cp::ticket::Fate;
     use kvorum_storage::{Operation, WriteCommand, command::Condition};
 
     fn put(bytes: usize) -> Command {
@@ -159,36 +140,42 @@ mod tests {
         })
     }
 
+    fn put_one(queue: &Queue, bytes: usize) -> Ticket {
+        queue.submit(vec![put(bytes)], &Bytes::new())
+    }
+
     #[test]
     fn a_command_is_taken_or_withdrawn() {
         let queue = Queue::new(1 << 20);
-        let (first, second) =
-            (queue.submit(put(1), Bytes::new()).unwrap(), queue.submit(put(1), Bytes::new()).unwrap());
-        assert!(first.withdraw());
-        assert_eq!(queue.take(usize::MAX, 10).len(), 1);
-        assert!(first.withdraw(), "withdrawn stays withdrawn");
-        assert!(!second.withdraw(), "too late");
+        let (first, second) = (put_one(&queue, 1), put_one(&queue, 1));
+        assert!(matches!(first.close()[..], [Fate::Withdrawn]));
+        let taken = queue.take(usize::MAX, 10);
+        assert_eq!(taken.len(), 1);
+        assert!(matches!(second.close()[..], [Fate::Unknown]), "too late");
     }
 
     #[test]
     fn a_proposal_is_bounded_and_takes_one_larger_command() {
         let queue = Queue::new(1 << 20);
-        let tickets: Vec<_> =
-            [5_000, 10, 10, 10].map(|bytes| queue.submit(put(bytes), Bytes::new()).unwrap()).into_iter().collect();
+        let _ticket = queue.submit([5_000, 10, 10, 10].map(put).into(), &Bytes::new());
         assert_eq!(queue.take(1_000, 10).len(), 1, "one larger command travels alone");
         assert_eq!(queue.take(1_000, 2).len(), 2);
         assert_eq!(queue.take(1_000, 2).len(), 1);
-        drop(tickets);
     }
 
     #[test]
     fn the_queue_is_bounded_in_bytes_and_forgets_whoever_gave_up() {
         let queue = Queue::new(1_000);
-        let first = queue.submit(put(600), Bytes::new()).unwrap();
-        let refused = queue.submit(put(600), Bytes::new()).err().unwrap();
-        assert_eq!(refused, Refused::Overloaded { limit: "queue_bytes_max", max: 1_000 }.into());
+        let first = put_one(&queue, 600);
+        let refused = || WriteError::from(Refused::Overloaded { limit: "queue_bytes_max", max: 1_000 });
+        let fates = put_one(&queue, 600).close();
+        assert!(matches!(&fates[..], [Fate::Told(Err(error))] if *error == refused()), "{fates:?}");
         drop(first);
-        let _second = queue.submit(put(600), Bytes::new()).unwrap();
+        let fates = queue.submit([600, 600, 1].map(put).into(), &Bytes::new()).close();
+        let [Fate::Withdrawn, Fate::Told(Err(second)), Fate::Told(Err(third))] = &fates[..] else {
+            panic!("{fates:?}")
+        };
+        assert_eq!((second, third), (&refused(), &refused()), "none overtakes one that was refused");
     }
 
     #[tokio::test(start_paused = true)]

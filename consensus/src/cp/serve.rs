@@ -5,8 +5,9 @@
 use super::{
     core::{Core, Office},
     group::Group,
-    queue::Decided,
+    queue::{Decided, Verdict},
     rows::{ShardRows, unreadable},
+    ticket::Fate,
     types::Metrics,
 };
 use crate::replicator::{Found, ReplicaStatus, Replicator, RequestContext, Role, Rows, Written};
@@ -23,8 +24,8 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::Instrument as _;
 
-/// Ranges and modes do not change yet, so every shard is in its first epoch.
-const FIRST_EPOCH: u64 = 1;
+/// Nothing is decided before the founding settings are.
+const EPOCH_UNFOUNDED: u64 = 0;
 
 /// What `Refused::LevelNotOffered` names.
 const LEVELS_OFFERED: &str = "linearizable or local";
@@ -33,11 +34,22 @@ const LEVELS_OFFERED: &str = "linearizable or local";
 const LOGGED_TIME_AGE_MS_MAX: u64 = 1_000;
 
 impl Group {
-    async fn decide(&self, command: WriteCommand, context: RequestContext) -> Result<Written, WriteError> {
+    async fn decide(&self, commands: Vec<WriteCommand>, context: RequestContext) -> Vec<Result<Written, WriteError>> {
         // The door has checked it: what is stamped from now on is above it (rule T1).
         let _ = self.core.context.hlc.observe(context.stamp);
-        let Decided { outcome, position } =
-            self.propose(Command::Write(command), context.timeout, context.trace.into()).await?;
+        let commands: Vec<_> = commands.into_iter().map(Command::Write).collect();
+        let verdicts = match self.refuse_older_epoch(&context) {
+            Some((epoch, why)) => {
+                let shard = self.core.shard_id();
+                vec![Err(WriteError::StaleEpoch { shard, epoch, why }); commands.len()]
+            }
+            None => self.propose_many(commands, context.timeout, &context.trace.into()).await,
+        };
+        verdicts.into_iter().map(|verdict| verdict.and_then(|decided| self.written(decided))).collect()
+    }
+
+    fn written(&self, decided: Decided) -> Result<Written, WriteError> {
+        let Decided { outcome, position } = decided;
         match &outcome {
             Outcome::RequestIdExpired { why } => {
                 let why = match why {
@@ -72,23 +84,40 @@ impl Group {
         patience: Duration,
         trace: Bytes,
     ) -> Result<Decided, WriteError> {
+        let mut verdicts = self.propose_many(vec![command], patience, &trace).await;
+        verdicts.pop().expect("there is one verdict per command")
+    }
+
+    async fn propose_many(&self, commands: Vec<Command>, patience: Duration, trace: &Bytes) -> Vec<Verdict> {
         let shard = self.core.shard_id();
         if let Office::Stopped { why } = self.core.office() {
-            return Err(self.after_the_end(why, Effect::None));
+            return vec![Err(self.after_the_end(why, Effect::None)); commands.len()];
         }
-        let mut ticket = self.queue.submit(command, trace)?;
-        match timeout(patience, &mut ticket.answer).await {
-            Ok(Ok(verdict)) => verdict,
+        let ticket = self.queue.submit(commands, trace);
+        let is_late = timeout(patience, ticket.wait()).await.is_err();
+        let untold = |effect| match is_late {
+            true => WriteError::DeadlineExceeded { shard, deadline: patience, effect },
             // The proposer ended: what it had not taken will never happen.
-            Ok(Err(_)) => {
-                let effect = if ticket.withdraw() { Effect::None } else { Effect::Unknown };
-                Err(self.after_the_end("the replica stopped".to_owned(), effect))
-            }
-            Err(_) => {
-                let effect = if ticket.withdraw() { Effect::None } else { Effect::Unknown };
-                Err(WriteError::DeadlineExceeded { shard, deadline: patience, effect })
-            }
-        }
+            false => self.after_the_end("the replica stopped".to_owned(), effect),
+        };
+        let fates = ticket.close().into_iter().map(|fate| match fate {
+            Fate::Told(verdict) => verdict,
+            Fate::Withdrawn => Err(untold(Effect::None)),
+            Fate::Unknown => Err(untold(Effect::Unknown)),
+        });
+        fates.collect()
+    }
+
+    /// The shard's epoch and what does not fit, if the asker believes in an older one (rule C3). Whoever believes in a
+    /// newer one is answered by this replica's own range: what the log has not decided here yet, it cannot know.
+    fn refuse_older_epoch(&self, context: &RequestContext) -> Option<(u64, String)> {
+        let (believed, epoch) = (context.epoch?, self.epoch());
+        (believed < epoch).then(|| (epoch, format!("the asker believes in epoch {believed}")))
+    }
+
+    /// The epoch that is in force here.
+    fn epoch(&self) -> u64 {
+        self.shard().state().settings.map_or(EPOCH_UNFOUNDED, |settings| settings.epoch)
     }
 
     fn after_the_end(&self, why: String, effect: Effect) -> WriteError {
@@ -202,7 +231,7 @@ impl Group {
             mode: Mode::Cp,
             level: None,
             shard: context.config.shard,
-            epoch: FIRST_EPOCH,
+            epoch: self.epoch(),
             incarnation: context.config.incarnation,
             node: context.actor.node,
             version,
@@ -215,9 +244,13 @@ impl Group {
 }
 
 impl Replicator for Group {
-    fn write(&self, command: WriteCommand, context: RequestContext) -> BoxFuture<'_, Result<Written, WriteError>> {
+    fn write_many(
+        &self,
+        commands: Vec<WriteCommand>,
+        context: RequestContext,
+    ) -> BoxFuture<'_, Vec<Result<Written, WriteError>>> {
         let span = self.span("write", &context);
-        Box::pin(self.decide(command, context).instrument(span))
+        Box::pin(self.decide(commands, context).instrument(span))
     }
 
     fn get(&self, key: Bytes, level: ReadLevel, context: RequestContext) -> BoxFuture<'_, Result<Found, ReadError>> {

@@ -201,7 +201,7 @@ impl Client {
             lowest_unanswered: self.sequence,
         };
         let command = WriteCommand { request: Some(request), operations: vec![operation] };
-        let context = RequestContext { timeout: ATTEMPT, stamp, trace: String::new() };
+        let context = RequestContext { timeout: ATTEMPT, stamp, ..RequestContext::default() };
         if self.chance.hits(10) {
             // Lost on the way there; the client cannot know.
             return Attempt::Perhaps;
@@ -250,7 +250,7 @@ impl Client {
 
     async fn read(&mut self, key: &Bytes) -> Attempt {
         let Some((node, life, stamp)) = self.reach().await else { return Attempt::Nothing };
-        let context = RequestContext { timeout: ATTEMPT, stamp, trace: String::new() };
+        let context = RequestContext { timeout: ATTEMPT, stamp, ..RequestContext::default() };
         let replicator = node.replicator(SHARD).expect("every node holds the shard");
         let outcome = tokio::select! {
             biased;

@@ -86,7 +86,7 @@ impl Door {
         let (keyspace, stamp, trace) = self.header(header, newest)?;
         let budget = deadline::unary(metadata, &self.limits)?;
         let permit = self.admission.request(bytes as u64)?;
-        let context = RequestContext { timeout: budget.shard, stamp, trace };
+        let context = RequestContext { timeout: budget.shard, stamp, trace, ..RequestContext::default() };
         Ok(Entered { keyspace, context, deadline: Instant::now() + budget.door, permit })
     }
 
@@ -104,7 +104,7 @@ impl Door {
         // One message on the wire, one waiting.
         let permit = self.admission.scan(2 * limits::SCAN_MESSAGE_BYTES_MAX as u64)?;
         let timeout = whole.min(self.limits.request_timeout_max);
-        let context = RequestContext { timeout, stamp, trace };
+        let context = RequestContext { timeout, stamp, trace, ..RequestContext::default() };
         Ok(EnteredScan { keyspace, context, deadline: Instant::now() + whole, permit })
     }
 
