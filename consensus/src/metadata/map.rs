@@ -20,6 +20,88 @@ pub struct ClusterMap {
     pub shards: BTreeMap<ShardId, ShardRow>,
     /// Where the metadata itself is: the founding replicas of group 0.
     pub metadata: Vec<(ReplicaId, NodeId)>,
+    /// The next ids, and how many changes were made.
+    pub counters: Counters,
+}
+
+/// The ids that were never given, and the number of changes: every change writes it, which makes changes serial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counters {
+    /// Changes made so far; 0 = the metadata is not founded yet.
+    pub serial: u64,
+    /// The next node's id.
+    pub next_node: NodeId,
+    /// The next keyspace's number.
+    pub next_keyspace: KeyspaceId,
+    /// The next shard's id.
+    pub next_shard: ShardId,
+    /// The next replica's id.
+    pub next_replica: ReplicaId,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Counters {
+            serial: 0,
+            next_node: NodeId(1),
+            next_keyspace: KeyspaceId(1),
+            next_shard: ShardId(1),
+            next_replica: ReplicaId(1),
+        }
+    }
+}
+
+/// One row of group 0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Row {
+    /// A node.
+    Node(NodeRow),
+    /// A keyspace.
+    Keyspace(KeyspaceRow),
+    /// A shard.
+    Shard(ShardRow),
+    /// Where the metadata is.
+    Metadata(Vec<(ReplicaId, NodeId)>),
+    /// The counters.
+    Counters(Counters),
+}
+
+/// The name of one row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RowKey {
+    /// A node.
+    Node(NodeId),
+    /// A keyspace.
+    Keyspace(KeyspaceId),
+    /// A shard.
+    Shard(ShardId),
+    /// Where the metadata is.
+    Metadata,
+    /// The counters.
+    Counters,
+}
+
+/// What becomes of one row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RowEdit {
+    /// It is this now.
+    Put(Row),
+    /// It is gone.
+    Remove(RowKey),
+}
+
+impl Row {
+    /// Its name.
+    #[must_use]
+    pub fn key(&self) -> RowKey {
+        match self {
+            Row::Node(row) => RowKey::Node(row.node),
+            Row::Keyspace(row) => RowKey::Keyspace(row.id),
+            Row::Shard(row) => RowKey::Shard(row.shard),
+            Row::Metadata(_) => RowKey::Metadata,
+            Row::Counters(_) => RowKey::Counters,
+        }
+    }
 }
 
 /// One node.
@@ -93,6 +175,38 @@ pub struct ShardRow {
 }
 
 impl ClusterMap {
+    /// Whether the metadata was founded: a map without it is what the configuration says.
+    #[must_use]
+    pub fn is_founded(&self) -> bool {
+        self.counters.serial > 0
+    }
+
+    /// Takes one edit in. The revision is the caller's: it knows where the edit came from.
+    pub fn apply(&mut self, edit: RowEdit) {
+        match edit {
+            RowEdit::Put(Row::Node(row)) => drop(self.nodes.insert(row.node, row)),
+            RowEdit::Put(Row::Keyspace(row)) => drop(self.keyspaces.insert(row.id, row)),
+            RowEdit::Put(Row::Shard(row)) => drop(self.shards.insert(row.shard, row)),
+            RowEdit::Put(Row::Metadata(replicas)) => self.metadata = replicas,
+            RowEdit::Put(Row::Counters(counters)) => self.counters = counters,
+            RowEdit::Remove(RowKey::Node(node)) => drop(self.nodes.remove(&node)),
+            RowEdit::Remove(RowKey::Keyspace(keyspace)) => drop(self.keyspaces.remove(&keyspace)),
+            RowEdit::Remove(RowKey::Shard(shard)) => drop(self.shards.remove(&shard)),
+            RowEdit::Remove(RowKey::Metadata) => self.metadata.clear(),
+            RowEdit::Remove(RowKey::Counters) => self.counters = Counters::default(),
+        }
+    }
+
+    /// Every row, in the order of the rows' kinds: the map is the fold of them.
+    pub fn rows(&self) -> impl Iterator<Item = Row> + '_ {
+        let nodes = self.nodes.values().cloned().map(Row::Node);
+        let keyspaces = self.keyspaces.values().cloned().map(Row::Keyspace);
+        let shards = self.shards.values().cloned().map(Row::Shard);
+        let metadata = std::iter::once_with(|| Row::Metadata(self.metadata.clone()));
+        let counters = std::iter::once(Row::Counters(self.counters));
+        nodes.chain(keyspaces).chain(shards).chain(metadata).chain(counters)
+    }
+
     /// The keyspace of that name.
     #[must_use]
     pub fn keyspace(&self, name: &str) -> Option<&KeyspaceRow> {

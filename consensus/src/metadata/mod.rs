@@ -12,9 +12,13 @@
 //! **Invariant.** The map only ever grows in revision, and two nodes at one revision hold the same map. A node acts on the
 //! newest map it has; nothing that was acknowledged depends on its being the newest there is.
 
+pub mod codec;
 pub mod map;
+pub mod placement;
+pub mod plan;
+pub mod wish;
 
-pub use map::{ClusterMap, KeyspaceRow, NodeRow, ShardRow, ShardStage};
+pub use map::{ClusterMap, Counters, KeyspaceRow, NodeRow, Row, RowEdit, RowKey, ShardRow, ShardStage};
 
 use kvorum_api::{GroupId, KeyspaceId, NodeId, ShardId};
 

@@ -1,0 +1,227 @@
+//! Rows and maps read back, whatever is in them, and nothing makes reading panic.
+
+use super::*;
+use proptest::{collection::vec, option, prelude::*};
+
+fn any_bytes() -> impl Strategy<Value = Bytes> {
+    vec(any::<u8>(), 0..9).prop_map(Bytes::from)
+}
+
+fn any_replicas() -> impl Strategy<Value = Vec<(ReplicaId, NodeId)>> {
+    vec((any::<u64>(), any::<u64>()).prop_map(|(replica, node)| (ReplicaId(replica), NodeId(node))), 0..4)
+}
+
+pub(crate) fn any_level() -> impl Strategy<Value = ReadLevel> {
+    prop_oneof![
+        Just(ReadLevel::Linearizable),
+        Just(ReadLevel::Session),
+        any::<u32>().prop_map(|ms| ReadLevel::Bounded(Duration::from_millis(ms.into()))),
+        Just(ReadLevel::Local),
+        Just(ReadLevel::One),
+        Just(ReadLevel::Quorum),
+        Just(ReadLevel::All),
+    ]
+}
+
+pub(crate) fn any_images() -> impl Strategy<Value = Images> {
+    prop_oneof![Just(Images::Keys), Just(Images::New), Just(Images::NewAndOld)]
+}
+
+fn any_node() -> impl Strategy<Value = NodeRow> {
+    (any::<u64>(), ".{0,9}", ".{0,9}", ".{0,9}", any::<u128>())
+        .prop_map(|(node, client, peer, zone, directory)| NodeRow { node: NodeId(node), client, peer, zone, directory })
+}
+
+fn any_keyspace() -> impl Strategy<Value = KeyspaceRow> {
+    let what = (any::<bool>(), any::<bool>(), any_level(), any_images(), any::<bool>());
+    let limits = (any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>());
+    (any::<u32>(), ".{0,9}", any::<u32>(), what, limits, any::<u64>()).prop_map(
+        |(id, name, replicas, (is_cp, is_hash, read_level, images, has_leases), limits, created_ms)| KeyspaceRow {
+            id: KeyspaceId(id),
+            name,
+            mode: if is_cp { Mode::Cp } else { Mode::Ap },
+            sharding: if is_hash { Sharding::Hash } else { Sharding::Range },
+            replicas,
+            read_level,
+            limits: Limits {
+                key_bytes_max: limits.0 as usize,
+                value_bytes_max: limits.1 as usize,
+                batch_operations_max: limits.2 as usize,
+                batch_bytes_max: limits.3 as usize,
+            },
+            images,
+            has_leases,
+            created_ms,
+        },
+    )
+}
+
+fn any_shard() -> impl Strategy<Value = ShardRow> {
+    let ids = (any::<u64>(), any::<u32>(), any::<u64>(), any::<u32>(), any::<u64>());
+    (ids, any_bytes(), option::of(any_bytes()), any_replicas(), any::<bool>()).prop_map(
+        |((shard, keyspace, epoch, incarnation, wish), start, end, founders, is_ready)| ShardRow {
+            shard: ShardId(shard),
+            keyspace: KeyspaceId(keyspace),
+            range: PlacementRange { start, end },
+            epoch,
+            incarnation,
+            founders,
+            leader_wish: NodeId(wish),
+            stage: if is_ready { ShardStage::Ready } else { ShardStage::Creating },
+        },
+    )
+}
+
+fn any_counters() -> impl Strategy<Value = Counters> {
+    (any::<u64>(), any::<u64>(), any::<u32>(), any::<u64>(), any::<u64>()).prop_map(
+        |(serial, node, keyspace, shard, replica)| Counters {
+            serial,
+            next_node: NodeId(node),
+            next_keyspace: KeyspaceId(keyspace),
+            next_shard: ShardId(shard),
+            next_replica: ReplicaId(replica),
+        },
+    )
+}
+
+pub(crate) fn any_row() -> impl Strategy<Value = Row> {
+    prop_oneof![
+        any_node().prop_map(Row::Node),
+        any_keyspace().prop_map(Row::Keyspace),
+        any_shard().prop_map(Row::Shard),
+        any_replicas().prop_map(Row::Metadata),
+        any_counters().prop_map(Row::Counters),
+    ]
+}
+
+fn any_map() -> impl Strategy<Value = ClusterMap> {
+    (any::<u64>(), vec(any_row(), 0..20)).prop_map(|(revision, rows)| {
+        let mut map = ClusterMap { revision, ..ClusterMap::default() };
+        rows.into_iter().for_each(|row| map.apply(RowEdit::Put(row)));
+        map
+    })
+}
+
+proptest! {
+    #[test]
+    fn a_row_reads_back(row in any_row()) {
+        let key = RowKey::decode(&row.key().encode());
+        prop_assert_eq!(key, Some(row.key()));
+        prop_assert_eq!(Row::decode(row.key(), row.encode()).unwrap(), row);
+    }
+
+    #[test]
+    fn a_map_reads_back(map in any_map()) {
+        prop_assert_eq!(ClusterMap::decode(map.encode()).unwrap(), map);
+    }
+
+    #[test]
+    fn a_map_is_the_fold_of_its_rows(map in any_map()) {
+        let mut folded = ClusterMap { revision: map.revision, ..ClusterMap::default() };
+        map.rows().for_each(|row| folded.apply(RowEdit::Put(row)));
+        prop_assert_eq!(&folded, &map);
+        map.rows().for_each(|row| folded.apply(RowEdit::Remove(row.key())));
+        prop_assert_eq!(folded, ClusterMap { revision: map.revision, ..ClusterMap::default() });
+    }
+
+    #[test]
+    fn no_bytes_make_reading_panic(bytes in vec(any::<u8>(), 0..200), kind in 0..5_usize, fix in any::<bool>()) {
+        let mut bytes = bytes;
+        if fix && !bytes.is_empty() {
+            bytes[0] = FORMAT;
+        }
+        let bytes = Bytes::from(bytes);
+        let _ = RowKey::decode(&bytes);
+        let _ = ClusterMap::decode(bytes.clone());
+        let keys = [
+            RowKey::Node(NodeId(1)),
+            RowKey::Keyspace(KeyspaceId(1)),
+            RowKey::Shard(ShardId(1)),
+            RowKey::Metadata,
+            RowKey::Counters,
+        ];
+        let _ = Row::decode(keys[kind], bytes);
+    }
+
+    #[test]
+    fn a_damaged_map_never_panics(map in any_map(), at in any::<prop::sample::Index>(), bit in 0..8_u32) {
+        let mut bytes = map.encode().to_vec();
+        let at = at.index(bytes.len());
+        bytes[at] ^= 1 << bit;
+        let _ = ClusterMap::decode(Bytes::from(bytes));
+    }
+}
+
+/// The bytes of format 1, for ever.
+#[test]
+fn format_1_is_what_it_was() {
+    let shard = Row::Shard(ShardRow {
+        shard: ShardId(7),
+        keyspace: KeyspaceId(2),
+        range: PlacementRange { start: Bytes::from_static(b"a"), end: Some(Bytes::from_static(b"mm")) },
+        epoch: 3,
+        incarnation: 4,
+        founders: vec![(ReplicaId(5), NodeId(6))],
+        leader_wish: NodeId(6),
+        stage: ShardStage::Ready,
+    });
+    assert_eq!(shard.key().encode(), &[b's', 0, 0, 0, 0, 0, 0, 0, 7][..]);
+    #[rustfmt::skip]
+    let expected: &[u8] = &[
+        1,  0, 0, 0, 2,  1,  0, 0, 0, 1, b'a',  0, 0, 0, 2, b'm', b'm',
+        0, 0, 0, 0, 0, 0, 0, 3,  0, 0, 0, 4,
+        0, 0, 0, 1,  0, 0, 0, 0, 0, 0, 0, 5,  0, 0, 0, 0, 0, 0, 0, 6,
+        0, 0, 0, 0, 0, 0, 0, 6,  2,
+    ];
+    assert_eq!(shard.encode(), expected);
+
+    let node = NodeRow { node: NodeId(9), client: "c".into(), peer: "p".into(), zone: String::new(), directory: 3 };
+    assert_eq!(RowKey::Node(NodeId(9)).encode(), &[b'n', 0, 0, 0, 0, 0, 0, 0, 9][..]);
+    #[rustfmt::skip]
+    let expected: &[u8] = &[
+        1,  0, 0, 0, 1, b'c',  0, 0, 0, 1, b'p',  0, 0, 0, 0,
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3,
+    ];
+    assert_eq!(Row::Node(node).encode(), expected);
+
+    let keyspace = Row::Keyspace(KeyspaceRow {
+        id: KeyspaceId(2),
+        name: "orders".into(),
+        mode: Mode::Cp,
+        sharding: Sharding::Hash,
+        replicas: 3,
+        read_level: ReadLevel::Bounded(Duration::from_millis(200)),
+        limits: Limits { key_bytes_max: 1, value_bytes_max: 2, batch_operations_max: 3, batch_bytes_max: 4 },
+        images: Images::NewAndOld,
+        has_leases: true,
+        created_ms: 5,
+    });
+    assert_eq!(keyspace.key().encode(), &[b'k', 0, 0, 0, 2][..]);
+    #[rustfmt::skip]
+    let expected: &[u8] = &[
+        1,  0, 0, 0, 6, b'o', b'r', b'd', b'e', b'r', b's',  1,  2,  0, 0, 0, 3,  3, 0, 0, 0, 0, 0, 0, 0, 200,
+        0, 0, 0, 0, 0, 0, 0, 1,  0, 0, 0, 0, 0, 0, 0, 2,  0, 0, 0, 0, 0, 0, 0, 3,  0, 0, 0, 0, 0, 0, 0, 4,
+        3,  1,  0, 0, 0, 0, 0, 0, 0, 5,
+    ];
+    assert_eq!(keyspace.encode(), expected);
+
+    let map = ClusterMap { revision: 8, metadata: vec![(ReplicaId(1), NodeId(9))], ..ClusterMap::default() };
+    #[rustfmt::skip]
+    let expected: &[u8] = &[
+        1,  0, 0, 0, 0, 0, 0, 0, 8,  0, 0, 0, 2,
+        0, 0, 0, 1, b'm',  0, 0, 0, 21,  1, 0, 0, 0, 1,  0, 0, 0, 0, 0, 0, 0, 1,  0, 0, 0, 0, 0, 0, 0, 9,
+        0, 0, 0, 1, b'i',  0, 0, 0, 37,  1, 0, 0, 0, 0, 0, 0, 0, 0,  0, 0, 0, 0, 0, 0, 0, 1,  0, 0, 0, 1,
+        0, 0, 0, 0, 0, 0, 0, 1,  0, 0, 0, 0, 0, 0, 0, 1,
+    ];
+    assert_eq!(map.encode(), expected);
+    assert_eq!(ClusterMap::decode(Bytes::from_static(expected)).unwrap(), map);
+}
+
+/// A newer build may keep rows of other kinds beside these.
+#[test]
+fn a_row_of_an_unknown_kind_is_passed_over_and_one_of_an_unknown_format_refused() {
+    assert_eq!(RowEdit::of_change(b"z1", Some(Bytes::from_static(b"?"))).unwrap(), None);
+    assert_eq!(RowEdit::of_change(b"n", None).unwrap(), None);
+    let error = Row::decode(RowKey::Counters, Bytes::from_static(&[9])).unwrap_err();
+    assert!(error.to_string().contains("format 9"), "{error}");
+}
