@@ -99,6 +99,16 @@ impl PlacementRange {
         placement >= self.start.as_ref() && self.end.as_ref().is_none_or(|end| placement < end.as_ref())
     }
 
+    /// What lies in both; a range in which no key lies if nothing does.
+    #[must_use]
+    pub fn intersection(&self, other: &PlacementRange) -> Self {
+        let end = match (&self.end, &other.end) {
+            (Some(left), Some(right)) => Some(left.min(right).clone()),
+            (end, None) | (None, end) => end.clone(),
+        };
+        PlacementRange { start: self.start.clone().max(other.start.clone()), end }
+    }
+
     /// The ranges of a keyspace that is cut at `points`: one more than there are points.
     ///
     /// # Panics
@@ -141,7 +151,20 @@ mod tests {
         assert_eq!(xxh3_64(b""), 0x2d06_8005_38d3_94c2, "xxh3 as published");
     }
 
+    fn any_range() -> impl Strategy<Value = PlacementRange> {
+        let key = || proptest::collection::vec(0..3u8, 0..3).prop_map(Bytes::from);
+        (key(), proptest::option::of(key())).prop_map(|(start, end)| PlacementRange { start, end })
+    }
+
     proptest! {
+        #[test]
+        fn an_intersection_holds_what_both_hold(
+            left in any_range(), right in any_range(), key in proptest::collection::vec(0..3u8, 0..4)
+        ) {
+            let both = left.contains(&key) && right.contains(&key);
+            prop_assert_eq!(left.intersection(&right).contains(&key), both);
+        }
+
         #[test]
         fn a_key_comes_back_from_its_placement(key in proptest::collection::vec(any::<u8>(), 1..40)) {
             let key = Bytes::from(key);

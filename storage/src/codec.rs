@@ -23,7 +23,10 @@ pub use outcome::{decode_outcomes, encode_outcomes};
 
 use crate::error::StorageError;
 use bytes::Bytes;
-use kvorum_api::{Actor, LogPosition, NodeId, Stamp, StartCount, Version};
+use kvorum_api::{Actor, LogPosition, NodeId, PlacementRange, Stamp, StartCount, Version};
+
+const HAS_RANGE: u8 = 1;
+const HAS_END: u8 = 2;
 
 /// A bit, if it is set.
 pub(crate) fn flag(bit: u8, is_set: bool) -> u8 {
@@ -99,6 +102,16 @@ impl Writer {
     pub fn position(&mut self, position: LogPosition) {
         self.u64(position.term);
         self.u64(position.index);
+    }
+
+    /// A range of placement keys, or none.
+    pub fn range(&mut self, range: Option<&PlacementRange>) {
+        let Some(range) = range else { return self.u8(0) };
+        self.u8(HAS_RANGE | flag(HAS_END, range.end.is_some()));
+        self.bytes(&range.start);
+        if let Some(end) = &range.end {
+            self.bytes(end);
+        }
     }
 
     /// What was written so far.
@@ -262,6 +275,22 @@ impl Reader {
     /// As [`Reader::u8`].
     pub fn position(&mut self) -> Result<LogPosition, StorageError> {
         Ok(LogPosition { term: self.u64()?, index: self.u64()? })
+    }
+
+    /// A range of placement keys, or none.
+    ///
+    /// # Errors
+    /// As [`Reader::flags`] and [`Reader::bytes`].
+    pub fn range(&mut self) -> Result<Option<PlacementRange>, StorageError> {
+        match self.flags(HAS_RANGE | HAS_END)? {
+            0 => Ok(None),
+            HAS_END => Err(self.unknown("an end of no range")),
+            flags => {
+                let start = self.bytes()?;
+                let end = if flags & HAS_END != 0 { Some(self.bytes()?) } else { None };
+                Ok(Some(PlacementRange { start, end }))
+            }
+        }
     }
 
     /// Whether everything was read.

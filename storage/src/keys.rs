@@ -15,17 +15,17 @@
 //! Integers are big-endian: byte order is number order, so a range of keys is a range of numbers.
 //!
 //! **Invariant.** The numbers are on disk: append only, never reuse. Everything of one shard lies in the ranges that
-//! [`shard_ranges`] names, and nothing of another does.
+//! [`shard_ranges`] names, and nothing of another does: shards of one keyspace have ranges that do not meet.
 //!
-//! **Deliberately absent.** Ranges inside a keyspace: a shard is its whole keyspace until ranges are replicated state,
-//! and [`data_range`] is the one place that knows.
+//! **Deliberately absent.** Any idea of which range a shard has: it is replicated state, and who asks here says it. A
+//! shard that has none yet (no founding `Configure` was applied) has no rows.
 
 use crate::{
     engine::{Column, KeyRange},
     shard::ShardSpec,
 };
 use bytes::Bytes;
-use kvorum_api::{KeyspaceId, ShardId};
+use kvorum_api::{KeyspaceId, PlacementRange, ShardId};
 
 /// What a key of the `meta` column is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,10 +86,14 @@ pub fn placement_key(data_key: &Bytes) -> Bytes {
     data_key.slice(4..)
 }
 
-/// The entries of a shard.
+/// The entries of a range of a keyspace.
 #[must_use]
-pub fn data_range(spec: ShardSpec) -> KeyRange {
-    KeyRange::prefix(spec.keyspace.0.to_be_bytes())
+pub fn data_range(keyspace: KeyspaceId, range: &PlacementRange) -> KeyRange {
+    let end = match &range.end {
+        Some(end) => Some(data_key(keyspace, end).to_vec()),
+        None => KeyRange::prefix(keyspace.0.to_be_bytes()).end,
+    };
+    KeyRange { start: data_key(keyspace, &range.start).to_vec(), end }
 }
 
 /// Where a change lies.
@@ -215,16 +219,24 @@ pub fn meta_range(kind: MetaKind, shard: ShardId) -> KeyRange {
     KeyRange::prefix(meta_prefix(kind, shard, 0))
 }
 
-/// Everything a shard has anywhere, and all that installing a snapshot replaces.
-pub fn shard_ranges(spec: ShardSpec) -> impl Iterator<Item = (Column, KeyRange)> {
-    [(Column::Data, data_range(spec)), (Column::Changes, changes_from(spec.shard, 0))]
-        .into_iter()
+/// Everything a shard with this range has anywhere, and all that installing a snapshot replaces.
+pub fn shard_ranges(
+    spec: ShardSpec,
+    range: Option<&PlacementRange>,
+) -> impl Iterator<Item = (Column, KeyRange)> + use<> {
+    let data = range.map(|range| (Column::Data, data_range(spec.keyspace, range)));
+    data.into_iter()
+        .chain([(Column::Changes, changes_from(spec.shard, 0))])
         .chain(MetaKind::ALL.into_iter().map(move |kind| (Column::Meta, meta_range(kind, spec.shard))))
 }
 
-/// What a snapshot of a shard carries (rule S3), in the order in which it travels.
-pub fn snapshot_ranges(spec: ShardSpec) -> impl Iterator<Item = (Column, KeyRange)> {
-    std::iter::once((Column::Data, data_range(spec)))
+/// What a snapshot of a shard with this range carries (rule S3), in the order in which it travels.
+pub fn snapshot_ranges(
+    spec: ShardSpec,
+    range: Option<&PlacementRange>,
+) -> impl Iterator<Item = (Column, KeyRange)> + use<> {
+    let data = range.map(|range| (Column::Data, data_range(spec.keyspace, range)));
+    data.into_iter()
         .chain(MetaKind::REPLICATED.into_iter().map(move |kind| (Column::Meta, meta_range(kind, spec.shard))))
 }
 
@@ -290,9 +302,27 @@ mod tests {
             prop_assume!(shard != other);
             let (own, foreign) = (spec(shard, 7), spec(other, 8));
             for (column, key) in keys_of(own, &key, number, client) {
-                let holds = |spec| shard_ranges(spec).any(|(of, range)| of == column && range.contains(&key));
+                let holds = |spec| {
+                    let mut ranges = shard_ranges(spec, Some(&PlacementRange::all()));
+                    ranges.any(|(of, range)| of == column && range.contains(&key))
+                };
                 prop_assert!(holds(own), "{column:?} {key:?}");
                 prop_assert!(!holds(foreign), "{column:?} {key:?}");
+            }
+        }
+
+        #[test]
+        fn a_row_lies_in_the_range_of_its_shard_alone(
+            points in proptest::collection::btree_set(proptest::collection::vec(any::<u8>(), 1..3), 0..5),
+            key in proptest::collection::vec(any::<u8>(), 1..4),
+        ) {
+            let points: Vec<Bytes> = points.into_iter().map(Bytes::from).collect();
+            let row = data_key(KeyspaceId(7), &key);
+            for range in PlacementRange::cut(&points) {
+                let rows = data_range(KeyspaceId(7), &range);
+                prop_assert_eq!(rows.contains(&row), range.contains(&key));
+                prop_assert!(!data_range(KeyspaceId(8), &range).contains(&row));
+                prop_assert!(rows.end.is_some(), "a range removal needs an end");
             }
         }
 

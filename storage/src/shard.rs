@@ -50,6 +50,7 @@ mod logged;
 #[cfg(test)]
 mod properties;
 mod receive;
+mod remove;
 mod run;
 mod scan;
 mod snapshot;
@@ -207,12 +208,12 @@ impl Shard {
     /// The entry of a key, gone ones left out by the shard's logged time. May wait for the disk.
     ///
     /// # Errors
-    /// The engine's, or `Installing`.
+    /// The engine's, `Installing`, or `OutOfRange` (rule C3).
     pub fn get(&self, key: &[u8]) -> Result<Option<Entry>, StorageError> {
-        let key = keys::data_key(self.spec.keyspace, key);
+        let data_key = keys::data_key(self.spec.keyspace, key);
         self.unmoved(|| {
-            let time_ms = self.logged_time_ms();
-            alive(self.engine.get(Column::Data, &key)?, time_ms)
+            let Some(time_ms) = self.time_ms_to_judge(key)? else { return Ok(None) };
+            alive(self.engine.get(Column::Data, &data_key)?, time_ms)
         })
     }
 
@@ -221,23 +222,23 @@ impl Shard {
     /// # Errors
     /// As [`Shard::get`].
     pub fn get_cached(&self, key: &[u8]) -> Result<Lookup, StorageError> {
-        let key = keys::data_key(self.spec.keyspace, key);
+        let data_key = keys::data_key(self.spec.keyspace, key);
         self.unmoved(|| {
-            let time_ms = self.logged_time_ms();
-            match self.engine.get_cached(Column::Data, &key)? {
+            let Some(time_ms) = self.time_ms_to_judge(key)? else { return Ok(Lookup::Known(None)) };
+            match self.engine.get_cached(Column::Data, &data_key)? {
                 Cached::Known(stored) => alive(stored, time_ms).map(Lookup::Known),
                 Cached::WouldBlock => Ok(Lookup::WouldBlock),
             }
         })
     }
 
-    /// A scan over one unmoving view, at one position.
+    /// A scan over one unmoving view, at one position; of what is asked for, the part that is the shard's own.
     ///
     /// # Errors
-    /// As [`Shard::get`].
+    /// The engine's, or `Installing`.
     pub fn scan(&self, range: ScanRange) -> Result<Scan, StorageError> {
         let (view, state) = self.pinned()?;
-        Scan::over(&*view, self.spec, &state, &range)
+        Ok(Scan::over(&*view, self.spec, &state, &range))
     }
 
     /// Reads the diary from `next_seq` on; a seq that has not been given out yet is waited for.
@@ -293,9 +294,15 @@ impl Shard {
         Ok(answer)
     }
 
-    /// Asked before the engine: a row must not be judged by a later time than its own.
-    fn logged_time_ms(&self) -> u64 {
-        self.state.read().logged_time_ms
+    /// The logged time by which to judge the row of a key; `None` = a pristine shard has no rows. Asked before the engine:
+    /// a row must not be judged by a later time than its own.
+    fn time_ms_to_judge(&self, key: &[u8]) -> Result<Option<u64>, StorageError> {
+        let state = self.state.read();
+        let Some(settings) = &state.settings else { return Ok(None) };
+        if !settings.range.contains(key) {
+            return Err(StorageError::OutOfRange { epoch: settings.epoch });
+        }
+        Ok(Some(state.logged_time_ms))
     }
 
     /// Everything the engine holds of the state.

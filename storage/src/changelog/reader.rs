@@ -107,7 +107,7 @@ impl ChangeReader {
     /// The engine's, or `Installing`.
     pub fn resync(&mut self) -> Result<Resync, StorageError> {
         let (view, state) = self.shard.pinned()?;
-        let scan = Scan::over(&*view, self.shard.spec(), &state, &ScanRange::default())?;
+        let scan = Scan::over(&*view, self.shard.spec(), &state, &ScanRange::default());
         self.next_seq = state.change_next_seq;
         Ok(Resync { scan, position: state.applied.position, next_seq: state.change_next_seq })
     }

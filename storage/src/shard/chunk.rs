@@ -2,12 +2,15 @@
 //!
 //! ```text
 //!   │ 1 │ kind │ sequence │ shard │ keyspace │ body …                           │ CRC-32 of everything before │
-//!            1 head   where the snapshot stands
+//!            1 head   where the snapshot stands, of a shard that has every key
 //!            2 rows   column │ key, value │ key, value │ …
 //!            3 end    chunks │ rows │ bytes of rows
+//!            4 head   range? │ where the snapshot stands
 //! ```
 //!
-//! **Invariant.** A chunk says by itself what it is, whose, and which in order, and proves that it arrived whole.
+//! **Invariant.** A chunk says by itself what it is, whose, and which in order, and proves that it arrived whole. A head
+//! says whose rows follow before the first of them does; a shard that has every key says it as releases did that knew no
+//! ranges.
 
 use super::state::{Applied, ShardSpec};
 use crate::{
@@ -16,7 +19,7 @@ use crate::{
     error::StorageError,
 };
 use bytes::Bytes;
-use kvorum_api::{KeyspaceId, ShardId};
+use kvorum_api::{KeyspaceId, PlacementRange, ShardId};
 
 /// The format of chunks this build sends.
 const FORMAT: u8 = 1;
@@ -24,6 +27,7 @@ const FORMAT: u8 = 1;
 const HEAD: u8 = 1;
 const ROWS: u8 = 2;
 const END: u8 = 3;
+const HEAD_WITH_RANGE: u8 = 4;
 
 const CRC_BYTES: usize = 4;
 
@@ -57,9 +61,18 @@ pub(super) struct Chunk {
 /// What a chunk carries.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Body {
-    Head(Applied),
+    Head(Head),
     Rows(Column, Vec<(Bytes, Bytes)>),
     End(Totals),
+}
+
+/// What comes first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    /// Where the snapshot stands.
+    pub(super) applied: Applied,
+    /// Which placement keys its rows have; `None` = it has no rows.
+    pub(super) range: Option<PlacementRange>,
 }
 
 /// A chunk of rows being filled.
@@ -86,8 +99,14 @@ impl RowsWriter {
     }
 }
 
-pub(super) fn encode_head(spec: ShardSpec, sequence: u64, applied: &Applied) -> Bytes {
-    let mut writer = open(spec, sequence, HEAD, 64 + applied.membership.len());
+pub(super) fn encode_head(spec: ShardSpec, sequence: u64, head: &Head) -> Bytes {
+    let Head { applied, range } = head;
+    let is_whole = range.as_ref() == Some(&PlacementRange::all());
+    let kind = if is_whole { HEAD } else { HEAD_WITH_RANGE };
+    let mut writer = open(spec, sequence, kind, 128 + applied.membership.len());
+    if !is_whole {
+        writer.range(range.as_ref());
+    }
     writer.rest(&applied.encode());
     seal(writer)
 }
@@ -127,7 +146,11 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Chunk, StorageError> {
     let sequence = reader.u64()?;
     let spec = ShardSpec { shard: ShardId(reader.u64()?), keyspace: KeyspaceId(reader.u32()?) };
     let body = match kind {
-        HEAD => Body::Head(Applied::decode(reader.rest())?),
+        HEAD => Body::Head(Head { applied: Applied::decode(reader.rest())?, range: Some(PlacementRange::all()) }),
+        HEAD_WITH_RANGE => {
+            let range = reader.range()?;
+            Body::Head(Head { applied: Applied::decode(reader.rest())?, range })
+        }
         ROWS => {
             let column = column(&mut reader)?;
             let mut rows = Vec::new();
@@ -220,15 +243,33 @@ mod tests {
             1, 3,  0, 0, 0, 0, 0, 0, 0, 4,  0, 0, 0, 0, 0, 0, 0, 1,  0, 0, 0, 2,
             0, 0, 0, 0, 0, 0, 0, 7,  0, 0, 0, 0, 0, 0, 0, 8,  0, 0, 0, 0, 0, 0, 0, 9,
         ];
+        #[rustfmt::skip]
+        let ranged: &[u8] = &[
+            1, 4,  0, 0, 0, 0, 0, 0, 0, 0,  0, 0, 0, 0, 0, 0, 0, 1,  0, 0, 0, 2,
+            3,  0, 0, 0, 1, b'b',  0, 0, 0, 1, b'd',
+            1, 1,  0, 0, 0, 0, 0, 0, 0, 4,  0, 0, 0, 0, 0, 0, 0, 5,  0, 0, 0, 0, 0, 0, 0, 6,  b'm',
+        ];
+        #[rustfmt::skip]
+        let pristine: &[u8] = &[
+            1, 4,  0, 0, 0, 0, 0, 0, 0, 0,  0, 0, 0, 0, 0, 0, 0, 1,  0, 0, 0, 2,
+            0,
+            1, 1,  0, 0, 0, 0, 0, 0, 0, 4,  0, 0, 0, 0, 0, 0, 0, 5,  0, 0, 0, 0, 0, 0, 0, 6,  b'm',
+        ];
+        let range = PlacementRange { start: "b".into(), end: Some("d".into()) };
         let encoded = [
-            encode_head(SPEC, 0, &applied),
+            encode_head(SPEC, 0, &Head { applied: applied.clone(), range: Some(PlacementRange::all()) }),
             rows_chunk(&[(b"k".to_vec(), b"v".to_vec())]),
             encode_end(SPEC, 4, Totals { chunks: 7, rows: 8, bytes: 9 }),
+            encode_head(SPEC, 0, &Head { applied: applied.clone(), range: Some(range) }),
+            encode_head(SPEC, 0, &Head { applied, range: None }),
         ];
-        for (encoded, fixture) in encoded.iter().zip([head, rows, end]) {
+        for (encoded, fixture) in encoded.iter().zip([head, rows, end, ranged, pristine]) {
             let (content, crc) = encoded.split_last_chunk::<CRC_BYTES>().unwrap();
             assert_eq!(content, fixture);
             assert_eq!(u32::from_be_bytes(*crc), crc32fast::hash(fixture));
+            if let Body::Head(head) = decode(encoded).unwrap().body {
+                assert_eq!(&encode_head(SPEC, 0, &head), encoded);
+            }
         }
     }
 }

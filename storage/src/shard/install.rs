@@ -6,6 +6,9 @@
 //!                                       └────────── power lost anywhere ───────────┘
 //! ```
 //!
+//! What is removed is what the replica's own settings name and what the snapshot names: a replica without settings has no
+//! rows but those that an interrupted attempt took in, and its neighbours in the keyspace are none of its affair.
+//!
 //! **Invariant.** A redo: whatever an interrupted attempt left behind, the next one ends in the same state. Until one has
 //! succeeded the shard answers nothing.
 //!
@@ -17,6 +20,7 @@ use crate::{
     error::StorageError,
     keys::{self, MetaKind},
 };
+use kvorum_api::PlacementRange;
 
 impl Shard {
     /// Replaces everything by a staged snapshot. A redo: the caller has `InstallBegin` durable before and writes
@@ -32,7 +36,7 @@ impl Shard {
         let mut clients = self.writer.lock();
         self.begin_installing();
         self.engine.verify_stage(&staged.manifest)?;
-        self.remove_everything()?;
+        self.remove_rows(staged.range.as_ref())?;
         self.engine.ingest(&staged.manifest)?;
         self.put_own_records(staged)?;
         clients.clear();
@@ -41,10 +45,15 @@ impl Shard {
         Ok(())
     }
 
-    /// Flushed before anything is taken in, so that no removal still in memory can meet the rows that come.
-    fn remove_everything(&self) -> Result<(), StorageError> {
+    /// Removes everything that the engine holds of the shard, and its rows in `range`. Flushed before anything is taken in,
+    /// so that no removal still in memory can meet the rows that come. One batch: where the range is forgotten, the rows
+    /// in it are gone.
+    pub(super) fn remove_rows(&self, range: Option<&PlacementRange>) -> Result<(), StorageError> {
+        let state = ShardState::in_view(&*self.engine.view(), self.spec)?;
         let mut batch = Batch::new();
-        for (column, range) in keys::shard_ranges(self.spec) {
+        let ranges = keys::shard_ranges(self.spec, state.range());
+        let more = range.map(|range| (Column::Data, keys::data_range(self.spec.keyspace, range)));
+        for (column, range) in ranges.chain(more) {
             let end = range.end.expect("the last shard and the last keyspace are reserved");
             batch.delete_range(column, range.start, end);
         }

@@ -28,7 +28,7 @@ use std::{
 fn dump(engine: &dyn Engine, shard: &Shard) -> Vec<(Column, Bytes, Bytes)> {
     let view = engine.view();
     let mut rows = Vec::new();
-    for (column, range) in keys::shard_ranges(shard.spec()) {
+    for (column, range) in keys::shard_ranges(shard.spec(), shard.state().range()) {
         let mut cursor = view.cursor(column, range, Direction::Forward);
         while let Some((key, value)) = cursor.next().unwrap() {
             rows.push((column, key, value));

@@ -2,31 +2,36 @@
 //!
 //! **Invariant.** A [`StagedSnapshot`] exists only if every chunk verified, in order, the totals agree, and the files
 //! and their directory are synced (rule S4). Nothing of the shard itself has been touched by then. What the sender got
-//! wrong is `Refused`; every other error is this node's own disk.
+//! wrong is `Refused`; every other error is this node's own disk. The range in the head is the range in the replicated
+//! state that follows.
 
 use super::{
-    chunk::{self, Body, Totals},
-    state::{Applied, ShardSpec},
+    chunk::{self, Body, Head, Totals},
+    state::{Applied, ShardSpec, ShardState},
 };
 use crate::{
     codec::{Reader, Writer},
     engine::{Column, Engine, KeyRange, Stage, StageFile, StageManifest},
     error::StorageError,
     journal::BatchNumber,
-    keys,
+    keys::{self, MetaKind},
 };
 use bytes::Bytes;
-use kvorum_api::{KeyspaceId, ShardId};
+use kvorum_api::{KeyspaceId, PlacementRange, ShardId};
 
-/// The format of staged snapshots this build writes.
-const FORMAT: u8 = 1;
+/// The format of staged snapshots of shards that have every key: the only one of releases that knew no ranges.
+const FORMAT_WHOLE: u8 = 1;
+/// The format of all others.
+const FORMAT_WITH_RANGE: u8 = 2;
 
 /// Takes the chunks of a [`ShardSnapshot`](super::ShardSnapshot) in, on another node.
 pub struct SnapshotReceiver {
     spec: ShardSpec,
     stage: Box<dyn Stage>,
     next_sequence: u64,
-    applied: Option<Applied>,
+    head: Option<Head>,
+    /// The range that the replicated state names.
+    range_seen: Option<PlacementRange>,
     /// What may still come, in order.
     ranges: Vec<(Column, KeyRange)>,
     /// The last row that came.
@@ -43,6 +48,8 @@ pub struct StagedSnapshot {
     pub spec: ShardSpec,
     /// Where it stands. The batch is 0: nothing of it lies in this node's journal.
     pub applied: Applied,
+    /// Which placement keys its rows have; `None` = it has no rows.
+    pub range: Option<PlacementRange>,
     /// Its files.
     pub manifest: StageManifest,
 }
@@ -53,8 +60,9 @@ impl SnapshotReceiver {
             spec,
             stage: engine.stage(stage)?,
             next_sequence: 0,
-            applied: None,
-            ranges: keys::snapshot_ranges(spec).collect(),
+            head: None,
+            range_seen: None,
+            ranges: Vec::new(),
             last: None,
             totals: Totals::default(),
             is_ended: false,
@@ -74,8 +82,9 @@ impl SnapshotReceiver {
             return Err(self.refused(format!("chunk {} is not the next one", chunk.sequence)));
         }
         match chunk.body {
-            Body::Head(applied) if chunk.sequence == 0 => {
-                self.applied = Some(Applied { batch: BatchNumber(0), ..applied });
+            Body::Head(Head { applied, range }) if chunk.sequence == 0 => {
+                self.ranges = keys::snapshot_ranges(self.spec, range.as_ref()).collect();
+                self.head = Some(Head { applied: Applied { batch: BatchNumber(0), ..applied }, range });
             }
             Body::Rows(column, rows) if chunk.sequence > 0 => {
                 for (key, value) in rows {
@@ -102,10 +111,13 @@ impl SnapshotReceiver {
     /// # Errors
     /// `Refused` if something is missing, or the engine's.
     pub fn finish(mut self) -> Result<StagedSnapshot, StorageError> {
-        let Some(applied) = self.applied.take().filter(|_| self.is_ended) else {
+        let Some(Head { applied, range }) = self.head.take().filter(|_| self.is_ended) else {
             return Err(self.refused("the last chunk has not arrived"));
         };
-        Ok(StagedSnapshot { spec: self.spec, applied, manifest: self.stage.finish()? })
+        if range != self.range_seen {
+            return Err(self.refused(format!("the head says {range:?}, the state says {:?}", self.range_seen)));
+        }
+        Ok(StagedSnapshot { spec: self.spec, applied, range, manifest: self.stage.finish()? })
     }
 
     /// Rows lie in the ranges of this shard that a snapshot carries, one range after the other.
@@ -118,6 +130,9 @@ impl SnapshotReceiver {
         // Checked before the stage does: to the engine it would be a mistake of this node.
         if self.last.as_ref().is_some_and(|(of, last)| *of == column && key <= last.as_ref()) {
             return Err(self.refused(format!("a row of column {} that is out of order", column.name())));
+        }
+        if column == Column::Meta && *key == keys::meta_key(MetaKind::State, self.spec.shard) {
+            self.range_seen = ShardState::range_of(Bytes::copy_from_slice(value))?;
         }
         self.last = Some((column, Bytes::copy_from_slice(key)));
         self.totals.add_row(key, value);
@@ -134,9 +149,13 @@ impl StagedSnapshot {
     /// For `InstallBegin`.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let mut writer = Writer::new(FORMAT, 128);
+        let is_whole = self.range.as_ref() == Some(&PlacementRange::all());
+        let mut writer = Writer::new(if is_whole { FORMAT_WHOLE } else { FORMAT_WITH_RANGE }, 128);
         writer.u64(self.spec.shard.0);
         writer.u32(self.spec.keyspace.0);
+        if !is_whole {
+            writer.range(self.range.as_ref());
+        }
         writer.bytes(&self.applied.encode());
         writer.u64(self.manifest.id);
         writer.count(self.manifest.files.len());
@@ -154,14 +173,20 @@ impl StagedSnapshot {
     /// # Errors
     /// A format this build does not know.
     pub fn decode(bytes: &[u8]) -> Result<Self, StorageError> {
-        let mut reader = Reader::open("staged snapshot", Bytes::copy_from_slice(bytes), FORMAT)?;
+        let has_range = bytes.first() == Some(&FORMAT_WITH_RANGE);
+        let format = if has_range { FORMAT_WITH_RANGE } else { FORMAT_WHOLE };
+        let mut reader = Reader::open("staged snapshot", Bytes::copy_from_slice(bytes), format)?;
         let spec = ShardSpec { shard: ShardId(reader.u64()?), keyspace: KeyspaceId(reader.u32()?) };
+        let range = if has_range { reader.range()? } else { Some(PlacementRange::all()) };
+        if has_range && range.as_ref() == Some(&PlacementRange::all()) {
+            return Err(reader.unknown("every key, in the layout with a range"));
+        }
         let applied = Applied::decode(reader.bytes()?)?;
         let id = reader.u64()?;
         let count = reader.count(1 + 4 + 8 + 4)?;
         let files = (0..count).map(|_| file(&mut reader)).collect::<Result<_, _>>()?;
         reader.end()?;
-        Ok(StagedSnapshot { spec, applied, manifest: StageManifest { id, files } })
+        Ok(StagedSnapshot { spec, applied, range, manifest: StageManifest { id, files } })
     }
 }
 
@@ -177,7 +202,7 @@ mod tests {
     use kvorum_api::LogPosition;
     use proptest::prelude::*;
 
-    fn staged() -> StagedSnapshot {
+    fn staged(range: Option<PlacementRange>) -> StagedSnapshot {
         StagedSnapshot {
             spec: ShardSpec { shard: ShardId(1), keyspace: KeyspaceId(2) },
             applied: Applied {
@@ -185,6 +210,7 @@ mod tests {
                 batch: BatchNumber(0),
                 membership: "m".into(),
             },
+            range,
             manifest: StageManifest {
                 id: 5,
                 files: vec![StageFile { column: Column::Meta, name: "f".into(), bytes: 6, crc: 7 }],
@@ -192,10 +218,16 @@ mod tests {
         }
     }
 
+    fn range() -> PlacementRange {
+        PlacementRange { start: "b".into(), end: Some("d".into()) }
+    }
+
     proptest! {
         #[test]
-        fn a_damaged_record_never_panics(at in 0usize..90, bit in 0..8u32, cut in 0usize..90) {
-            let mut bytes = staged().encode().to_vec();
+        fn a_damaged_record_never_panics(
+            has_range in any::<bool>(), at in 0usize..100, bit in 0..8u32, cut in 0usize..100
+        ) {
+            let mut bytes = staged(if has_range { Some(range()) } else { None }).encode().to_vec();
             if let Some(byte) = bytes.get_mut(at) {
                 *byte ^= 1 << bit;
             }
@@ -215,7 +247,29 @@ mod tests {
             0, 0, 0, 0, 0, 0, 0, 5,  0, 0, 0, 1,
             3,  0, 0, 0, 1, b'f',  0, 0, 0, 0, 0, 0, 0, 6,  0, 0, 0, 7,
         ];
-        assert_eq!(staged().encode(), fixture);
-        assert_eq!(StagedSnapshot::decode(fixture).unwrap(), staged());
+        let whole = staged(Some(PlacementRange::all()));
+        assert_eq!(whole.encode(), fixture);
+        assert_eq!(StagedSnapshot::decode(fixture).unwrap(), whole);
+    }
+
+    #[test]
+    fn format_2_is_what_it_was() {
+        #[rustfmt::skip]
+        let (head, range_of, tail): (&[u8], &[u8], &[u8]) = (
+            &[2,  0, 0, 0, 0, 0, 0, 0, 1,  0, 0, 0, 2],
+            &[3,  0, 0, 0, 1, b'b',  0, 0, 0, 1, b'd'],
+            &[
+                0, 0, 0, 27,  1, 1,  0, 0, 0, 0, 0, 0, 0, 3,  0, 0, 0, 0, 0, 0, 0, 4,  0, 0, 0, 0, 0, 0, 0, 0,  b'm',
+                0, 0, 0, 0, 0, 0, 0, 5,  0, 0, 0, 1,
+                3,  0, 0, 0, 1, b'f',  0, 0, 0, 0, 0, 0, 0, 6,  0, 0, 0, 7,
+            ],
+        );
+        for (range, range_of) in [(Some(range()), range_of), (None, &[0])] {
+            let fixture = [head, range_of, tail].concat();
+            assert_eq!(staged(range.clone()).encode(), fixture);
+            assert_eq!(StagedSnapshot::decode(&fixture).unwrap(), staged(range));
+        }
+        let whole = [head, &[1, 0, 0, 0, 0], tail].concat();
+        assert!(StagedSnapshot::decode(&whole).is_err(), "every key is written in format 1");
     }
 }

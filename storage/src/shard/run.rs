@@ -116,24 +116,43 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Rule C3: ranges and epochs are replicated state, and one epoch names one range.
     fn configure(&mut self, settings: &Settings) -> Result<Outcome, StorageError> {
         require_known(settings)?;
+        if let Some(Settings { epoch, range, .. }) = &self.state.settings
+            && (settings.epoch < *epoch || settings.epoch == *epoch && settings.range != *range)
+        {
+            return Ok(Outcome::ConfigureRefused { epoch: *epoch });
+        }
         self.state.settings = Some(settings.clone());
         Ok(Outcome::Configured)
     }
 
-    /// A write under its request id, if it has one.
+    /// A write under its request id, if it has one. What is known of the id comes before the range (rule I1): a repetition
+    /// gets its outcome also where its keys have left.
     fn request(&mut self, proposal: &Proposal, write: &WriteCommand, images: Images) -> Result<Outcome, StorageError> {
-        let Some(request) = &write.request else { return self.write(proposal, write, images) };
+        let Some(request) = &write.request else {
+            return self.out_of_range(write).map_or_else(|| self.write(proposal, write, images), Ok);
+        };
         if let Some(answer) = self.clients.admit(&mut self.draft, &self.state, request)?
             && !cfg!(feature = "bug-request-ids-ignored")
         {
             return Ok(answer);
         }
+        if let Some(refused) = self.out_of_range(write) {
+            return Ok(refused);
+        }
         let outcome = self.write(proposal, write, images)?;
         let key = write.operations.first().map_or(&[][..], |operation| operation.key());
         self.clients.remember(&mut self.draft, &self.state, request, (key, &outcome));
         Ok(outcome)
+    }
+
+    /// Rule C3: a write that names a key of another shard is refused as a whole.
+    fn out_of_range(&self, write: &WriteCommand) -> Option<Outcome> {
+        let Settings { range, epoch, .. } = self.state.settings.as_ref()?;
+        let is_own = write.operations.iter().all(|operation| range.contains(operation.key()));
+        (!is_own).then_some(Outcome::OutOfRange { epoch: *epoch })
     }
 
     fn write(&mut self, proposal: &Proposal, write: &WriteCommand, images: Images) -> Result<Outcome, StorageError> {
@@ -184,16 +203,22 @@ impl<'a> Run<'a> {
 
     fn expire(&mut self, up_to_ms: u64, images: Images) -> Result<Outcome, StorageError> {
         self.state.raise_time(up_to_ms);
-        let mut removed = 0;
+        let (mut looked_at, mut removed) = (0, 0);
         let Some(from_ms) = self.expiry_floor_ms.filter(|from_ms| *from_ms <= up_to_ms) else {
             return Ok(Outcome::Expired { removed, more: false });
         };
         let mut walk = self.draft.walk(Column::Meta, keys::expiry_range(self.spec.shard, from_ms, up_to_ms));
         while let Some((index_key, _)) = walk.next(&self.draft)? {
-            if removed == EXPIRED_PER_COMMAND_MAX {
+            if looked_at == EXPIRED_PER_COMMAND_MAX {
                 return Ok(Outcome::Expired { removed, more: true });
             }
+            looked_at += 1;
             let (expires_ms, key) = keys::parse_expiry_key(&index_key);
+            if !self.state.range().is_some_and(|range| range.contains(&key)) {
+                // It was ours when it was noted; the row is another shard's by now, and so is its end.
+                self.move_expiry(&key, Some(expires_ms), None);
+                continue;
+            }
             let data_key = keys::data_key(self.spec.keyspace, &key);
             let stored = self.draft.get(Column::Data, &data_key)?.map(Entry::decode).transpose()?;
             let gone = stored.filter(|entry| entry.expires_ms == Some(expires_ms));

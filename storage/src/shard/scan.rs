@@ -1,7 +1,7 @@
 //! Scan: rows in placement order, over one unmoving view.
 //!
-//! **Invariant.** All rows are of one position, whatever is written meanwhile, and at most one portion of them is in
-//! memory.
+//! **Invariant.** All rows are of one position, whatever is written meanwhile, and of the shard's own range, whatever is
+//! asked for; at most one portion of them is in memory.
 //!
 //! **Deliberately absent.** A deadline: who holds a scan keeps old bytes alive and is the one who ends it.
 
@@ -13,7 +13,7 @@ use crate::{
     keys,
 };
 use bytes::Bytes;
-use kvorum_api::LogPosition;
+use kvorum_api::{LogPosition, PlacementRange};
 
 /// What a scan walks, in placement keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,6 +47,7 @@ impl Row {
 pub struct Scan {
     cursor: Box<dyn Cursor>,
     applied: Applied,
+    change_next_seq: u64,
     time_ms: u64,
     keys_only: bool,
     /// A row that did not fit into the last portion.
@@ -54,31 +55,34 @@ pub struct Scan {
 }
 
 impl Scan {
-    pub(crate) fn over(
-        view: &dyn View,
-        spec: ShardSpec,
-        state: &ShardState,
-        range: &ScanRange,
-    ) -> Result<Self, StorageError> {
-        let mut bounds =
-            KeyRange { start: keys::data_key(spec.keyspace, &range.start).to_vec(), ..keys::data_range(spec) };
-        if let Some(end) = &range.end {
-            bounds.end = Some(keys::data_key(spec.keyspace, end).to_vec());
-        }
+    pub(crate) fn over(view: &dyn View, spec: ShardSpec, state: &ShardState, range: &ScanRange) -> Self {
+        let asked = PlacementRange { start: range.start.clone(), end: range.end.clone() };
+        let bounds = match state.range() {
+            Some(own) => keys::data_range(spec.keyspace, &own.intersection(&asked)),
+            None => KeyRange::new([], Some([])),
+        };
         let direction = if range.reverse { Direction::Reverse } else { Direction::Forward };
-        Ok(Scan {
+        Scan {
             cursor: view.cursor(Column::Data, bounds, direction),
             applied: state.applied.clone(),
+            change_next_seq: state.change_next_seq,
             time_ms: state.logged_time_ms,
             keys_only: range.keys_only,
             ahead: None,
-        })
+        }
     }
 
     /// Where the replica stood when the view was taken.
     #[must_use]
     pub fn position(&self) -> Option<LogPosition> {
         self.applied.position
+    }
+
+    /// The seq of the first change that is not in these rows: who has them all goes on with
+    /// [`Shard::changes`](super::Shard::changes) from here.
+    #[must_use]
+    pub fn change_next_seq(&self) -> u64 {
+        self.change_next_seq
     }
 
     /// The next rows, at least one unless at the end, then until `bytes_max` or `rows_max`. Empty = end. May wait for

@@ -11,8 +11,8 @@
 //! snapshot.
 
 use super::{
-    chunk::{self, RowsWriter, Totals},
-    state::{Applied, ShardSpec},
+    chunk::{self, Head, RowsWriter, Totals},
+    state::{Applied, ShardSpec, ShardState},
 };
 use crate::{
     engine::{Column, Cursor, Direction, KeyRange, View},
@@ -29,7 +29,7 @@ const CHUNK_CAPACITY_MAX: usize = 1 << 20;
 pub struct ShardSnapshot {
     spec: ShardSpec,
     view: Arc<dyn View>,
-    applied: Applied,
+    head: Head,
     sequence: u64,
     /// The range under way.
     cursor: Option<(Column, Box<dyn Cursor>)>,
@@ -43,13 +43,15 @@ pub struct ShardSnapshot {
 
 impl ShardSnapshot {
     pub(super) fn over(view: Arc<dyn View>, spec: ShardSpec) -> Result<Self, StorageError> {
+        let ShardState { applied, settings, .. } = ShardState::in_view(&*view, spec)?;
+        let range = settings.map(|settings| settings.range);
         Ok(ShardSnapshot {
             spec,
-            applied: Applied::in_view(&*view, spec.shard)?,
             view,
             sequence: 0,
             cursor: None,
-            ranges: keys::snapshot_ranges(spec).collect(),
+            ranges: keys::snapshot_ranges(spec, range.as_ref()).collect(),
+            head: Head { applied, range },
             ahead: None,
             totals: Totals::default(),
             is_ended: false,
@@ -59,7 +61,7 @@ impl ShardSnapshot {
     /// Where it stands.
     #[must_use]
     pub fn applied(&self) -> &Applied {
-        &self.applied
+        &self.head.applied
     }
 
     /// The next chunk (self-describing, checksummed, about `bytes_max`), or `None` after the last. May wait for the disk.
@@ -73,7 +75,7 @@ impl ShardSnapshot {
         let sequence = self.sequence;
         self.sequence += 1;
         if sequence == 0 {
-            return Ok(Some(chunk::encode_head(self.spec, sequence, &self.applied)));
+            return Ok(Some(chunk::encode_head(self.spec, sequence, &self.head)));
         }
         let Some((column, key, value)) = self.next_row()? else {
             self.is_ended = true;

@@ -21,7 +21,7 @@ use crate::{
     keys::{self, MetaKind},
 };
 use bytes::Bytes;
-use kvorum_api::{KeyspaceId, LogPosition, ShardId, Version};
+use kvorum_api::{KeyspaceId, LogPosition, PlacementRange, ShardId, Version};
 
 /// The format of the three records this build writes.
 const FORMAT: u8 = 1;
@@ -131,6 +131,19 @@ impl Default for ShardState {
 }
 
 impl ShardState {
+    /// The placement keys that are the shard's own; `None` until the founding `Configure` is applied.
+    #[must_use]
+    pub fn range(&self) -> Option<&PlacementRange> {
+        self.settings.as_ref().map(|settings| &settings.range)
+    }
+
+    /// The range that a record under the state key names.
+    pub(super) fn range_of(record: Bytes) -> Result<Option<PlacementRange>, StorageError> {
+        let mut state = ShardState::default();
+        state.take_replicated(record)?;
+        Ok(state.settings.map(|settings| settings.range))
+    }
+
     /// Everything of it that a view holds.
     pub(super) fn in_view(view: &dyn View, spec: ShardSpec) -> Result<Self, StorageError> {
         let mut state = ShardState { applied: Applied::in_view(view, spec.shard)?, ..ShardState::default() };
@@ -228,7 +241,7 @@ mod tests {
                 images: Images::Keys,
                 request_window_ms: 10,
                 request_outcomes_max: 11,
-                range: kvorum_api::PlacementRange::all(),
+                range: PlacementRange::all(),
                 epoch: 1,
                 has_leases: false,
             }),
@@ -276,7 +289,7 @@ mod tests {
     fn state_with_a_range_is_what_it_was() {
         let mut state = state();
         let settings = state.settings.as_mut().unwrap();
-        settings.range = kvorum_api::PlacementRange { start: "b".into(), end: Some("d".into()) };
+        settings.range = PlacementRange { start: "b".into(), end: Some("d".into()) };
         (settings.epoch, settings.has_leases) = (15, true);
         #[rustfmt::skip]
         let replicated: &[u8] = &[

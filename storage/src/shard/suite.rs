@@ -4,6 +4,7 @@
 //!   writes     conditions, atomicity, versions          diary       kinds, images, following, trimming
 //!   expiry     logged time, the index, `expire`         snapshots   chunks, installing, power lost at every step
 //!   requests   once and never twice                     crashes     what a flush keeps, what a replay gives
+//!   ranges     neighbours in one keyspace
 //! ```
 //!
 //! **Invariant.** A case knows nothing of the engine but how to begin a new life on its disk.
@@ -16,12 +17,13 @@ mod crashes;
 mod diary;
 mod expiry;
 mod fuse;
+mod ranges;
 mod requests;
 mod snapshots;
 mod world;
 mod writes;
 
-pub use world::{BEGIN_MS, World, delete, increment, put, put_if, put_ttl, settings};
+pub use world::{BEGIN_MS, SPEC, World, apply_next, contents_of, delete, increment, put, put_if, put_ttl, settings};
 
 use crate::engine::Engine;
 use std::sync::Arc;
@@ -38,7 +40,8 @@ pub type Case = (&'static str, fn(&mut dyn Lab));
 /// Every promise.
 #[must_use]
 pub fn cases() -> Vec<Case> {
-    [writes::CASES, expiry::CASES, requests::CASES, diary::CASES, snapshots::CASES, crashes::CASES].concat()
+    [writes::CASES, expiry::CASES, requests::CASES, diary::CASES, snapshots::CASES, crashes::CASES, ranges::CASES]
+        .concat()
 }
 
 #[cfg(test)]

@@ -7,9 +7,10 @@ use super::{
 use crate::{
     changelog::{ChangeKind, ChangesError},
     command::{Command, Images, Outcome, Settings},
-    shard::Collected,
+    shard::{Collected, ScanRange},
 };
 use std::{
+    collections::BTreeMap,
     future::Future,
     pin::pin,
     task::{Context, Poll, Waker},
@@ -21,6 +22,7 @@ pub(super) const CASES: &[Case] = &[
     ("a reader catches up and follows", a_reader_catches_up_and_follows),
     ("a reader ahead of the tail waits", a_reader_ahead_of_the_tail_waits),
     ("a reader that fell off is told and starts over", a_reader_that_fell_off_is_told_and_starts_over),
+    ("a whole map says where the diary goes on", a_whole_map_says_where_the_diary_goes_on),
     ("the diary is trimmed by age and bytes", the_diary_is_trimmed_by_age_and_bytes),
     ("trimming does a bounded amount", trimming_does_a_bounded_amount),
     ("trimming changes nothing that replicas agree on", trimming_changes_nothing_that_replicas_agree_on),
@@ -136,6 +138,34 @@ fn a_reader_that_fell_off_is_told_and_starts_over(lab: &mut dyn Lab) {
     assert_eq!(rows.len(), 10, "the map as it was at that moment");
     let keys: Vec<_> = reader.read(usize::MAX, usize::MAX).unwrap().into_iter().map(|change| change.key).collect();
     assert_eq!(keys, ["k3", "after"], "and everything after it");
+}
+
+/// How a follower of the cluster's map begins: everything at one position, then each change once.
+fn a_whole_map_says_where_the_diary_goes_on(lab: &mut dyn Lab) {
+    let mut world = World::founded(lab, Settings { images: Images::New, ..settings() });
+    world.must(vec![put("a", "1"), put("b", "1")]);
+    let mut scan = world.shard.scan(ScanRange::default()).unwrap();
+    let position = world.state().applied.position;
+    world.must(vec![put("a", "2"), put("c", "2")]);
+    world.must(vec![delete("b")]);
+    let mut rows: BTreeMap<_, _> =
+        scan.next(usize::MAX, usize::MAX).unwrap().into_iter().map(|row| (row.key, row.entry)).collect();
+    assert_eq!((scan.position(), scan.change_next_seq(), rows.len()), (position, 3, 2));
+    let changes = world.changes(scan.change_next_seq());
+    assert_eq!(changes.iter().map(|change| change.seq).collect::<Vec<_>>(), [3, 4, 5]);
+    assert_eq!(changes.iter().map(|change| change.is_last_of_batch).collect::<Vec<_>>(), [false, true, true]);
+    for change in changes {
+        match change.new {
+            Some(entry) => rows.insert(change.key, entry),
+            None => rows.remove(&change.key),
+        };
+    }
+    let now = world.shard.scan(ScanRange::default()).unwrap().next(usize::MAX, usize::MAX).unwrap();
+    assert_eq!(rows, now.into_iter().map(|row| (row.key, row.entry)).collect());
+    // Without a single change the next seq is known as well.
+    world.engine.flush().unwrap();
+    world.lose_power();
+    assert_eq!(world.shard.scan(ScanRange::default()).unwrap().change_next_seq(), 6);
 }
 
 fn the_diary_is_trimmed_by_age_and_bytes(lab: &mut dyn Lab) {

@@ -15,7 +15,7 @@ use crate::{
     shard::{ScanRange, Shard, ShardSnapshot, StagedSnapshot, Step},
 };
 use bytes::Bytes;
-use kvorum_api::{KeyspaceId, ShardId};
+use kvorum_api::{KeyspaceId, PlacementRange, ShardId};
 use std::sync::Arc;
 
 pub(super) const CASES: &[Case] = &[
@@ -65,7 +65,7 @@ fn contents(shard: &Shard) -> (Vec<crate::shard::Row>, crate::shard::ShardState)
 fn replicated_rows(engine: &dyn Engine) -> Vec<(Column, Bytes, Bytes)> {
     let view = engine.view();
     let mut rows = Vec::new();
-    for (column, range) in keys::snapshot_ranges(SPEC) {
+    for (column, range) in keys::snapshot_ranges(SPEC, Some(&PlacementRange::all())) {
         let mut cursor = view.cursor(column, range, Direction::Forward);
         while let Some((key, value)) = cursor.next().unwrap() {
             rows.push((column, key, value));
@@ -220,7 +220,7 @@ fn installing_is_finished_after_any_crash(lab: &mut dyn Lab) {
 /// Other bytes for the next attempt to replace.
 fn scribble(world: &mut World<'_>) {
     let mut batch = crate::engine::Batch::new();
-    for (column, range) in keys::shard_ranges(SPEC) {
+    for (column, range) in keys::shard_ranges(SPEC, Some(&PlacementRange::all())) {
         if column == Column::Data {
             batch.put(column, [range.start.as_slice(), b"stale"].concat(), "not even an entry");
         }

@@ -71,6 +71,26 @@ pub fn bytes(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
 }
 
+/// Applies commands as the entry that comes next in the log of a shard.
+pub fn apply_next(shard: &Shard, time_ms: u64, commands: Vec<Command>) -> Vec<Outcome> {
+    let index = shard.state().applied.position.map_or(0, |position| position.index) + 1;
+    let (stamp, actor) = (Stamp::from_ms(time_ms), Actor { node: NodeId(1), start: StartCount(1) });
+    let step = Step::Commands(Proposal { time_ms, stamp, actor, commands });
+    let entry = LoggedEntry { position: LogPosition { term: 1, index }, batch: BatchNumber(10 + index), step };
+    shard.apply(&[entry]).unwrap().remove(0)
+}
+
+/// Rows and state of a shard, without what is this replica's own.
+#[must_use]
+pub fn contents_of(shard: &Shard) -> Contents {
+    let mut scan = shard.scan(ScanRange::default()).unwrap();
+    let rows = scan.next(usize::MAX, usize::MAX).unwrap();
+    Contents {
+        rows: rows.into_iter().map(|row| format!("{:?} = {:?}", row.key, row.entry)).collect(),
+        state: common(shard.state()),
+    }
+}
+
 /// A shard with its log.
 pub struct World<'a> {
     lab: &'a mut dyn Lab,
@@ -185,12 +205,7 @@ impl<'a> World<'a> {
     /// All rows, as one string per row, and what a replica agrees on with every other at the same position.
     #[must_use]
     pub fn contents(&self) -> Contents {
-        let mut scan = self.shard.scan(ScanRange::default()).unwrap();
-        let rows = scan.next(usize::MAX, usize::MAX).unwrap();
-        Contents {
-            rows: rows.into_iter().map(|row| format!("{:?} = {:?}", row.key, row.entry)).collect(),
-            state: common(self.state()),
-        }
+        contents_of(&self.shard)
     }
 }
 
