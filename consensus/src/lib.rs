@@ -16,6 +16,7 @@ pub mod cp;
 pub mod env;
 pub mod envelope;
 pub mod health;
+pub mod heartbeats;
 pub mod hello;
 pub mod hlc;
 pub mod identity;

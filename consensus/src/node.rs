@@ -25,6 +25,7 @@ use crate::{
     env::Env,
     envelope::Refusal,
     health::Health,
+    heartbeats::{self, Outcome},
     hello::{HeldReplica, Hello, has_met_majority, may_take_part},
     hlc::{BOUND_AHEAD_MS, Hlc},
     identity::Identity,
@@ -328,8 +329,11 @@ impl Node {
             | MessageKind::MetadataCommand
             | MessageKind::Close
             | MessageKind::Open
-            | MessageKind::Mark
-            | MessageKind::Heartbeats => self.answer_replica(request).await,
+            | MessageKind::Mark => match self.ask_replica(&request).await {
+                Ok(payload) => self.peers.reply(&request, payload),
+                Err((refusal, why)) => self.peers.refuse(&request, refusal, why),
+            },
+            MessageKind::Heartbeats => self.answer_heartbeats(&request).await,
         }
     }
 
@@ -348,11 +352,26 @@ impl Node {
         }
     }
 
-    async fn answer_replica(&self, request: Received) -> Bytes {
+    /// Every heartbeat of a merged envelope is asked as if it had come alone.
+    async fn answer_heartbeats(&self, request: &Received) -> Bytes {
+        let ask = |heartbeat| async move {
+            match self.ask_replica(&request.part(heartbeat)).await {
+                Ok(payload) => Outcome::Answered(payload),
+                Err((Refusal::UnknownReplica | Refusal::Replica, why)) => Outcome::Refused(why),
+                Err((_, why)) => Outcome::Unreachable(why),
+            }
+        };
+        match heartbeats::answer(request.envelope.payload.clone(), ask).await {
+            Ok(payload) => self.peers.reply(request, payload),
+            Err(error) => self.peers.refuse(request, Refusal::Malformed, error.to_string()),
+        }
+    }
+
+    async fn ask_replica(&self, request: &Received) -> Result<Bytes, (Refusal, String)> {
         let envelope = &request.envelope;
         let Some(held) = self.held().get(&envelope.group) else {
             let why = format!("unknown replica: node {} holds none of group {}", self.config.node, envelope.group);
-            return self.peers.refuse(&request, Refusal::UnknownReplica, why);
+            return Err((Refusal::UnknownReplica, why));
         };
         let sender = (envelope.from_replica, envelope.from);
         if envelope.to_replica != held.group.replica() || !held.config.founders.contains(&sender) {
@@ -366,21 +385,16 @@ impl Node {
                 envelope.from,
                 envelope.to_replica,
             );
-            return self.peers.refuse(&request, Refusal::UnknownReplica, why);
+            return Err((Refusal::UnknownReplica, why));
         }
-        if let Err(why) = self.may_answer(held, &request) {
-            return self.peers.refuse(&request, Refusal::NotNow, why);
-        }
+        self.may_answer(held, request).map_err(|why| (Refusal::NotNow, why))?;
         let message = Incoming {
             from: envelope.from,
             from_replica: envelope.from_replica,
             kind: request.kind,
             payload: envelope.payload.clone(),
         };
-        match held.group.handle(message).await {
-            Ok(payload) => self.peers.reply(&request, payload),
-            Err(why) => self.peers.refuse(&request, Refusal::Replica, why),
-        }
+        held.group.handle(message).await.map_err(|why| (Refusal::Replica, why))
     }
 
     fn may_answer(&self, held: &Held, request: &Received) -> Result<(), String> {

@@ -27,6 +27,7 @@ mod install;
 mod log_bytes;
 pub mod log_store;
 mod network;
+mod pipeline;
 mod proposer;
 mod queue;
 mod read_index;

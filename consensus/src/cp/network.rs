@@ -1,11 +1,11 @@
 //! openraft's messages to the other replicas of the group, over the node's peers.
 //!
 //! Heartbeats, votes and transfers ride the control lane, entries the data lane, snapshots the bulk lane, so that none
-//! delays another. Entries to one follower go out one request at a time: while one is on its way and being synced, the
-//! next one fills.
+//! delays another. Several appends to one follower are under way at once (`pipeline`); heartbeats travel together with
+//! those of other groups (`peers/merger`).
 //!
-//! **Invariant.** A peer that cannot be reached costs one request taken from openraft's stream (rule G7): openraft's
-//! pause between attempts happens before it hands over the next one.
+//! **Invariant.** A peer that cannot be reached costs one request taken from openraft's stream (rule G7). What goes
+//! along with an append proves nothing that the append itself does not carry.
 
 use super::{
     codec::{
@@ -16,6 +16,7 @@ use super::{
         },
     },
     core::Core,
+    pipeline::Pipeline,
     snapshot_send::SnapshotSender,
     state_machine::SnapshotBytes,
     types::{Member, Types, Vote},
@@ -25,14 +26,15 @@ use crate::{
     transport::Lane,
 };
 use bytes::Bytes;
+use futures::{Stream, future::BoxFuture, stream::BoxStream};
 use kvorum_api::{NodeId, ReplicaId};
 use openraft::{
     OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2,
     errors::{RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable},
     network::{Backoff, RPCOption},
     raft::{
-        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
-        VoteRequest, VoteResponse,
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+        TransferLeaderResponse, VoteRequest, VoteResponse,
     },
 };
 use std::{future::Future, sync::Arc, time::Duration};
@@ -44,10 +46,18 @@ pub struct Network {
 
 /// The way to one other replica.
 pub struct Link {
+    route: Route,
+    /// Whether the last append was answered.
+    is_answering: bool,
+}
+
+/// Where a link leads. Cheap to clone, so that every call under way has one.
+#[derive(Clone)]
+pub(crate) struct Route {
     core: Arc<Core>,
     target: u64,
     node: NodeId,
-    /// Where entries travel; heartbeats have a link of their own.
+    /// Where appends travel; heartbeats have a link of their own, and travel merged with those of other groups.
     append_lane: Lane,
 }
 
@@ -57,7 +67,8 @@ impl Network {
     }
 
     fn link(&self, target: u64, member: &Member, append_lane: Lane) -> Link {
-        Link { core: self.core.clone(), target, node: member.node, append_lane }
+        let route = Route { core: self.core.clone(), target, node: member.node, append_lane };
+        Link { route, is_answering: false }
     }
 }
 
@@ -79,6 +90,21 @@ impl RaftNetworkFactory<Types> for Network {
 
 impl Link {
     pub(crate) fn message(&self, lane: Lane, kind: MessageKind, payload: Bytes, timeout: Duration) -> Outgoing {
+        self.route.message(lane, kind, payload, timeout)
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.route.core
+    }
+
+    async fn call(&self, message: Outgoing, what: RPCTypes) -> Result<Bytes, RPCError<Types>> {
+        let answer = self.core().context.peers.call(message).await;
+        self.route.judge(answer, what)
+    }
+}
+
+impl Route {
+    fn message(&self, lane: Lane, kind: MessageKind, payload: Bytes, timeout: Duration) -> Outgoing {
         Outgoing {
             to: self.node,
             lane,
@@ -89,10 +115,6 @@ impl Link {
             payload,
             timeout,
         }
-    }
-
-    pub(crate) fn core(&self) -> &Arc<Core> {
-        &self.core
     }
 
     /// What goes along with an append. It proves nothing about staleness when its commit index, which openraft may have
@@ -107,8 +129,8 @@ impl Link {
         AppendNotes { quorum_age: notes.quorum_age.filter(|_| covers_everything), ..notes }
     }
 
-    async fn call(&self, message: Outgoing, what: RPCTypes) -> Result<Bytes, RPCError<Types>> {
-        self.core.context.peers.call(message).await.map_err(|error| match error {
+    fn judge(&self, answer: Result<Bytes, CallError>, what: RPCTypes) -> Result<Bytes, RPCError<Types>> {
+        answer.map_err(|error| match error {
             // The wait itself was the pause.
             CallError::Timeout(timeout) => {
                 RPCError::Timeout(Timeout { action: what, id: self.core.replica.0, target: self.target, timeout })
@@ -125,6 +147,30 @@ impl Link {
             option.hard_ttl().max(self.core.context.timing.election_min)
         }
     }
+
+    async fn append(
+        self,
+        request: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        let payload = encode_append(&request, &self.notes(&request));
+        let timeout = self.append_timeout(&request, &option);
+        let message = self.message(self.append_lane, MessageKind::Append, payload, timeout);
+        let peers = &self.core.context.peers;
+        let answer = match (request.entries.first(), request.entries.last()) {
+            (Some(first), Some(last)) => {
+                let trace = self.core.store.traces.first_of(first.log_id.index..=last.log_id.index);
+                TRACE.scope(trace, peers.call(message)).await
+            }
+            // What tells a follower of a commit stays behind the entries it speaks of.
+            _ if self.append_lane == Lane::Data => peers.call(message).await,
+            _ => peers.heartbeat(message).await,
+        };
+        let answer = self.judge(answer, RPCTypes::AppendEntries)?;
+        let (reply, notes) = decode_append_reply(answer).map_err(unreadable)?;
+        self.core.heard(self.target, notes);
+        Ok(reply)
+    }
 }
 
 /// A peer that answers nonsense is as good as none.
@@ -140,17 +186,21 @@ impl RaftNetworkV2<Types> for Link {
         request: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        let payload = encode_append(&request, &self.notes(&request));
-        let timeout = self.append_timeout(&request, &option);
-        let message = self.message(self.append_lane, MessageKind::Append, payload, timeout);
-        let trace = match (request.entries.first(), request.entries.last()) {
-            (Some(first), Some(last)) => self.core.store.traces.first_of(first.log_id.index..=last.log_id.index),
-            _ => Bytes::new(),
-        };
-        let reply = TRACE.scope(trace, self.call(message, RPCTypes::AppendEntries)).await?;
-        let (reply, notes) = decode_append_reply(reply).map_err(unreadable)?;
-        self.core.heard(self.target, notes);
-        Ok(reply)
+        self.route.clone().append(request, option).await
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Types>>>, RPCError<Types>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        let route = self.route.clone();
+        let send = move |request| -> BoxFuture<'static, _> { Box::pin(route.clone().append(request, option.clone())) };
+        let results: BoxStream<'s, _> = Box::pin(Pipeline::new(input, &mut self.is_answering, send).results());
+        Box::pin(async move { Ok(results) })
     }
 
     async fn vote(
@@ -195,12 +245,12 @@ impl RaftNetworkV2<Types> for Link {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
         let payload = encode_transfer(&request);
-        let timeout = option.hard_ttl().max(self.core.context.timing.election_min);
+        let timeout = option.hard_ttl().max(self.core().context.timing.election_min);
         let message = self.message(Lane::Control, MessageKind::TransferLeader, payload, timeout);
         decode_transfer_reply(self.call(message, RPCTypes::TransferLeader).await?).map_err(unreadable)
     }
 
     fn backoff(&self) -> Option<Backoff> {
-        Some(Backoff::new(std::iter::repeat(self.core.context.timing.heartbeat)))
+        Some(Backoff::new(std::iter::repeat(self.core().context.timing.heartbeat)))
     }
 }

@@ -14,12 +14,14 @@
 //! itself who it says it is; that the *cluster* is another one, only from a majority. A new life of a node is known only
 //! from a hello that proves it (rule J7): until then nothing else of it is answered, believed or remembered.
 
+mod merger;
 mod roll;
 
 use crate::{
     env::Env,
     envelope::{Envelope, Form, Refusal},
     health::Health,
+    heartbeats::Heartbeat,
     hello::Hello,
     hlc::Hlc,
     identity::{Identity, Life},
@@ -28,6 +30,7 @@ use crate::{
 use bytes::Bytes;
 use kvorum_api::{NodeId, ReplicaId};
 use kvorum_storage::{Journal, journal::NODE_GROUP};
+use merger::Merger;
 use parking_lot::Mutex;
 use roll::{Roll, Unfit, stranger};
 use std::{
@@ -58,6 +61,17 @@ pub struct Received {
     pub kind: MessageKind,
 }
 
+impl Received {
+    /// One heartbeat of a merged envelope, as if it had come alone.
+    #[must_use]
+    pub fn part(&self, heartbeat: Heartbeat) -> Received {
+        let Heartbeat { group, from_replica, to_replica, payload } = heartbeat;
+        let kind = MessageKind::Append;
+        let envelope = Envelope { group, from_replica, to_replica, payload, kind: kind as u8, ..self.envelope.clone() };
+        Received { envelope, kind }
+    }
+}
+
 /// Every other node, as this one knows it.
 pub struct Peers {
     me: Identity,
@@ -67,6 +81,7 @@ pub struct Peers {
     health: Arc<Health>,
     is_admitted: AtomicBool,
     roll: Mutex<Roll>,
+    merger: Merger,
 }
 
 impl Peers {
@@ -89,6 +104,7 @@ impl Peers {
             health,
             is_admitted: AtomicBool::new(false),
             roll: Mutex::new(Roll::new(&others, remembered)),
+            merger: Merger::default(),
         })
     }
 

@@ -10,6 +10,9 @@
 //!
 //! **Invariant.** Every fate is drawn from the seed, in the order in which messages are sent.
 //!
+//! Messages of one lane arrive in the order in which they were sent, as on a connection, except those that are late: these
+//! are overtaken, as by what follows on the next connection.
+//!
 //! **Deliberately absent.** Connections. Every message meets its own weather, which is worse than any of them would be.
 
 use super::{audit::Audit, chance::Chance};
@@ -60,6 +63,8 @@ struct State {
     nodes: BTreeMap<NodeId, (Arc<Node>, Life)>,
     /// Directed: from, to.
     cut: BTreeSet<(NodeId, NodeId)>,
+    /// When the last message on a lane arrives: those after it do not overtake it.
+    arrivals: BTreeMap<(NodeId, NodeId, Lane), Instant>,
 }
 
 /// Whether one life of a node goes on. Clones share it.
@@ -93,6 +98,7 @@ impl Life {
 struct Fate {
     is_lost: bool,
     is_doubled: bool,
+    is_late: bool,
     delay: Duration,
 }
 
@@ -106,6 +112,7 @@ impl Network {
                 weather: Weather::FAIR,
                 nodes: BTreeMap::new(),
                 cut: BTreeSet::new(),
+                arrivals: BTreeMap::new(),
             }),
             under_way: Mutex::new(JoinSet::new()),
         })
@@ -150,9 +157,19 @@ impl Network {
         let is_cut = state.cut.contains(&(from, to));
         let is_lost = state.chance.hits(weather.lost_per_mille);
         let is_doubled = state.chance.hits(weather.doubled_per_mille);
-        let stretch = if state.chance.hits(weather.late_per_mille) { 20 } else { 1 };
+        let is_late = state.chance.hits(weather.late_per_mille);
+        let stretch = if is_late { 20 } else { 1 };
         let delay = state.chance.millis(0..weather.delay_ms_max * stretch + 1);
-        Fate { is_lost: is_lost || is_cut, is_doubled, delay }
+        Fate { is_lost: is_lost || is_cut, is_doubled, is_late, delay }
+    }
+
+    /// How long a message is under way if it keeps the order of its lane.
+    fn in_order(&self, route: &Route, delay: Duration) -> Duration {
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        let arrival = state.arrivals.entry((route.from, route.to, route.lane)).or_insert(now);
+        *arrival = (*arrival).max(now + delay);
+        arrival.duration_since(now)
     }
 
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
@@ -225,8 +242,9 @@ impl Transport for Link {
                 sleep(timeout).await;
                 return lost;
             }
+            let delay = if fate.is_late { fate.delay } else { network.in_order(&route, fate.delay) };
             let (answered, answer) = oneshot::channel();
-            network.spawn(Arc::clone(&network).carry(route.clone(), fate.delay, answered));
+            network.spawn(Arc::clone(&network).carry(route.clone(), delay, answered));
             if fate.is_doubled {
                 // Nobody waits for the answer to the second copy.
                 let (unheard, _) = oneshot::channel();
