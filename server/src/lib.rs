@@ -17,14 +17,20 @@
 
 pub mod admin;
 pub mod admission;
+pub mod beginning;
 mod cellar;
+pub mod cluster_key;
 pub mod config;
 pub mod disk;
+mod durable;
+pub mod gossip;
 pub mod identity;
+pub mod join;
 mod listen;
 pub mod metrics;
 pub mod node;
 pub mod router;
+pub mod routing_copy;
 pub mod rpc;
 pub mod telemetry;
 pub mod transport;

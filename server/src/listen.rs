@@ -114,7 +114,7 @@ pub async fn clients(
 /// # Errors
 /// The port cannot be served any more.
 pub async fn peers(listener: TcpListener, facts: Arc<Facts>, stop: watch::Receiver<bool>) -> Result<(), String> {
-    let peer = PeerServer::new(PeerService::new(facts.door.node.clone()))
+    let peer = PeerServer::new(PeerService::new(facts.door.node.clone(), facts.join_desk.clone()))
         .max_decoding_message_size(ENVELOPE_BYTES_MAX)
         .max_encoding_message_size(ENVELOPE_BYTES_MAX);
     server(PEER_STREAMS_MAX)

@@ -4,7 +4,11 @@
 //! on stderr.
 
 use clap::Parser;
-use kvorum_server::{config::Config, metrics, node, telemetry};
+use kvorum_server::{
+    beginning::{self, Options},
+    config::{self, Config},
+    metrics, node, telemetry,
+};
 use std::{
     io::{self, Write as _},
     path::PathBuf,
@@ -25,6 +29,18 @@ struct Arguments {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
+    /// Join the cluster of these nodes: their peer addresses. Needs the cluster's key. Not needed again once let in.
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = peer_address)]
+    join: Vec<String>,
+
+    /// The file with the cluster's key (instead of cluster.key_file).
+    #[arg(long, value_name = "FILE")]
+    cluster_key: Option<PathBuf>,
+
+    /// Make a cluster key, write it to a file that is not there yet, and exit.
+    #[arg(long, value_name = "FILE", exclusive = true)]
+    new_cluster_key: Option<PathBuf>,
+
     /// Print the effective configuration and exit.
     #[arg(long)]
     print_config: bool,
@@ -32,6 +48,13 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(file) = arguments.new_cluster_key {
+        return match beginning::new_key().map(|key| key.write_new(&file)) {
+            Ok(Ok(())) => ExitCode::SUCCESS,
+            Ok(Err(error)) => fail(1, &error),
+            Err(error) => fail(1, &error),
+        };
+    }
     let config = match Config::load(arguments.config.as_deref()) {
         Ok(config) => config,
         Err(error) => return fail(EXIT_USAGE, &error),
@@ -53,9 +76,17 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(1, &error),
     };
-    match runtime.block_on(node::run(config, recorder)) {
+    let options = Options { join: arguments.join, cluster_key: arguments.cluster_key };
+    match runtime.block_on(node::run(config, options, recorder)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(1, &error),
+    }
+}
+
+fn peer_address(text: &str) -> Result<String, String> {
+    match config::is_host_and_port(text) {
+        true => Ok(text.to_owned()),
+        false => Err("write host:port, the peer address of a node that is in".to_owned()),
     }
 }
 

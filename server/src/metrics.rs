@@ -75,6 +75,11 @@ pub fn scanned(rows: usize) {
     counter!("kv_server_scanned_rows_total").increment(rows as u64);
 }
 
+/// A datagram of gossip was dropped, or never sent: `unsealed`, `unreadable` or `too_large`.
+pub fn gossip_dropped(why: &'static str) {
+    counter!("kv_server_gossip_dropped_total", "reason" => why).increment(1);
+}
+
 /// Bytes arrived that are no message.
 pub fn undecodable() {
     counter!("kv_server_undecodable_requests_total").increment(1);

@@ -12,18 +12,21 @@
 use crate::{
     admin::Admin,
     admission::Admission,
+    beginning::{self, Beginning, Fatal, Options},
     cellar::Cellar,
-    config::Config,
+    config::{Config, Member},
     disk::DiskWatch,
-    identity::{Claim, DataDirectory, Identity},
+    gossip::{self, Gossip, GossipConfig, Summary},
+    identity::{DataDirectory, Identity},
     listen::{self, Listeners},
     metrics,
     router::{Keyspace, ReplicaRoute, Router, ShardRoute},
-    rpc::{door::Door, status_out::Facts},
+    rpc::{door::Door, join::JoinDesk, status_out::Facts},
     transport::GrpcTransport,
 };
 use bytes::Bytes;
-use kvorum_api::{ClusterId, NodeId, ReplicaId, ShardId, limits};
+use futures::future::BoxFuture;
+use kvorum_api::{AdminError, Effect, NodeId, ReplicaId, ShardId, limits};
 use kvorum_consensus::{
     Clock, Env, Node, NodeConfig, Transport as _,
     node::{Budget, ShardConfig, Timing},
@@ -33,7 +36,7 @@ use kvorum_storage::{Blocking, command::Settings, shard::BEHAVIOUR};
 use metrics_exporter_prometheus::PrometheusHandle;
 use rand::{TryRngCore as _, rngs::OsRng};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -41,6 +44,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
+    net::UdpSocket,
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     task::JoinSet,
@@ -61,32 +65,21 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often a drain looks whether the last request is answered.
 const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Why the process ends with a failure: one sentence.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Fatal(String);
-
-impl Fatal {
-    fn of(why: impl ToString) -> Self {
-        Fatal(why.to_string().replace('\n', ", "))
-    }
-}
-
 /// Runs a node until a signal ends it.
 ///
 /// # Errors
 /// Why it cannot start, or cannot go on.
-pub async fn run(config: Config, recorder: PrometheusHandle) -> Result<(), Fatal> {
+pub async fn run(config: Config, options: Options, recorder: PrometheusHandle) -> Result<(), Fatal> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Fatal::of)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Fatal::of)?;
     let directory = DataDirectory::open(&config.node.data).map_err(Fatal::of)?;
     let listeners = Listeners::bind(&config).await.map_err(Fatal::of)?;
+    let gossip_port = gossip::bind(config.node.listen_peer).await.map_err(Fatal::of)?;
     let clock = wall_clock(config.fault.clock_offset_ms);
-    let claim = claim(&config, &clock)?;
-    let identity = directory.begin_life(&claim).map_err(Fatal::of)?;
-    announce(&config, &identity);
+    let beginning = beginning::begin(&config, &options, &directory, &clock).await?;
+    announce(&config, &beginning.identity);
 
-    let house = House::build(config, &directory, identity, clock).await?;
+    let house = House::build(config, &directory, beginning, gossip_port, clock).await?;
     let (health, _) = tonic_health::server::health_reporter();
     let (stop, stopped) = watch::channel(false);
     let mut doors = JoinSet::new();
@@ -144,20 +137,6 @@ fn random() -> Result<u64, Fatal> {
     OsRng.try_next_u64().map_err(|error| Fatal::of(format!("the system gives no random numbers: {error}")))
 }
 
-fn claim(config: &Config, clock: &Clock) -> Result<Claim, Fatal> {
-    let mut fresh = [0; 16];
-    fresh[..8].copy_from_slice(&random()?.to_be_bytes());
-    fresh[8..].copy_from_slice(&random()?.to_be_bytes());
-    Ok(Claim {
-        cluster: config.cluster,
-        cluster_if_new: ClusterId(fresh),
-        node: config.node.id,
-        members: config.members.iter().map(|member| member.id).collect(),
-        keyspaces: config.keyspaces.iter().map(|keyspace| (keyspace.id, keyspace.name.clone())).collect(),
-        now_ms: clock.now_ms(),
-    })
-}
-
 fn announce(config: &Config, identity: &Identity) {
     let node = &config.node;
     tracing::info!(
@@ -180,17 +159,22 @@ struct House {
     env: Env,
     facts: Arc<Facts>,
     disk: Arc<DiskWatch>,
+    // Ends with the house.
+    _gossip: Gossip,
 }
 
 impl House {
     async fn build(
         config: Config,
         directory: &DataDirectory,
-        identity: Identity,
+        beginning: Beginning,
+        gossip_port: UdpSocket,
         clock: Clock,
     ) -> Result<House, Fatal> {
+        let identity = &beginning.identity;
+        let members = members(&config, &beginning);
         let cellar = Cellar::open(&config, directory.path()).map_err(Fatal::of)?;
-        let others = config.members.iter().filter(|member| member.id != identity.node);
+        let others = members.iter().filter(|member| member.id != identity.node);
         let transport = GrpcTransport::default();
         transport.set_peers(&others.map(|member| (member.id, member.peer.clone())).collect());
         let env = Env {
@@ -207,9 +191,9 @@ impl House {
             config.storage.low_water,
             config.storage.ballast,
         ));
-        let node = Node::start(env.clone(), node_config(&config, &identity)?).await.map_err(Fatal::of)?;
+        let node = Node::start(env.clone(), node_config(&config, &members, identity)?).await.map_err(Fatal::of)?;
         let door = Arc::new(Door {
-            router: router(&config, &node)?,
+            router: router(&config, &members, &node)?,
             node,
             admission: Admission::new(
                 config.limits.request_bytes_in_flight_max,
@@ -223,14 +207,21 @@ impl House {
             scans: TaskTracker::new(),
             is_draining: AtomicBool::new(false),
         });
+        let gossip = gossip(&config, &beginning, &members, gossip_port);
+        let let_in = |_| -> BoxFuture<'static, Result<(NodeId, Bytes), AdminError>> {
+            let why = "this node does not follow the metadata".to_owned();
+            Box::pin(async move { Err(AdminError::Unavailable { why, effect: Effect::None }) })
+        };
         let facts = Arc::new(Facts {
+            join_desk: Arc::new(JoinDesk::new(beginning.key.clone(), identity.cluster, Box::new(let_in))),
+            gossip: gossip.board(),
             door,
             journal: env.journal.clone(),
             start: identity.start,
             started: Instant::now(),
-            peers: config.members.iter().map(|member| (member.id.0, member.peer.clone())).collect(),
+            peers: members.iter().map(|member| (member.id.0, member.peer.clone())).collect(),
         });
-        let house = House { config, env, facts, disk };
+        let house = House { config, env, facts, disk, _gossip: gossip };
         // The first look comes before the first request: a node that starts on a full disk admits nothing.
         house.look_at_disk().await;
         Ok(house)
@@ -292,7 +283,7 @@ impl House {
         say_serving(health, false).await;
         // Writes in flight are done in milliseconds: finishing them first spares their clients an unknown outcome.
         self.finish_requests(Instant::now() + patience / 4).await;
-        if self.config.members.len() > 1 {
+        if self.facts.peers.len() > 1 {
             // Whoever is up to date takes over within an election; where nobody is, waiting longer brings nobody.
             let handing_over = (2 * self.config.raft.election_max).min(until.duration_since(Instant::now()));
             self.facts.door.node.drain(handing_over).await;
@@ -330,14 +321,37 @@ fn replica_of(shard: ShardId, node: NodeId) -> ReplicaId {
     ReplicaId(shard.0 * (crate::config::fields::NODE_ID_MAX + 1) + node.0)
 }
 
-fn node_config(config: &Config, identity: &Identity) -> Result<NodeConfig, Fatal> {
+/// The founding nodes: those listed, or this one by itself.
+fn members(config: &Config, beginning: &Beginning) -> Vec<Member> {
+    let (client, peer) = (beginning.client.clone(), beginning.peer.clone());
+    match config.founders.is_empty() {
+        true => vec![Member { id: beginning.identity.node, client, peer }],
+        false => config.founders.clone(),
+    }
+}
+
+fn gossip(config: &Config, beginning: &Beginning, members: &[Member], port: UdpSocket) -> Gossip {
+    let identity = &beginning.identity;
+    let gossip = GossipConfig {
+        cluster: identity.cluster,
+        node: identity.node,
+        start: identity.start,
+        advertised: config.node.listen_peer,
+        round: None,
+    };
+    let nodes: BTreeMap<NodeId, String> = members.iter().map(|member| (member.id, member.peer.clone())).collect();
+    let summary = Summary { map_revision: 0, build: crate::BUILD.into(), replicas: 0, zone: config.node.zone.clone() };
+    Gossip::start(gossip, &beginning.key, port, Box::new(move || nodes.clone()), Box::new(move || summary.clone()))
+}
+
+fn node_config(config: &Config, members: &[Member], identity: &Identity) -> Result<NodeConfig, Fatal> {
     let shards = config.keyspaces.iter().map(|keyspace| {
         let shard = shard_of(keyspace);
         ShardConfig {
             shard,
             keyspace: keyspace.id,
             incarnation: 0,
-            founders: config.members.iter().map(|member| (replica_of(shard, member.id), member.id)).collect(),
+            founders: members.iter().map(|member| (replica_of(shard, member.id), member.id)).collect(),
             settings: Settings {
                 behaviour: BEHAVIOUR,
                 images: keyspace.images,
@@ -354,7 +368,7 @@ fn node_config(config: &Config, identity: &Identity) -> Result<NodeConfig, Fatal
         node: identity.node,
         start: identity.start,
         boot_nonce: random()?,
-        nodes: config.members.iter().map(|member| (member.id, member.client.clone())).collect(),
+        nodes: members.iter().map(|member| (member.id, member.client.clone())).collect(),
         shards: shards.collect(),
         timing: Timing {
             heartbeat: config.raft.heartbeat,
@@ -373,13 +387,13 @@ fn node_config(config: &Config, identity: &Identity) -> Result<NodeConfig, Fatal
     })
 }
 
-fn router(config: &Config, node: &Arc<Node>) -> Result<Router, Fatal> {
+fn router(config: &Config, members: &[Member], node: &Arc<Node>) -> Result<Router, Fatal> {
     let mut keyspaces = Vec::new();
     for keyspace in &config.keyspaces {
         let shard = shard_of(keyspace);
         let replicator = node.replicator(shard);
         let replicator = replicator.ok_or_else(|| Fatal::of(format!("shard {shard} has no replica on this node")))?;
-        let replicas = config.members.iter().map(|member| ReplicaRoute {
+        let replicas = members.iter().map(|member| ReplicaRoute {
             replica: replica_of(shard, member.id),
             node: member.id,
             address: member.client.clone(),

@@ -117,6 +117,10 @@ mod tests {
         async fn call(&self, request: Request<proto::PeerFrame>) -> Result<Response<proto::PeerFrame>, Status> {
             Ok(Response::new(request.into_inner()))
         }
+
+        async fn join(&self, _: Request<proto::JoinRequest>) -> Result<Response<proto::JoinReply>, Status> {
+            unreachable!("lanes carry no requests to join")
+        }
     }
 
     struct Silent;
@@ -125,6 +129,10 @@ mod tests {
     impl proto::peer_server::Peer for Silent {
         async fn call(&self, _: Request<proto::PeerFrame>) -> Result<Response<proto::PeerFrame>, Status> {
             std::future::pending().await
+        }
+
+        async fn join(&self, _: Request<proto::JoinRequest>) -> Result<Response<proto::JoinReply>, Status> {
+            unreachable!("lanes carry no requests to join")
         }
     }
 

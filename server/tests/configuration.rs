@@ -4,7 +4,7 @@
 mod cluster;
 
 use cluster::kvd;
-use std::{fs, process::Output};
+use std::{fs, os::unix::fs::PermissionsExt as _, process::Output};
 
 /// Runs `kvd --print-config` over a configuration.
 fn print_config(text: &str, environment: &[(&str, &str)]) -> Output {
@@ -78,4 +78,38 @@ fn the_effective_configuration_is_printed_with_every_default_and_override() {
         assert!(printed.contains(line), "{line} is missing in:\n{printed}");
     }
     assert!(print_config(&printed, &[]).status.success(), "what is printed can be read");
+}
+
+/// What is told on the command line and cannot be meant is refused before anything is touched.
+#[test]
+fn flags_that_cannot_be_meant_are_refused() {
+    for (arguments, words) in [
+        (&["--join", "here"][..], "write host:port"),
+        (&["--join", "127.0.0.1:0"], "write host:port"),
+        (&["--new-cluster-key", "key", "--join", "a:1"], "cannot be used with"),
+        (&["--cluster-kye", "key"], "unexpected argument"),
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        let output = kvd().current_dir(root.path()).args(arguments).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(words), "{said}");
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0, "{arguments:?} left something");
+    }
+}
+
+/// A cluster key is made once, for its owner alone, and never overwritten or shown.
+#[test]
+fn a_cluster_key_is_made_once() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("key");
+    let make = || kvd().arg("--new-cluster-key").arg(&file).output().unwrap();
+    assert!(make().status.success());
+    let key = fs::read_to_string(&file).unwrap();
+    assert_eq!(key.trim_end().len(), 64);
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let again = make();
+    assert_eq!(again.status.code(), Some(1));
+    assert!(!String::from_utf8(again.stderr).unwrap().contains(key.trim_end()));
+    assert_eq!(fs::read_to_string(&file).unwrap(), key);
 }

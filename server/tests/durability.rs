@@ -358,10 +358,10 @@ const INSTALL_KILLS_MAX: usize = 5;
 /// Three nodes that keep little of the log for one that is away.
 async fn with_little_log() -> Cluster {
     let keep_little = format!("{QUICK}follower_log_bytes_max = \"1MiB\"\n");
-    let storage = "journal_segment = \"20MiB\"\njournal_bytes_max = \"40MiB\"";
+    let storage = "journal_segment = \"34MiB\"\njournal_bytes_max = \"68MiB\"";
     let mut cluster = Cluster::start_with(3, |_| keep_little.clone()).await;
     for id in 1..=3 {
-        let more = cluster.configuration(&keep_little).replace("journal_segment = \"20MiB\"", storage);
+        let more = cluster.configuration(&keep_little).replace("journal_segment = \"34MiB\"", storage);
         let node = cluster.node(id);
         assert!(node.stop().await.success());
         node.configure(&more);

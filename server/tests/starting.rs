@@ -113,7 +113,7 @@ async fn a_changed_list_of_nodes_is_refused_and_changed_addresses_are_not() {
     node.configure(&lists(&format!("{me}{}{}", entry(2, Ports::free()), entry(3, Ports::free()))));
     let words = refusal(&mut node).await;
     assert!(words.contains("was founded with the nodes 1, and the configuration lists 1, 2, 3"), "{words}");
-    assert!(words.contains("this build cannot change the list of nodes, correct cluster.nodes"), "{words}");
+    assert!(words.contains("the list of founding nodes never changes, correct cluster.nodes"), "{words}");
 
     node.ports = Ports::free();
     node.configure(&lists(&entry(1, node.ports)));

@@ -20,6 +20,8 @@ pub enum Kind {
     SignedDuration,
     /// A whole number with a unit of size.
     Size,
+    /// A list of texts.
+    Texts,
     /// One of these words.
     Word(&'static [&'static str]),
 }
@@ -52,8 +54,11 @@ const fn field(
     Field { section, name, kind, default, meaning }
 }
 
-/// The largest node id: replica ids are made of a shard and a node.
+/// The largest number a founding node may be given; those that join get numbers above the founders'.
 pub const NODE_ID_MAX: u64 = 999;
+
+/// Copies of a shard.
+const REPLICAS_MAX: u64 = 7;
 
 /// Every field, in the order of the reference. A table: two lines a field.
 #[rustfmt::skip]
@@ -61,6 +66,9 @@ pub const FIELDS: &[Field] = &[
     field("cluster", "id", Kind::Text, None,
         "32 hexadecimal digits that name the cluster; required with `[[cluster.nodes]]`, otherwise made at the \
          first start and kept in the data directory"),
+    field("cluster", "key_file", Kind::Text, Some(""),
+        "file with the cluster's key, 64 hexadecimal digits; required with more than one of `[[cluster.nodes]]`, the \
+         same for all; a node by itself makes one, `cluster.key` in its data directory"),
     field("cluster.nodes", "id", Kind::Number(1, NODE_ID_MAX), None,
         "the node's number, never given to another node"),
     field("cluster.nodes", "client", Kind::Text, None,
@@ -68,31 +76,45 @@ pub const FIELDS: &[Field] = &[
     field("cluster.nodes", "peer", Kind::Text, None,
         "`host:port` under which the other nodes reach it"),
     field("keyspaces", "name", Kind::Text, None,
-        "1 to 64 of `a-z A-Z 0-9 _ - .`, beginning with a letter"),
-    field("keyspaces", "id", Kind::Number(1, 65_535), None,
-        "the keyspace's number, for ever; its place in the list unless given"),
+        "1 to 64 of `a-z 0-9 -`"),
     field("keyspaces", "mode", Kind::Word(&["cp", "ap"]), Some("cp"),
         "`cp`; `ap` is not offered by this build and refused"),
+    field("keyspaces", "shard_by", Kind::Text, Some("range"),
+        "`range`: keys in their order, cut at `split_at`; `hash:8`: spread over that many shards, at most 4096"),
+    field("keyspaces", "split_at", Kind::Texts, Some("[]"),
+        "keys at which a `range` keyspace is cut, in ascending order: one shard more than there are keys"),
+    field("keyspaces", "replicas", Kind::Number(1, REPLICAS_MAX), None,
+        "copies of each shard, an odd number; 3 unless given, 1 on a cluster of fewer than three nodes"),
+    field("keyspaces", "read_level", Kind::Text, Some("linearizable"),
+        "level of a read that names none: `linearizable`, `session`, `local`, or `bounded:200ms`"),
     field("keyspaces", "value_bytes_max", Kind::Size, Some("1MiB"),
         "largest value, at most 16MiB"),
-    field("keyspaces", "read_level", Kind::Word(&["linearizable", "local"]), Some("linearizable"),
-        "level of a read that names none"),
     field("keyspaces", "changes", Kind::Word(&["keys", "new", "new_and_old"]), Some("keys"),
-        "images a change record carries; read once, when the shard is founded"),
-    field("node", "id", Kind::Number(1, NODE_ID_MAX), Some("1"),
-        "this node's number; one of `[[cluster.nodes]]` if there are any"),
+        "images a change record carries"),
+    field("keyspaces", "leases", Kind::Flag, Some("false"),
+        "whether linearizable reads may be answered by the leader's lease: no round of messages, and it trusts that \
+         clocks run at the same pace"),
+    field("node", "id", Kind::Number(1, NODE_ID_MAX), None,
+        "this founding node's number: one of `[[cluster.nodes]]`, 1 if there are none; a node that joins is given its \
+         number and writes none"),
     field("node", "data", Kind::Text, Some("./kvorum-data"),
         "data directory, made if missing"),
     field("node", "listen_client", Kind::Text, Some("127.0.0.1:7101"),
         "`ip:port` the client door listens on"),
     field("node", "listen_peer", Kind::Text, Some("127.0.0.1:7201"),
-        "`ip:port` the peer door listens on"),
+        "`ip:port` the peer door listens on; gossip uses the same port over UDP"),
     field("node", "listen_admin", Kind::Text, Some("127.0.0.1:7301"),
         "`ip:port` of `/metrics`, `/healthz`, `/readyz`"),
     field("node", "insecure", Kind::Flag, Some("false"),
         "allows addresses other than loopback without encryption; warned about at each start"),
+    field("node", "advertise_client", Kind::Text, Some(""),
+        "`host:port` under which clients reach this node; its entry of `[[cluster.nodes]]`, or `listen_client`, unless \
+         given"),
+    field("node", "advertise_peer", Kind::Text, Some(""),
+        "`host:port` under which the other nodes reach it; its entry of `[[cluster.nodes]]`, or `listen_peer`, unless \
+         given"),
     field("node", "zone", Kind::Text, Some(""),
-        "where the node stands, for people and logs"),
+        "where the node stands, at most 64 bytes: replicas of a shard are spread over zones"),
     field("limits", "request_bytes_in_flight_max", Kind::Size, Some("128MiB"),
         "bytes of requests being worked on at once; beyond it they are refused"),
     field("limits", "requests_in_flight_max", Kind::Number(1, 1_000_000), Some("16384"),
@@ -133,6 +155,8 @@ pub const FIELDS: &[Field] = &[
         "shortest election timeout"),
     field("raft", "election_max", Kind::Duration, Some("1500ms"),
         "longest election timeout, also the leader's lease"),
+    field("raft", "idle_close_after", Kind::Duration, Some("10s"),
+        "a shard without requests for this long is closed until somebody needs it; 0s = never"),
     field("raft", "follower_log_bytes_max", Kind::Size, Some("64MiB"),
         "log kept for a follower that is behind; beyond it, it gets a snapshot"),
     field("raft", "snapshot_chunk", Kind::Size, Some("512KiB"),
@@ -213,6 +237,10 @@ impl Field {
             Kind::Duration => quoted(value, units::duration),
             Kind::SignedDuration => quoted(value, units::signed_duration_ms),
             Kind::Size => quoted(value, units::size),
+            Kind::Texts => match value.as_array().is_some_and(|list| list.iter().all(toml::Value::is_str)) {
+                true => Ok(()),
+                false => Err(format!("is {value}: write a list of texts, e.g. [\"g\", \"p\"]")),
+            },
             Kind::Word(words) => match words.contains(&text()?) {
                 true => Ok(()),
                 false => Err(format!("is {value}: use one of {}", words.join(", "))),
@@ -228,6 +256,8 @@ impl Field {
         let value = match self.kind {
             Kind::Flag => text.parse().map(toml::Value::Boolean).unwrap_or(toml::Value::String(text.into())),
             Kind::Number(..) => text.parse().map(toml::Value::Integer).unwrap_or(toml::Value::String(text.into())),
+            // The list of tables is the only place where lists are fields, and its one default is the empty list.
+            Kind::Texts => toml::Value::Array(Vec::new()),
             Kind::Text | Kind::Duration | Kind::SignedDuration | Kind::Size | Kind::Word(_) => {
                 toml::Value::String(text.into())
             }

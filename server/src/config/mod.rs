@@ -14,10 +14,13 @@ pub mod fields;
 mod layers;
 pub mod units;
 
-pub use cluster::{KEYSPACE_NAME_BYTES_MAX, Keyspace, Member};
+pub use cluster::{FIRST_NODE, KEYSPACE_NAME_BYTES_MAX, Keyspace, Member};
 pub use layers::{ConfigError, ENVIRONMENT_PREFIX};
 
-use kvorum_api::{ClusterId, NodeId, limits::BATCH_BYTES_MAX};
+use kvorum_api::{
+    ClusterId, NodeId,
+    limits::{BATCH_BYTES_MAX, VALUE_BYTES_CEILING},
+};
 use std::{
     fs,
     net::SocketAddr,
@@ -26,14 +29,19 @@ use std::{
 };
 use toml::Table;
 
+/// Bytes of a zone's name: it travels in every summary a node gossips.
+pub const ZONE_BYTES_MAX: usize = 64;
+
 /// What a process was told.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The cluster's id; `None` = a node by itself, whose id is made at its first start.
     pub cluster: Option<ClusterId>,
-    /// Every node of the cluster, this one included, by id.
-    pub members: Vec<Member>,
-    /// The keyspaces, by id.
+    /// The file with its key; `None` = where the data directory keeps it.
+    pub key_file: Option<PathBuf>,
+    /// The nodes that found the cluster, by id; empty = none listed.
+    pub founders: Vec<Member>,
+    /// The keyspaces it is founded with, by id.
     pub keyspaces: Vec<Keyspace>,
     /// This node.
     pub node: Node,
@@ -53,8 +61,8 @@ pub struct Config {
 /// `[node]`
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// Its number.
-    pub id: NodeId,
+    /// Its number, if it was told one.
+    pub id: Option<NodeId>,
     /// Data directory.
     pub data: PathBuf,
     /// Client door.
@@ -65,6 +73,10 @@ pub struct Node {
     pub listen_admin: SocketAddr,
     /// Whether addresses other than loopback are allowed without encryption.
     pub insecure: bool,
+    /// Where clients reach it, if that is not where it listens.
+    pub advertise_client: Option<String>,
+    /// Where nodes reach it, if that is not where it listens.
+    pub advertise_peer: Option<String>,
     /// Where it stands.
     pub zone: String,
 }
@@ -122,6 +134,8 @@ pub struct Raft {
     pub election_min: Duration,
     /// Longest election timeout.
     pub election_max: Duration,
+    /// A group without requests for this long is closed; `None` = never.
+    pub idle_close_after: Option<Duration>,
     /// Log kept for a follower that is behind.
     pub follower_log_bytes_max: u64,
     /// One piece of a snapshot.
@@ -191,10 +205,12 @@ impl Config {
         let effective = layers::effective(text, environment)?;
         let read = Reader(&effective);
         let node = node(&read)?;
-        let (cluster, members) = cluster::members(&effective, &node)?;
+        let (cluster, founders) = cluster::founders(&effective, &node)?;
+        let path = |section, name| Some(read.text(section, name)).filter(|text| !text.is_empty()).map(PathBuf::from);
         let config = Config {
             cluster,
-            members,
+            key_file: path("cluster", "key_file"),
+            founders,
             keyspaces: cluster::keyspaces(&effective)?,
             node,
             limits: limits(&read),
@@ -210,7 +226,7 @@ impl Config {
             },
             fault: Fault {
                 clock_offset_ms: units::signed_duration_ms(read.text("fault", "clock_offset")).expect("checked"),
-                disk_free_from: Some(read.text("fault", "disk_free_from")).filter(|t| !t.is_empty()).map(PathBuf::from),
+                disk_free_from: path("fault", "disk_free_from"),
             },
             effective,
         };
@@ -255,13 +271,15 @@ impl Config {
         if raft.election_min >= raft.election_max {
             return invalid("raft.election_max", "must be longer than raft.election_min".into());
         }
-        // A record lies within one segment: the largest command with what wraps it.
-        let value_bytes_max = self.keyspaces.iter().map(|keyspace| keyspace.limits.value_bytes_max).max();
-        let segment_min = (2 * value_bytes_max.unwrap_or(0)).max(BATCH_BYTES_MAX).next_multiple_of(1 << 20) + (2 << 20);
+        // A record lies within one segment: the largest command any keyspace may ever allow, with what wraps it.
+        let segment_min = (2 * VALUE_BYTES_CEILING).max(BATCH_BYTES_MAX) + (2 << 20);
         if !(segment_min as u64..=1 << 30).contains(&self.storage.journal_segment) {
             let problem =
                 format!("must be between {}MiB (the largest command fits into one) and 1GiB", segment_min >> 20);
             return invalid("storage.journal_segment", problem);
+        }
+        if self.node.zone.len() > ZONE_BYTES_MAX {
+            return invalid("node.zone", format!("has {} bytes: write at most {ZONE_BYTES_MAX}", self.node.zone.len()));
         }
         if self.storage.journal_bytes_max < 2 * self.storage.journal_segment {
             return invalid("storage.journal_bytes_max", "must be at least two of storage.journal_segment".into());
@@ -288,12 +306,14 @@ impl Config {
 
 fn node(read: &Reader<'_>) -> Result<Node, ConfigError> {
     Ok(Node {
-        id: NodeId(read.number("node", "id")),
+        id: read.given("node", "id").and_then(|id| id.as_integer()).map(|id| NodeId(id as u64)),
         data: PathBuf::from(read.text("node", "data")),
         listen_client: read.address("node", "listen_client")?,
         listen_peer: read.address("node", "listen_peer")?,
         listen_admin: read.address("node", "listen_admin")?,
         insecure: read.flag("node", "insecure"),
+        advertise_client: read.host("node", "advertise_client")?,
+        advertise_peer: read.host("node", "advertise_peer")?,
         zone: read.text("node", "zone").to_owned(),
     })
 }
@@ -330,10 +350,18 @@ fn raft(read: &Reader<'_>) -> Raft {
         heartbeat: read.duration("raft", "heartbeat"),
         election_min: read.duration("raft", "election_min"),
         election_max: read.duration("raft", "election_max"),
+        idle_close_after: Some(read.duration("raft", "idle_close_after")).filter(|after| !after.is_zero()),
         follower_log_bytes_max: read.size("raft", "follower_log_bytes_max"),
         snapshot_chunk: read.size("raft", "snapshot_chunk"),
         clock_offset_max: read.duration("raft", "clock_offset_max"),
     }
+}
+
+/// Whether a text is an address somebody else could use: a host and a port above 0.
+#[must_use]
+pub fn is_host_and_port(text: &str) -> bool {
+    let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    port.and_then(|(_, port)| port.parse::<u16>().ok()).is_some_and(|port| port > 0)
 }
 
 /// Takes checked fields out of a table in which every default is written.
@@ -342,6 +370,23 @@ struct Reader<'a>(&'a Table);
 impl<'a> Reader<'a> {
     fn value(&self, section: &str, name: &str) -> &'a toml::Value {
         self.0.get(section).and_then(|table| table.get(name)).expect("every field with a default is there")
+    }
+
+    /// A field without a default, if it was written.
+    fn given(&self, section: &str, name: &str) -> Option<&'a toml::Value> {
+        self.0.get(section).and_then(|table| table.get(name))
+    }
+
+    /// An address by which others reach this node; nothing written = none.
+    fn host(&self, section: &str, name: &str) -> Result<Option<String>, ConfigError> {
+        match self.text(section, name) {
+            "" => Ok(None),
+            text if is_host_and_port(text) => Ok(Some(text.to_owned())),
+            text => {
+                let problem = format!("{text:?} is no host:port");
+                Err(ConfigError::invalid(format!("{section}.{name}"), problem))
+            }
+        }
     }
 
     fn text(&self, section: &str, name: &str) -> &'a str {

@@ -1,7 +1,7 @@
 //! What a configuration must and must not be.
 
 use super::*;
-use kvorum_api::{KeyspaceId, ReadLevel};
+use kvorum_api::{KeyspaceId, ReadLevel, Sharding};
 use kvorum_storage::command::Images;
 
 const CLUSTER: &str = r#"
@@ -40,7 +40,8 @@ fn refusal(text: &str) -> String {
 fn without_a_file_it_is_one_node_on_loopback_with_one_keyspace() {
     let config = Config::parse(None, []).unwrap();
     assert_eq!(config.cluster, None);
-    assert_eq!(config.members.len(), 1);
+    assert!(config.founders.is_empty() && config.node.id.is_none() && config.key_file.is_none());
+    assert_eq!(config.raft.idle_close_after, Some(std::time::Duration::from_secs(10)));
     assert_eq!(config.node.data, Path::new("./kvorum-data"));
     assert!(config.open_addresses().is_empty());
     assert_eq!(config.keyspaces.len(), 1);
@@ -51,11 +52,32 @@ fn without_a_file_it_is_one_node_on_loopback_with_one_keyspace() {
 fn a_static_cluster_is_read_whole() {
     let config = parse(CLUSTER).unwrap();
     assert_eq!(config.cluster.unwrap().to_string(), "000102030405060708090a0b0c0d0e0f");
-    assert_eq!(config.members.iter().map(|member| member.id.0).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(config.founders.iter().map(|member| member.id.0).collect::<Vec<_>>(), [1, 2]);
     let orders = &config.keyspaces[0];
     assert_eq!((orders.id, orders.limits.value_bytes_max), (KeyspaceId(1), 4 << 20));
     assert_eq!((orders.read_level, orders.images), (ReadLevel::Local, Images::New));
     assert_eq!((config.keyspaces[1].id, config.keyspaces[1].images), (KeyspaceId(2), Images::Keys));
+}
+
+#[test]
+fn a_keyspace_says_everything_it_wants() {
+    let more = "shard_by = \"hash:8\"\nreplicas = 5\nread_level = \"bounded:200ms\"\nleases = true\n";
+    let config = parse(&format!("{CLUSTER}{more}")).unwrap();
+    let wish = &config.keyspaces[1].wish;
+    assert_eq!((wish.sharding, wish.shards, wish.replicas), (Some(Sharding::Hash), Some(8), Some(5)));
+    assert_eq!(wish.read_level, Some(ReadLevel::Bounded(std::time::Duration::from_millis(200))));
+    assert_eq!(wish.has_leases, Some(true));
+    let cut = parse(&format!("{CLUSTER}split_at = [\"g\", \"p\"]\n")).unwrap();
+    let wish = &cut.keyspaces[1].wish;
+    assert_eq!((wish.sharding, wish.split_at.len(), wish.replicas), (Some(Sharding::Range), 2, None));
+}
+
+#[test]
+fn addresses_that_others_cannot_use_are_refused() {
+    assert!(refusal("[node]\nadvertise_client = \"here\"\n").contains("is no host:port"));
+    assert!(refusal("[node]\nadvertise_peer = \"here:0\"\n").contains("is no host:port"));
+    let config = parse("[node]\nadvertise_peer = \"node-1.example:7201\"\n").unwrap();
+    assert_eq!(config.node.advertise_peer.as_deref(), Some("node-1.example:7201"));
 }
 
 #[test]
@@ -94,10 +116,25 @@ fn clusters_that_cannot_be_meant_are_refused() {
 #[test]
 fn keyspaces_that_cannot_be_meant_are_refused() {
     assert!(refusal(&CLUSTER.replace("carts", "orders")).contains("given twice"));
-    assert!(refusal(&CLUSTER.replace("carts", "9 lives")).contains("is no name"));
+    for name in ["9 lives", "Carts", "c_arts", "c.arts", "", &"c".repeat(65)] {
+        assert!(refusal(&CLUSTER.replace("carts", name)).contains("is no name"), "{name}");
+    }
+    assert_eq!(parse(&CLUSTER.replace("carts", "9-lives")).unwrap().keyspaces[1].name, "9-lives");
     assert!(refusal(&CLUSTER.replace("4MiB", "17MiB")).contains("16MiB"));
     assert!(refusal(&CLUSTER.replace("4MiB", "0B")).contains("1B to 16MiB"));
-    assert!(refusal(&CLUSTER.replace("\"carts\"", "\"carts\"\nid = 1")).contains("given to"));
+    assert!(refusal(&CLUSTER.replace("\"carts\"", "\"carts\"\nid = 1")).contains("unknown field keyspaces.id"));
+    let with = |more: &str| refusal(&format!("{CLUSTER}{more}\n"));
+    assert!(with("replicas = 2").contains("keyspaces.replicas of \"carts\" is 2: write an odd number"));
+    assert!(with("replicas = 9").contains("from 1 to 7"));
+    assert!(with("shard_by = \"hash\"").contains("write \"range\" or \"hash:8\""));
+    assert!(with("shard_by = \"hash:0\"").contains("from 1 to 4096"));
+    assert!(with("shard_by = \"hash:2\"\nsplit_at = [\"m\"]").contains("give one of the two"));
+    assert!(with("split_at = [\"p\", \"g\"]").contains("ascending order"));
+    assert!(with("split_at = [\"\"]").contains("ascending order"));
+    assert!(with("split_at = \"g\"").contains("write a list of texts"));
+    assert!(with("read_level = \"bounded\"").contains("bounded:200ms"));
+    assert!(with("read_level = \"bounded:200\"").contains("has no unit"));
+    assert!(with("read_level = \"quorum\"").contains("a level of AP keyspaces"));
     assert!(refusal("[[keyspaces]]\nmode = \"cp\"\n").contains("keyspaces.name is missing"));
 }
 
@@ -108,8 +145,6 @@ fn timings_that_cannot_work_are_refused() {
     assert!(refusal("[limits]\nrequest_timeout_default = \"2m\"\n").contains("limits.request_timeout_max"));
     assert!(refusal("[limits]\nrequest_bytes_in_flight_max = \"1MiB\"\n").contains("the largest request"));
     assert!(refusal("[storage]\njournal_bytes_max = \"64MiB\"\n").contains("two of storage.journal_segment"));
-    assert!(refusal("[storage]\njournal_segment = \"1MiB\"\n").contains("between 18MiB"));
-    let wide = "[storage]\njournal_segment = \"20MiB\"\n[[keyspaces]]\nname = \"a\"\nvalue_bytes_max = \"16MiB\"\n";
-    assert!(refusal(wide).contains("between 34MiB"));
+    assert!(refusal("[storage]\njournal_segment = \"1MiB\"\n").contains("between 34MiB"));
     assert!(refusal("[node]\nlisten_peer = \"7201\"\n").contains("write ip:port"));
 }

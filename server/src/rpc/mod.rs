@@ -14,6 +14,7 @@ pub mod admin;
 pub mod convert;
 pub mod deadline;
 pub mod door;
+pub mod join;
 pub mod kv;
 pub mod peer;
 pub mod scan;

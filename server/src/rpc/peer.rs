@@ -5,6 +5,7 @@
 //!
 //! **Deliberately absent.** Knowledge of what is inside: that is `consensus`'s own codec.
 
+use super::join::JoinDesk;
 use crate::metrics;
 use kvorum_api::proto;
 use kvorum_consensus::Node;
@@ -14,13 +15,14 @@ use tonic::{Request, Response, Status};
 /// Serves `kv.v1.Peer`.
 pub struct PeerService {
     node: Arc<Node>,
+    join_desk: Arc<JoinDesk>,
 }
 
 impl PeerService {
-    /// For this node.
+    /// For this node, and the desk where others are let in.
     #[must_use]
-    pub fn new(node: Arc<Node>) -> Self {
-        PeerService { node }
+    pub fn new(node: Arc<Node>, join_desk: Arc<JoinDesk>) -> Self {
+        PeerService { node, join_desk }
     }
 }
 
@@ -30,5 +32,9 @@ impl proto::peer_server::Peer for PeerService {
         let envelope = request.into_inner().envelope;
         metrics::peer_received(envelope.len());
         Ok(Response::new(proto::PeerFrame { envelope: self.node.handle(envelope).await }))
+    }
+
+    async fn join(&self, request: Request<proto::JoinRequest>) -> Result<Response<proto::JoinReply>, Status> {
+        self.join_desk.join(request).await
     }
 }

@@ -2,8 +2,11 @@
 //!
 //! **Invariant.** `ready` means: a request sent here now is served, or sent on to a leader this node knows.
 
-use super::door::Door;
-use crate::router::Keyspace;
+use super::{door::Door, join::JoinDesk};
+use crate::{
+    gossip::{GossipBoard, GossipView},
+    router::Keyspace,
+};
 use kvorum_api::{StartCount, proto};
 use kvorum_consensus::{
     node::{NodeStatus, PeerStatus},
@@ -28,6 +31,10 @@ pub struct Facts {
     pub started: Instant,
     /// Peer addresses, by node.
     pub peers: BTreeMap<u64, String>,
+    /// Lets nodes in.
+    pub join_desk: Arc<JoinDesk>,
+    /// What gossip says of the nodes: a hint.
+    pub gossip: GossipBoard,
 }
 
 impl Facts {
@@ -48,6 +55,12 @@ impl Facts {
             }
         }
         reasons
+    }
+
+    /// What gossip says of the nodes now. A hint, for people.
+    #[must_use]
+    pub fn gossip_view(&self) -> Arc<GossipView> {
+        self.gossip.view()
     }
 
     fn keyspace_of(&self, replica: &ReplicaStatus) -> String {

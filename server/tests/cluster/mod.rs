@@ -20,7 +20,7 @@ use kvorum_api::proto::{self, admin_client::AdminClient, kv_client::KvClient};
 use std::{
     fs::{self, File},
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::atomic::{AtomicU16, Ordering},
@@ -63,7 +63,9 @@ fn free_port() -> u16 {
         let begin = (std::process::id().wrapping_mul(7_919) % u32::from(COUNT)) as u16;
         let step = NEXT.fetch_add(1, Ordering::Relaxed) % COUNT;
         let port = FIRST + (begin + step) % COUNT;
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        // Gossip takes the peer port over UDP.
+        let loopback = (Ipv4Addr::LOCALHOST, port);
+        if TcpListener::bind(loopback).is_ok() && UdpSocket::bind(loopback).is_ok() {
             return port;
         }
     }
@@ -271,7 +273,8 @@ impl Cluster {
 
     /// Everything but `[node]`.
     pub fn configuration(&self, more: &str) -> String {
-        let mut text = format!("{}\n{more}\n[cluster]\nid = \"{CLUSTER}\"\n", small());
+        let key = self.key_file().display().to_string();
+        let mut text = format!("{}\n{more}\n[cluster]\nid = \"{CLUSTER}\"\nkey_file = \"{key}\"\n", small());
         for node in &self.nodes {
             text.push_str(&format!(
                 "\n[[cluster.nodes]]\nid = {}\nclient = \"127.0.0.1:{}\"\npeer = \"127.0.0.1:{}\"\n",
@@ -279,6 +282,11 @@ impl Cluster {
             ));
         }
         text + "\n[[keyspaces]]\nname = \"default\"\n"
+    }
+
+    /// The cluster's key.
+    pub fn key_file(&self) -> PathBuf {
+        key_file(self.root.path())
     }
 
     /// Where the nodes live.
@@ -313,7 +321,16 @@ impl Cluster {
 
 /// Configuration that suits a machine with many test nodes: small segments, quick elections.
 pub fn small() -> &'static str {
-    "[storage]\njournal_segment = \"20MiB\"\nballast = \"0B\"\nlow_water = \"1MiB\"\n[log]\nformat = \"text\"\n"
+    "[storage]\njournal_segment = \"34MiB\"\nballast = \"0B\"\nlow_water = \"1MiB\"\n[log]\nformat = \"text\"\n"
+}
+
+/// A key file under a directory, made when it is first asked for.
+pub fn key_file(root: &Path) -> PathBuf {
+    let file = root.join("cluster.key");
+    if !file.exists() {
+        assert!(kvd().arg("--new-cluster-key").arg(&file).status().unwrap().success());
+    }
+    file
 }
 
 /// A `kvd` without the environment of whoever runs the tests.
