@@ -48,6 +48,8 @@ mod evaluate;
 mod install;
 mod logged;
 #[cfg(test)]
+mod neighbours;
+#[cfg(test)]
 mod properties;
 mod receive;
 mod remove;
@@ -180,6 +182,14 @@ impl Shard {
         self.engine.write(&batch)?;
         self.publish(state);
         Ok(outcomes)
+    }
+
+    /// Drops what it keeps in memory for writes to come; the next write reads it again. For a shard that has become idle:
+    /// cheap, and nothing at all while somebody writes.
+    pub fn rest(&self) {
+        if let Some(mut clients) = self.writer.try_lock() {
+            clients.clear();
+        }
     }
 
     /// Where it stands and what it knows; from memory, never waits.

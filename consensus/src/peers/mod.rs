@@ -357,7 +357,7 @@ impl Peers {
             life: Life {
                 start: self.me.start,
                 boot_nonce: self.me.boot_nonce,
-                last_synced: self.journal.status().last_synced,
+                last_synced: self.journal.last_synced(),
             },
             stamp: self.hlc.highest(),
             physical_ms: self.hlc.physical_ms(),

@@ -181,6 +181,14 @@ impl Journal for SlowJournal {
         self.journal.when_durable(group, index, done);
     }
 
+    fn last_synced(&self) -> BatchNumber {
+        self.journal.last_synced()
+    }
+
+    fn oldest_held_by(&self) -> Option<(GroupId, u64)> {
+        self.journal.oldest_held_by()
+    }
+
     fn status(&self) -> JournalStatus {
         self.journal.status()
     }

@@ -167,6 +167,14 @@ impl Journal for FileJournal {
         self.signals.work.notify_one();
     }
 
+    fn last_synced(&self) -> BatchNumber {
+        self.shared().last_synced()
+    }
+
+    fn oldest_held_by(&self) -> Option<(GroupId, u64)> {
+        self.shared().state.lock().oldest_held_by()
+    }
+
     fn status(&self) -> JournalStatus {
         self.shared().state.lock().status()
     }

@@ -145,8 +145,6 @@ pub struct JournalStatus {
     pub records: u64,
     /// Microseconds for which the oldest record that somebody may wait for has not been synced; 0 = there is none (rule J6).
     pub sync_pending_us: u64,
-    /// The oldest segment that cannot be recycled is held by this group, up to this index.
-    pub oldest_held_by: Option<(GroupId, u64)>,
     /// The first failure, after which nothing is promised any more.
     pub poisoned: Option<String>,
 }
@@ -180,15 +178,22 @@ pub trait Journal: Send + Sync + 'static {
     /// What is known of a group; all empty for one never seen.
     fn group(&self, group: GroupId) -> GroupState;
 
-    /// Every group with anything in the journal.
+    /// Every group with anything in the journal. Looks at every group: for a start.
     fn groups(&self) -> Vec<GroupId>;
 
     /// Tells `done` once everything queued for `group` up to the entry `index` is durable here (at once if it is), and
     /// with it the number of the batch that holds it (rules J2, J3).
     fn when_durable(&self, group: GroupId, index: u64, done: Box<dyn FnOnce(Result<BatchNumber, StorageError>) + Send>);
 
-    /// Figures, the last synced batch among them.
+    /// The last batch known durable, which every envelope carries (rule J7). One load: asked as often as anybody likes.
+    fn last_synced(&self) -> BatchNumber;
+
+    /// Figures, the last synced batch among them. As cheap for a hundred thousand groups as for one.
     fn status(&self) -> JournalStatus;
+
+    /// Who holds the oldest segment, if it is not the only one: the group with most bytes in it, and its last index there.
+    /// Looks at every group: for people who wonder why the journal does not shrink.
+    fn oldest_held_by(&self) -> Option<(GroupId, u64)>;
 
     /// Refuses further records, syncs what is queued, releases the files.
     fn stop(&self);

@@ -27,6 +27,7 @@ use crate::error::StorageError;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 /// Segments smaller than this hold nothing but headers, larger ones exceed the offsets of batch headers.
 const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 1 << 10..=1 << 30;
@@ -55,7 +56,8 @@ pub(super) fn open(medium: Box<dyn Medium>, options: JournalOptions) -> Result<W
     let mut state = State::new(&options, index, number);
     state.segments.extend(segments.into_iter().chain([active.segment.clone()]).map(|segment| (segment.epoch, segment)));
     state.room.active_free = active.free();
-    let shared = Arc::new(Shared { state: Mutex::new(state), directory });
+    let shared =
+        Arc::new(Shared { last_synced: AtomicU64::new(state.last_synced.0), state: Mutex::new(state), directory });
     let mut writer = Writer {
         shared,
         medium,

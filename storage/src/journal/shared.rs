@@ -16,6 +16,7 @@ use kvorum_api::GroupId;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What an operator can do about rot that this node cannot repair.
 pub(super) const ADVICE: &str =
@@ -32,11 +33,17 @@ type MakeRoom<'a> = &'a dyn Fn(&mut MutexGuard<'_, State>, Lack) -> Result<(), S
 /// The state, and where it lies.
 pub(super) struct Shared {
     pub(super) state: Mutex<State>,
+    /// The last batch known durable, for who asks without wanting to wait for the state.
+    pub(super) last_synced: AtomicU64,
     /// The directory, as an operator would name it.
     pub(super) directory: String,
 }
 
 impl Shared {
+    pub(super) fn last_synced(&self) -> BatchNumber {
+        BatchNumber(self.last_synced.load(Ordering::Acquire))
+    }
+
     /// Queues records of one group. Where prewritten space lacks, `make_room` has one more prepared or says why not.
     pub(super) fn submit(
         &self,

@@ -327,8 +327,12 @@ impl State {
         (std::mem::take(&mut self.queue), waiters)
     }
 
+    pub(super) fn oldest_held_by(&self) -> Option<(GroupId, u64)> {
+        let (oldest, _) = self.segments.first_key_value().filter(|_| self.segments.len() > 1)?;
+        self.index.holder(*oldest)
+    }
+
     pub(super) fn status(&self) -> JournalStatus {
-        let oldest = self.segments.first_key_value().filter(|_| self.segments.len() > 1);
         JournalStatus {
             segments: self.segments.len() as u64,
             bytes: self.segments.values().map(|segment| segment.length).sum(),
@@ -336,7 +340,6 @@ impl State {
             syncs: self.syncs,
             records: self.records,
             sync_pending_us: self.sync_began.map_or(0, |began| (began.elapsed().as_micros() as u64).max(1)),
-            oldest_held_by: oldest.and_then(|(epoch, _)| self.index.holder(*epoch)),
             poisoned: self.poisoned.clone(),
         }
     }

@@ -47,7 +47,7 @@ pub const CASES: &[Case] = &[
     ("entries are read back from the file once the cache is full", entries_are_read_back_from_the_file),
     ("purged segments are recycled and marks carried forward", purged_segments_are_recycled_and_marks_carried_forward),
     ("few live entries are copied forward over the byte limit", few_live_entries_are_copied_forward),
-    ("status names who holds the oldest segment", status_names_who_holds_the_oldest_segment),
+    ("the holder of the oldest segment is named", the_holder_of_the_oldest_segment_is_named),
     ("a record larger than a segment is refused by its limit", a_record_larger_than_a_segment_is_refused),
     ("a large append fits even if several segments are needed", a_large_append_fits),
     ("a second journal is refused while the first is open", a_second_journal_is_refused),
@@ -265,7 +265,7 @@ fn durable_is_told_with_the_batch_that_holds_the_entry(lab: &dyn Lab) {
     append(&*journal, GROUP, records(3..=3));
     let second = durable(3).recv().expect("told").expect("durable");
     assert!(first < second);
-    assert!(journal.status().last_synced >= second);
+    assert!(journal.last_synced() >= second);
     assert_eq!(durable(1).recv().expect("told"), Ok(first), "an old entry keeps its batch");
     purge(&*journal, GROUP, 3);
     assert!(durable(2).recv().expect("told").expect("durable") >= second, "a purged entry is behind us");
@@ -275,15 +275,15 @@ fn durable_is_told_with_the_batch_that_holds_the_entry(lab: &dyn Lab) {
 fn batch_numbers_resume_above_all_that_was_found(lab: &dyn Lab) {
     let journal = open(lab);
     append(&*journal, GROUP, records(1..=1));
-    let before = journal.status().last_synced;
+    let before = journal.last_synced();
     let journal = restart(lab, journal);
-    assert!(journal.status().last_synced > before);
+    assert!(journal.last_synced() > before);
     journal.stop();
     drop(journal);
     let resumed = lab.open(JournalOptions { resume_above: BatchNumber(1000), ..tiny() }).expect("opens");
-    assert!(resumed.status().last_synced > BatchNumber(1000));
+    assert!(resumed.last_synced() > BatchNumber(1000));
     let resumed = restart(lab, resumed);
-    assert!(resumed.status().last_synced > BatchNumber(1000), "the number itself is durable");
+    assert!(resumed.last_synced() > BatchNumber(1000), "the number itself is durable");
     assert_eq!(all(&*resumed, GROUP), records(1..=1));
 }
 
@@ -341,16 +341,16 @@ fn few_live_entries_are_copied_forward(lab: &dyn Lab) {
     assert_eq!(all(&*restart(lab, journal), quiet), records(1..=5));
 }
 
-fn status_names_who_holds_the_oldest_segment(lab: &dyn Lab) {
+fn the_holder_of_the_oldest_segment_is_named(lab: &dyn Lab) {
     let journal = open(lab);
     append(&*journal, GroupId(2), records(1..=20));
     for index in 1..=60 {
         append(&*journal, GROUP, records(index..=index));
     }
-    assert_eq!(journal.status().oldest_held_by, Some((GroupId(2), 20)));
+    assert_eq!(journal.oldest_held_by(), Some((GroupId(2), 20)));
     let segments = journal.status().segments;
     purge(&*journal, GroupId(2), 20);
-    let (group, index) = journal.status().oldest_held_by.expect("still more than one segment");
+    let (group, index) = journal.oldest_held_by().expect("still more than one segment");
     assert_eq!(group, GROUP);
     purge(&*journal, GROUP, index);
     append(&*journal, GROUP, records(61..=61));

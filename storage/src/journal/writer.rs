@@ -25,6 +25,7 @@ use super::{BatchNumber, Completion, JournalOptions};
 use crate::error::StorageError;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 
 /// What a step did.
@@ -166,6 +167,8 @@ impl Writer {
         }
         let number = self.last_batch;
         self.last_synced = number;
+        // Before anybody is told: who was told what is durable names at least that batch.
+        self.shared.last_synced.store(number.0, Ordering::Release);
         let waiters = {
             let mut state = self.shared.state.lock();
             let waiters = state.batch_synced(number, &written);

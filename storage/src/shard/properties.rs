@@ -97,8 +97,8 @@ fn play_back(changes: &[Change]) -> BTreeMap<Bytes, Entry> {
 }
 
 proptest! {
-    /// Invariant 3: a replica that applies entries one by one and one that applies them in runs, losing power in
-    /// between, end equal to the byte.
+    /// Invariant 3: a replica that applies entries one by one and one that applies them in runs, losing power and resting
+    /// in between, end equal to the byte.
     #[test]
     fn runs_and_crashes_leave_no_trace(history in history(), runs in proptest::collection::vec((1..9usize, 0..4u8), 1..9)) {
         let (mut single_lab, mut other_lab) = (MemLab::default(), MemLab::default());
@@ -115,6 +115,7 @@ proptest! {
             match fate {
                 0 => other.engine.flush().unwrap(),
                 1 => { other.lose_power(); }
+                2 => other.shard.rest(),
                 _ => {}
             }
             // A loss of power before the first flush would repeat for ever.
