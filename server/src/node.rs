@@ -76,7 +76,11 @@ pub async fn run(config: Config, options: Options, recorder: PrometheusHandle) -
     let listeners = Listeners::bind(&config).await.map_err(Fatal::of)?;
     let gossip_port = gossip::bind(config.node.listen_peer).await.map_err(Fatal::of)?;
     let clock = wall_clock(config.fault.clock_offset_ms);
-    let beginning = beginning::begin(&config, &options, &directory, &clock).await?;
+    let beginning = tokio::select! {
+        biased;
+        () = any(&mut terminate, &mut interrupt) => return Ok(()),
+        beginning = beginning::begin(&config, &options, &directory, &clock) => beginning?,
+    };
     announce(&config, &beginning.identity);
 
     let house = House::build(config, &directory, beginning, gossip_port, clock).await?;

@@ -10,8 +10,10 @@ use crate::{
 use anyhow::{Context as _, Result, bail};
 use std::{
     fmt::Write as _,
-    fs,
+    fs::{self, OpenOptions},
+    io::Write as _,
     net::{Ipv4Addr, TcpListener},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -42,7 +44,9 @@ impl Cluster {
         let ports = free_ports(3 * MEMBERS)?;
         let address = |kind: usize, member: usize| format!("127.0.0.1:{}", ports[kind * MEMBERS + member]);
         let key_file = directory.path().join("cluster.key");
-        fs::write(&key_file, format!("{}\n", "5a".repeat(32)))?;
+        // A key that others may read is refused.
+        let mut key = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&key_file)?;
+        key.write_all(format!("{}\n", "5a".repeat(32)).as_bytes())?;
         let mut nodes = format!("[cluster]\nid = \"{}\"\nkey_file = \"{}\"\n\n", "c0".repeat(16), key_file.display());
         for member in 0..MEMBERS {
             let (client, peer) = (address(0, member), address(1, member));
