@@ -16,10 +16,14 @@ use crate::durable;
 use bytes::{Buf as _, BufMut as _, Bytes};
 use kvorum_api::ClusterId;
 use kvorum_consensus::metadata::ClusterMap;
+use kvorum_storage::Blocking;
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
 };
+use tokio::{sync::watch, time::sleep};
 
 const FILE: &str = "map";
 const FILE_PREVIOUS: &str = "map.previous";
@@ -28,6 +32,9 @@ const MAGIC: &[u8; 4] = b"KVMP";
 const FORMAT: u8 = 1;
 const HEADER_BYTES: usize = 4 + 1 + 16 + 8 + 4;
 const CRC_BYTES: usize = 4;
+
+/// Before a map that could not be written is tried again.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// One map as it lies on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +95,29 @@ impl RoutingCopy {
         }
         let stored = Stored { cluster: self.cluster, revision: map.revision, map: map.encode() };
         durable::replace(&self.directory, FILE, &encode(&stored))
+    }
+}
+
+/// Keeps every newer map, until nobody changes it any more. Changes that come while one is written are written as one.
+pub async fn keep(copy: RoutingCopy, mut maps: watch::Receiver<Arc<ClusterMap>>, blocking: Blocking) {
+    let mut kept: Option<u64> = None;
+    loop {
+        let map = Arc::clone(&maps.borrow_and_update());
+        // What begins a cluster has no revision yet: it is in the configuration.
+        if map.revision > 0 && kept != Some(map.revision) {
+            let (copy, map_to_keep) = (copy.clone(), Arc::clone(&map));
+            match blocking.run(move || copy.save(&map_to_keep)).await {
+                Ok(()) => kept = Some(map.revision),
+                Err(error) => {
+                    tracing::warn!(%error, "the cluster's map cannot be kept, and this is tried again");
+                    sleep(RETRY_PAUSE).await;
+                    continue;
+                }
+            }
+        }
+        if maps.changed().await.is_err() {
+            return;
+        }
     }
 }
 
@@ -226,5 +256,21 @@ mod tests {
         copy.save(&map(3)).unwrap();
         fs::write(root.path().join(FILE), encode(&stored())).unwrap();
         assert_eq!(loaded(&copy), Some(2));
+    }
+
+    #[tokio::test]
+    async fn every_newer_map_is_kept_until_nobody_changes_it() {
+        let root = tempfile::tempdir().unwrap();
+        let copy = RoutingCopy::new(root.path(), CLUSTER);
+        let maps = watch::Sender::new(Arc::new(map(0)));
+        let mut keeping = tokio::task::JoinSet::new();
+        keeping.spawn(keep(copy.clone(), maps.subscribe(), Blocking::inline()));
+        for revision in 1..=20 {
+            maps.send_replace(Arc::new(map(revision)));
+            tokio::task::yield_now().await;
+        }
+        drop(maps);
+        keeping.join_next().await.unwrap().unwrap();
+        assert_eq!(loaded(&copy), Some(20));
     }
 }

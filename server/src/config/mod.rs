@@ -10,11 +10,13 @@
 //! **Deliberately absent.** Reloading. A changed file is read at the next start.
 
 mod cluster;
+mod difference;
 pub mod fields;
 mod layers;
 pub mod units;
 
 pub use cluster::{FIRST_NODE, KEYSPACE_NAME_BYTES_MAX, Keyspace, Member};
+pub use difference::differences;
 pub use layers::{ConfigError, ENVIRONMENT_PREFIX};
 
 use kvorum_api::{
@@ -41,7 +43,9 @@ pub struct Config {
     pub key_file: Option<PathBuf>,
     /// The nodes that found the cluster, by id; empty = none listed.
     pub founders: Vec<Member>,
-    /// The keyspaces it is founded with, by id.
+    /// Whether keyspaces are listed.
+    pub lists_keyspaces: bool,
+    /// The keyspaces it is founded with; none listed = one called `default`.
     pub keyspaces: Vec<Keyspace>,
     /// This node.
     pub node: Node,
@@ -211,6 +215,7 @@ impl Config {
             cluster,
             key_file: path("cluster", "key_file"),
             founders,
+            lists_keyspaces: effective.contains_key("keyspaces"),
             keyspaces: cluster::keyspaces(&effective)?,
             node,
             limits: limits(&read),
