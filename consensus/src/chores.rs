@@ -2,12 +2,16 @@
 //!
 //! ```text
 //!   note         250 ms   the clock's bound, and the lives of the peers, are kept durable
-//!   hello        250 ms   meets peers until a majority is met, then once a second: liveness and clocks
+//!   hello        250 ms   meets peers until all are met, then each every 500 ms: liveness and clocks
+//!   liveness     100 ms   who was lost, who came back
 //!   founding     250 ms   the first founder makes the founding membership (rule G8)
 //!   watch        100 ms   poison, a suspect clock, an overdue sync: is this node fit to lead?
 //!   fitness      100 ms   replicas stand for election, or hand leadership on, as the watch found
 //!   expiry       250 ms   leaders log what is due (rule T3)
 //!   retention    1 s      flushes, purges, trims the diary
+//!   closing      500 ms   closes what nobody needs
+//!   records      1 s      opens what has something due; logs wishes; tells which new shards are founded
+//!   moving       2 s      a leader goes where the map wants it
 //! ```
 //!
 //! **Invariant.** A chore decides nothing by itself: decisions are pure functions (`hello`, `suspect`), chores carry them
@@ -15,12 +19,16 @@
 
 use crate::{
     hello::{Founding, founding},
+    metadata::ShardStage,
     node::{HELLO_TIMEOUT, Node},
     suspect::{self, Judgement},
     worker::{Step, Workers},
 };
 use futures::future::{BoxFuture, join_all};
+use kvorum_api::NodeId;
+use parking_lot::Mutex;
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -30,7 +38,32 @@ use tokio::{sync::Notify, time::Instant};
 const CLOCK_AGE_MAX: Duration = Duration::from_secs(10);
 
 /// Between two hellos to one peer, once a majority is met.
-const HELLO_PACE: Duration = Duration::from_secs(1);
+const HELLO_PACE: Duration = Duration::from_millis(500);
+
+/// Hellos under way, and how the last one to each peer ended.
+#[derive(Default)]
+pub(crate) struct Hellos {
+    state: Mutex<BTreeMap<NodeId, (bool, Option<String>)>>,
+}
+
+impl Hellos {
+    /// Whether none is under way to `node`; from now on one is.
+    fn begin(&self, node: NodeId) -> bool {
+        let mut state = self.state.lock();
+        let (is_under_way, _) = state.entry(node).or_default();
+        !std::mem::replace(is_under_way, true)
+    }
+
+    fn end(&self, node: NodeId, failure: Option<String>) {
+        self.state.lock().insert(node, (false, failure));
+    }
+
+    /// What went wrong last.
+    fn verdict(&self) -> Step {
+        let failures: Vec<String> = self.state.lock().values().filter_map(|(_, failure)| failure.clone()).collect();
+        if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
+    }
+}
 
 impl Node {
     /// Starts every chore. They end with the node, or when `workers` stop.
@@ -47,6 +80,10 @@ impl Node {
         start("founding", quarter, Arc::default(), |node| Box::pin(node.found()));
         start("expiry", quarter, Arc::default(), |node| Box::pin(node.expire()));
         start("retention", Duration::from_secs(1), Arc::default(), |node| Box::pin(node.retain()));
+        start("liveness", Duration::from_millis(100), Arc::default(), |node| Box::pin(node.look_around()));
+        start("closing", Duration::from_millis(500), Arc::default(), |node| Box::pin(node.close_idle()));
+        start("records", Duration::from_secs(1), Arc::default(), |node| Box::pin(node.read_records()));
+        start("moving", Duration::from_secs(2), Arc::default(), |node| Box::pin(node.move_leaders()));
     }
 
     async fn keep_note(self: Arc<Self>) -> Step {
@@ -60,36 +97,40 @@ impl Node {
         }
         let now = Instant::now();
         let mine = self.hello();
-        let seen = self.peers.seen();
-        let due = seen.iter().filter(|(_, seen)| {
-            seen.hello.is_none() || seen.clock.is_none_or(|(_, at)| now.duration_since(at) >= HELLO_PACE)
-        });
-        let calls = due.map(|(node, _)| {
-            let (this, mine) = (&self, &mine);
-            async move {
-                this.peers.hello(*node, mine, HELLO_TIMEOUT).await.map_err(|error| format!("node {node}: {error}"))?;
-                // At once: a peer that does not answer must not hold up those who do.
-                this.admit_if_known();
-                Ok(())
+        let is_founding = mine.groups.values().any(|held| held.is_pristine);
+        for (node, seen) in self.peers.seen() {
+            let is_due = is_founding
+                || seen.hello.is_none()
+                || seen.clock.is_none_or(|(_, at)| now.duration_since(at) >= HELLO_PACE);
+            // At once and beside each other: a peer that does not answer must not hold up those who do.
+            if is_due && self.hellos.begin(node) {
+                let (this, mine) = (self.clone(), mine.clone());
+                self.groups.shared.tasks.spawn(async move {
+                    let answered = this.peers.hello(node, &mine, HELLO_TIMEOUT).await;
+                    this.hellos.end(node, answered.err().map(|error| format!("node {node}: {error}")));
+                    this.admit_if_known();
+                });
             }
-        });
-        let answers: Vec<Result<(), String>> = join_all(calls).await;
-        let failures: Vec<String> = answers.into_iter().filter_map(Result::err).collect();
-        if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
+        }
+        self.hellos.verdict()
     }
 
     /// Founds the groups whose first founder is here, once every founder has said that it is pristine (rule G8).
     async fn found(self: Arc<Self>) -> Step {
         let answers = self.peers.answers();
         let mut waiting = Vec::new();
-        for (group, held) in self.held() {
-            let is_pristine = held.group.is_pristine();
-            match founding(*group, is_pristine, &held.config.founders, self.config.node, &answers) {
+        for replica in self.groups.open() {
+            let (place, group) = (replica.place(), replica.group_id());
+            if place.stage != ShardStage::Creating || replica.is_settled() {
+                continue;
+            }
+            match founding(group, replica.is_pristine(), &place.config.founders, self.config.node, &answers) {
                 Founding::Over => {}
                 Founding::Wait(why) => waiting.push(format!("group {group}: {why}")),
                 Founding::Initialize => {
                     tracing::info!(%group, "founds the group");
-                    held.group.initialize().await.map_err(|error| error.to_string())?;
+                    let founded = replica.chore(async |group| group.initialize().await).await;
+                    founded.unwrap_or(Ok(())).map_err(|error| error.to_string())?;
                 }
             }
         }
@@ -107,7 +148,7 @@ impl Node {
         }
         let timing = self.config.timing;
         let offset_max_ms = timing.clock_offset_max.as_millis() as u64;
-        let clock = suspect::judge(self.config.nodes.len(), &self.clock_offsets_ms(CLOCK_AGE_MAX), offset_max_ms);
+        let clock = suspect::judge(self.node_count(), &self.clock_offsets_ms(CLOCK_AGE_MAX), offset_max_ms);
         self.health.set_clock_suspect(match clock {
             Judgement::Suspect(ahead_ms) => Some(suspect::sentence(ahead_ms, offset_max_ms)),
             Judgement::TooFewHeard | Judgement::Trusted(_) => None,
@@ -151,7 +192,7 @@ impl Node {
             tracing::warn!(is_fit, causes = ?self.health.causes(), "fitness to lead changed");
         }
         // Repeated for as long as it lasts: a follower that lags now may be able to lead later.
-        join_all(self.held().values().map(|held| held.group.set_electable(is_fit))).await;
+        self.groups.set_electable(is_fit).await;
         Ok(())
     }
 
@@ -166,12 +207,34 @@ impl Node {
     }
 
     async fn expire(self: Arc<Self>) -> Step {
-        join_all(self.held().values().map(|held| held.group.expire_due())).await;
+        let open = self.groups.open();
+        join_all(open.iter().map(|replica| replica.chore(async |group| group.expire_due().await))).await;
         Ok(())
     }
 
     async fn retain(self: Arc<Self>) -> Step {
-        join_all(self.held().values().map(|held| held.group.retain())).await;
+        let open = self.groups.open();
+        join_all(open.iter().map(|replica| replica.chore(async |group| group.retain().await))).await;
+        Ok(())
+    }
+
+    async fn look_around(self: Arc<Self>) -> Step {
+        self.groups.liveness_round();
+        Ok(())
+    }
+
+    async fn close_idle(self: Arc<Self>) -> Step {
+        self.groups.closing_round(self.config.timing.idle_close_after).await
+    }
+
+    async fn read_records(self: Arc<Self>) -> Step {
+        self.groups.records_round().await
+    }
+
+    async fn move_leaders(self: Arc<Self>) -> Step {
+        if self.duties.lock().is_fit {
+            self.groups.moving_round().await;
+        }
         Ok(())
     }
 }

@@ -28,7 +28,7 @@ pub struct NodeConfig {
 }
 
 /// One shard, as the configuration places it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardConfig {
     /// Its id; its group has the same number.
     pub shard: ShardId,
@@ -53,6 +53,8 @@ pub struct Timing {
     pub election_max: Duration,
     /// A clock further off than this neither leads nor coordinates.
     pub clock_offset_max: Duration,
+    /// A group nobody has needed for that long is closed; 0 = never.
+    pub idle_close_after: Duration,
 }
 
 impl Default for Timing {
@@ -62,6 +64,7 @@ impl Default for Timing {
             election_min: Duration::from_millis(1_000),
             election_max: Duration::from_millis(1_500),
             clock_offset_max: Duration::from_millis(kvorum_api::limits::CLOCK_OFFSET_MS_MAX),
+            idle_close_after: Duration::from_secs(10),
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   Node        what a process is, without its doors: replicas, peers, clock, identity
+//!    ├─ groups  the replicas held here, most of them closed
 //!    ├─ cp      agree first, then act: one Raft group per shard
 //!    ├─ peers   who talks to us, and whether it is who it says
 //!    └─ hlc     the hybrid logical clock, and whether our clock is to be trusted
@@ -10,11 +11,13 @@
 //! **Invariant.** Nothing here opens a file or a socket, reads a wall clock or rolls a die: the world enters through
 //! [`Env`].
 
+mod answers;
 mod chores;
 pub mod config;
 pub mod cp;
 pub mod env;
 pub mod envelope;
+pub mod groups;
 pub mod health;
 pub mod heartbeats;
 pub mod hello;

@@ -18,31 +18,33 @@
 //! **Invariant.** A replica votes and appends only after a majority of the cluster (this node included) has confirmed in
 //! this life who the node is. Nothing here is fenced by an epoch.
 //!
-//! **Deliberately absent.** What a message between replicas means (`cp`), and when the chores run (`chores`).
+//! **Deliberately absent.** What is answered to peers (`answers`), which replicas there are (`groups`), what a message between
+//! them means (`cp`), and when the chores run (`chores`).
 
 use crate::{
-    cp::{Group, GroupContext},
+    chores::Hellos,
     env::Env,
-    envelope::Refusal,
+    groups::{Flushing, Groups, Liveness, ReadyReport, Replica, Shared, Tasks},
     health::Health,
-    heartbeats::{self, Outcome},
-    hello::{HeldReplica, Hello, has_met_majority, may_take_part},
+    hello::{HeldReplica, Hello, has_met_majority},
     hlc::{BOUND_AHEAD_MS, Hlc},
     identity::Identity,
     keeper::NoteKeeper,
-    peers::{Incoming, MessageKind, Peers, Received, TRACE},
+    metadata::{ClusterMap, ShardStage},
+    peers::{Peers, TRACE},
     replicator::Replicator,
     suspect::Judgement,
     worker::Workers,
 };
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::future::join_all;
 use kvorum_api::{Actor, GroupId, ShardId, Stamp};
 use parking_lot::Mutex;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -86,16 +88,11 @@ pub struct Node {
     pub(crate) peers: Arc<Peers>,
     pub(crate) note: NoteKeeper,
     pub(crate) duties: Mutex<Duties>,
-    held: OnceLock<BTreeMap<GroupId, Held>>,
+    pub(crate) groups: Groups,
+    /// Set once the node answers hellos.
+    pub(crate) is_open: AtomicBool,
+    pub(crate) hellos: Hellos,
     workers: Workers,
-}
-
-/// One replica on this node.
-pub(crate) struct Held {
-    pub(crate) group: Arc<Group>,
-    pub(crate) config: ShardConfig,
-    /// Whether it may take part for the rest of this life: it is not pristine any more.
-    is_settled: AtomicBool,
 }
 
 /// What the watch found last.
@@ -141,6 +138,24 @@ impl Node {
             sync_overdue: None,
             full_since: None,
         };
+        let (openings, closings) = Shared::limits();
+        let shared = Shared {
+            env: env.clone(),
+            actor: Actor { node: config.node, start: config.start },
+            addresses: Arc::new(ArcSwap::from_pointee(config.nodes.clone())),
+            timing: config.timing,
+            budget: config.budget,
+            hlc: Arc::clone(&hlc),
+            health: Arc::clone(&health),
+            peers: Arc::clone(&peers),
+            liveness: Arc::new(Liveness::new(config.node)),
+            openings,
+            closings,
+            tasks: Tasks::default(),
+            flushing: Flushing::default(),
+            is_electable: AtomicBool::new(true),
+            open: Mutex::default(),
+        };
         Ok(Arc::new(Node {
             env,
             config,
@@ -149,7 +164,9 @@ impl Node {
             peers,
             note,
             duties: Mutex::new(duties),
-            held: OnceLock::new(),
+            groups: Groups::new(Arc::new(shared)),
+            is_open: AtomicBool::new(false),
+            hellos: Hellos::default(),
             workers: Workers::default(),
         }))
     }
@@ -164,25 +181,10 @@ impl Node {
         self.note.keep_first(&self.peers).await?;
         self.wait_for_clock().await;
         self.note.keep(&self.hlc, &self.peers).await?;
-        let nodes = Arc::new(self.config.nodes.clone());
-        let mut held = BTreeMap::new();
         for config in &self.config.shards {
-            let group = Group::open(GroupContext {
-                env: self.env.clone(),
-                config: config.clone(),
-                actor: Actor { node: self.config.node, start: self.config.start },
-                nodes: Arc::clone(&nodes),
-                timing: self.config.timing,
-                budget: self.config.budget,
-                hlc: Arc::clone(&self.hlc),
-                health: Arc::clone(&self.health),
-                peers: Arc::clone(&self.peers),
-            })
-            .await?;
-            let replica = Held { group, config: config.clone(), is_settled: AtomicBool::new(false) };
-            held.insert(GroupId::from(config.shard), replica);
+            self.groups.keep(config.clone()).await?;
         }
-        assert!(self.held.set(held).is_ok(), "a node is opened once");
+        self.is_open.store(true, Ordering::Release);
         self.admit_if_known();
         self.start_chores(&self.workers);
         Ok(())
@@ -201,8 +203,40 @@ impl Node {
 
     /// The replica of a shard on this node.
     pub fn replicator(&self, shard: ShardId) -> Option<Arc<dyn Replicator>> {
-        let held = self.held().get(&GroupId::from(shard))?;
-        Some(Arc::clone(&held.group) as Arc<dyn Replicator>)
+        self.replica(shard).map(|replica| replica as Arc<dyn Replicator>)
+    }
+
+    /// The same, with what only this house needs to know.
+    pub fn replica(&self, shard: ShardId) -> Option<Arc<Replica>> {
+        self.groups.get(GroupId::from(shard))
+    }
+
+    /// Brings what this node holds in line with the newest map: replicas, and the addresses that hints name. An older map
+    /// than the last changes nothing.
+    ///
+    /// # Errors
+    /// The first replica that could not be held or forgotten; the others are in line.
+    pub async fn reconcile(&self, map: &ClusterMap) -> Result<(), StartError> {
+        if !map.nodes.is_empty() {
+            let addresses = map.nodes.values().map(|row| (row.node, row.client.clone())).collect();
+            self.groups.shared.addresses.store(Arc::new(addresses));
+        }
+        self.groups.reconcile(map).await
+    }
+
+    /// Whom to tell that shards led here are founded.
+    pub fn set_ready_report(&self, report: ReadyReport) {
+        self.groups.set_ready_report(report);
+    }
+
+    /// Which nodes are there, as far as this one has heard.
+    pub fn liveness(&self) -> &Arc<Liveness> {
+        &self.groups.shared.liveness
+    }
+
+    /// The replicas held here.
+    pub fn groups(&self) -> &Groups {
+        &self.groups
     }
 
     /// The node's hybrid logical clock, now.
@@ -242,7 +276,7 @@ impl Node {
             refused: seen.refused,
         });
         NodeStatus {
-            replicas: self.held().values().map(|held| held.group.status()).collect(),
+            replicas: self.groups.all().iter().map(|replica| replica.status()).collect(),
             peers: peers.collect(),
             workers: self.workers.status(),
             degraded: degraded.into_iter().flatten().collect(),
@@ -259,15 +293,17 @@ impl Node {
             let mut duties = self.duties.lock();
             (duties.is_fit, duties.is_electable) = (false, false);
         }
-        join_all(self.held().values().map(|held| held.group.hand_over(patience))).await;
-        join_all(self.held().values().map(|held| held.group.set_electable(false))).await;
+        let open = self.groups.open();
+        let groups = open.iter().filter_map(|replica| replica.group());
+        join_all(groups.map(|group| async move { group.hand_over(patience).await })).await;
+        self.groups.set_electable(false).await;
     }
 
     /// Stops every group and chore, flushes the engine, stops the journal.
     pub async fn stop(&self) {
         self.health.set_draining();
         self.workers.stop().await;
-        join_all(self.held().values().map(|held| held.group.stop())).await;
+        self.groups.stop().await;
         // A later life need not wait for a bound that this one never used up.
         let last_note = tokio::time::timeout(STOP_PATIENCE, self.note.keep_last(&self.hlc, &self.peers));
         if !matches!(last_note.await, Ok(Ok(()))) {
@@ -280,15 +316,13 @@ impl Node {
         self.env.journal.stop();
     }
 
-    pub(crate) fn held(&self) -> &BTreeMap<GroupId, Held> {
-        static NONE: BTreeMap<GroupId, Held> = BTreeMap::new();
-        self.held.get().unwrap_or(&NONE)
-    }
-
     /// What this node says of itself.
     pub(crate) fn hello(&self) -> Hello {
-        let groups = self.held().iter().map(|(group, held)| {
-            (*group, HeldReplica { replica: held.group.replica(), is_pristine: held.group.is_pristine() })
+        // A group that was founded needs no newcomers sorted out: a hello stays small however many groups there are.
+        let all = self.groups.all();
+        let creating = all.iter().filter(|replica| replica.place().stage == ShardStage::Creating);
+        let groups = creating.map(|replica| {
+            (replica.group_id(), HeldReplica { replica: replica.id(), is_pristine: replica.is_pristine() })
         });
         Hello {
             is_disk_full: self.health.causes().disk_full.is_some(),
@@ -297,9 +331,14 @@ impl Node {
         }
     }
 
+    /// How many nodes there are, this one included.
+    pub(crate) fn node_count(&self) -> usize {
+        self.peers.seen().len() + 1
+    }
+
     /// Lets replicas speak once a majority has confirmed who this node is.
     pub(crate) fn admit_if_known(&self) {
-        if has_met_majority(self.config.nodes.len(), self.peers.answers().len()) {
+        if has_met_majority(self.node_count(), self.peers.answers().len()) {
             self.peers.admit();
         }
     }
@@ -310,108 +349,6 @@ impl Node {
         let ahead_ms = self.hlc.highest().ms().saturating_sub(self.hlc.physical_ms());
         let wait_ms = ahead_ms.saturating_sub(self.config.timing.clock_offset_max.as_millis() as u64 / 2);
         sleep(Duration::from_millis(wait_ms.min(BOUND_AHEAD_MS))).await;
-    }
-
-    async fn respond(&self, request: Received) -> Bytes {
-        if let Some(why) = self.peers.silence(request.kind) {
-            return self.peers.refuse(&request, Refusal::NotNow, why);
-        }
-        match request.kind {
-            MessageKind::Hello => self.answer_hello(&request).await,
-            MessageKind::Append
-            | MessageKind::Vote
-            | MessageKind::PreVote
-            | MessageKind::TransferLeader
-            | MessageKind::SnapshotBegin
-            | MessageKind::SnapshotChunk
-            | MessageKind::SnapshotFinish
-            | MessageKind::MetadataFollow
-            | MessageKind::MetadataCommand
-            | MessageKind::Close
-            | MessageKind::Open
-            | MessageKind::Mark => match self.ask_replica(&request).await {
-                Ok(payload) => self.peers.reply(&request, payload),
-                Err((refusal, why)) => self.peers.refuse(&request, refusal, why),
-            },
-            MessageKind::Heartbeats => self.answer_heartbeats(&request).await,
-        }
-    }
-
-    /// A hello is answered once the asker's life is known durably: from then on its directory cannot be emptied unseen.
-    async fn answer_hello(&self, request: &Received) -> Bytes {
-        if self.held.get().is_none() {
-            return self.peers.refuse(request, Refusal::NotNow, "this node is starting".to_owned());
-        }
-        let (_, revision) = self.peers.lives();
-        match tokio::time::timeout(HELLO_TIMEOUT, self.note.wait_kept(revision)).await {
-            Ok(()) => self.peers.reply(request, self.hello().encode()),
-            Err(_) => {
-                let why = "this node cannot note durably whom it met".to_owned();
-                self.peers.refuse(request, Refusal::NotNow, why)
-            }
-        }
-    }
-
-    /// Every heartbeat of a merged envelope is asked as if it had come alone.
-    async fn answer_heartbeats(&self, request: &Received) -> Bytes {
-        let ask = |heartbeat| async move {
-            match self.ask_replica(&request.part(heartbeat)).await {
-                Ok(payload) => Outcome::Answered(payload),
-                Err((Refusal::UnknownReplica | Refusal::Replica, why)) => Outcome::Refused(why),
-                Err((_, why)) => Outcome::Unreachable(why),
-            }
-        };
-        match heartbeats::answer(request.envelope.payload.clone(), ask).await {
-            Ok(payload) => self.peers.reply(request, payload),
-            Err(error) => self.peers.refuse(request, Refusal::Malformed, error.to_string()),
-        }
-    }
-
-    async fn ask_replica(&self, request: &Received) -> Result<Bytes, (Refusal, String)> {
-        let envelope = &request.envelope;
-        let Some(held) = self.held().get(&envelope.group) else {
-            let why = format!("unknown replica: node {} holds none of group {}", self.config.node, envelope.group);
-            return Err((Refusal::UnknownReplica, why));
-        };
-        let sender = (envelope.from_replica, envelope.from);
-        if envelope.to_replica != held.group.replica() || !held.config.founders.contains(&sender) {
-            let why = format!(
-                "unknown replica: group {} has replica {} on node {}, and the message goes from replica {} on node {} \
-                 to replica {}",
-                envelope.group,
-                held.group.replica(),
-                self.config.node,
-                envelope.from_replica,
-                envelope.from,
-                envelope.to_replica,
-            );
-            return Err((Refusal::UnknownReplica, why));
-        }
-        self.may_answer(held, request).map_err(|why| (Refusal::NotNow, why))?;
-        let message = Incoming {
-            from: envelope.from,
-            from_replica: envelope.from_replica,
-            kind: request.kind,
-            payload: envelope.payload.clone(),
-        };
-        held.group.handle(message).await.map_err(|why| (Refusal::Replica, why))
-    }
-
-    fn may_answer(&self, held: &Held, request: &Received) -> Result<(), String> {
-        if self.health.is_poisoned() {
-            return Err("this node is poisoned".to_owned());
-        }
-        if request.kind == MessageKind::TransferLeader && !self.duties.lock().is_fit {
-            return Err("this node does not stand for election now".to_owned());
-        }
-        if held.is_settled.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let is_pristine = held.group.is_pristine();
-        let (group, me) = (request.envelope.group, self.config.node);
-        may_take_part(group, is_pristine, &held.config.founders, me, &self.peers.answers())?;
-        held.is_settled.store(!is_pristine, Ordering::Release);
-        Ok(())
     }
 
     /// Clock offsets measured within `age_max`.

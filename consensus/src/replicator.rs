@@ -65,6 +65,8 @@ pub enum Role {
     Candidate,
     /// Follows without a vote.
     Learner,
+    /// Holds the data and takes no part until somebody needs it.
+    Closed,
     /// Does not take part any more.
     Stopped,
 }

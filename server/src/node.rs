@@ -379,6 +379,7 @@ fn node_config(config: &Config, members: &[Member], identity: &Identity) -> Resu
             election_min: config.raft.election_min,
             election_max: config.raft.election_max,
             clock_offset_max: config.raft.clock_offset_max,
+            ..Timing::default()
         },
         budget: Budget {
             journal_bytes_max: config.storage.journal_bytes_max,

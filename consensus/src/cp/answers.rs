@@ -86,6 +86,7 @@ impl Group {
             AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_) => {
                 self.core.staleness.note(&notes, commit);
                 self.core.keep_from.store(notes.keep_from, Ordering::Relaxed);
+                self.leader_spoke();
             }
             AppendEntriesResponse::Conflict | AppendEntriesResponse::HigherVote(_) => {}
         }

@@ -34,8 +34,10 @@ pub(crate) struct Core {
     pub(crate) group: GroupId,
     pub(crate) store: Arc<ReplicaStore>,
     pub(crate) staleness: Staleness,
-    /// Whether this replica may stand for election.
+    /// Whether this replica is fit to stand for election.
     pub(crate) is_electable: AtomicBool,
+    /// Whether it may: a follower that was just opened waits until its leader has spoken (rule G3).
+    pub(crate) may_stand: AtomicBool,
     /// Entries from here on are still wanted by a follower: the leader says so with every append.
     pub(crate) keep_from: AtomicU64,
     /// Set when the replica was stopped on purpose.
@@ -64,6 +66,7 @@ impl Core {
             group: store.group,
             staleness: Staleness::new(life),
             is_electable: AtomicBool::new(true),
+            may_stand: AtomicBool::new(true),
             keep_from: AtomicU64::new(0),
             stopped: OnceLock::new(),
             metrics: OnceLock::new(),
@@ -122,7 +125,7 @@ impl Core {
     /// Where a client finds a leader.
     pub(crate) fn hint(&self, leader: Option<u64>) -> Option<LeaderHint> {
         let node = self.node_of(leader?)?;
-        let address = self.context.nodes.get(&node)?.clone();
+        let address = self.context.nodes.load().get(&node)?.clone();
         Some(LeaderHint { node, address })
     }
 

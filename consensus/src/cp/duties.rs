@@ -8,7 +8,11 @@ use super::{
     types::{LogId, Metrics},
 };
 use bytes::Bytes;
-use kvorum_storage::{Outcome, StorageError, command::Command};
+use kvorum_api::WriteError;
+use kvorum_storage::{
+    Outcome, StorageError,
+    command::{Command, Settings},
+};
 use openraft::async_runtime::{Instant as _, watch::WatchReceiver};
 use std::{sync::atomic::Ordering, time::Duration};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -40,7 +44,7 @@ impl Group {
     pub async fn set_electable(&self, is_electable: bool) {
         let was_electable = self.core.is_electable.swap(is_electable, Ordering::Relaxed);
         if was_electable != is_electable {
-            self.raft.runtime_config().elect(is_electable);
+            self.allow_standing();
         }
         if !is_electable && self.leads() {
             self.hand_over(2 * self.core.context.timing.election_max).await;
@@ -100,6 +104,17 @@ impl Group {
                 }
             }
         }
+    }
+
+    /// Logs other settings, once the founding ones are in force (rule C1).
+    ///
+    /// # Errors
+    /// As a write.
+    pub(crate) async fn configure(&self, wish: Settings) -> Result<(), WriteError> {
+        if self.shard().state().settings.is_none() {
+            return Ok(());
+        }
+        self.propose(Command::Configure(wish), EXPIRE_PATIENCE, Bytes::new()).await.map(|_| ())
     }
 
     /// One round of the retention chore: flushes, snapshots and purges when the journal is over its limit, trims the
@@ -231,18 +246,22 @@ impl Group {
 /// The follower that would lose least by leading: alive, willing, and almost there.
 fn best_heir(core: &Core, metrics: &Metrics) -> Option<u64> {
     let matched = metrics.replication.as_ref()?;
-    let heard = metrics.heartbeat.as_ref()?;
-    let last = metrics.last_log_index?;
-    let candidates = metrics.membership_config.voter_ids().filter(|voter| *voter != core.replica.0);
+    let candidates = metrics.membership_config.voter_ids().filter(|voter| is_heir(core, metrics, *voter));
     candidates
-        .filter(|voter| {
-            let silence = heard.get(voter).copied().flatten().map(|moment| moment.elapsed());
-            silence.is_some_and(|silence| silence < core.context.timing.election_min) && core.would_stand(*voter)
-        })
         .filter_map(|voter| matched.get(&voter).copied().flatten().map(|log_id: LogId| (log_id.index, voter)))
-        .filter(|(index, _)| index + HAND_OVER_LAG_MAX >= last)
         .max_by_key(|(index, voter)| (*index, std::cmp::Reverse(*voter)))
         .map(|(_, voter)| voter)
+}
+
+/// Whether a voter may be asked to lead: another one, alive, willing, and almost there.
+pub(super) fn is_heir(core: &Core, metrics: &Metrics, voter: u64) -> bool {
+    let is_voter = voter != core.replica.0 && metrics.membership_config.voter_ids().any(|known| known == voter);
+    let heard = metrics.heartbeat.as_ref().and_then(|heard| heard.get(&voter).copied().flatten());
+    let is_alive = heard.is_some_and(|moment| moment.elapsed() < core.context.timing.election_min);
+    let matched = metrics.replication.as_ref().and_then(|matched| matched.get(&voter).copied().flatten());
+    let last = metrics.last_log_index.unwrap_or(0);
+    let is_near = matched.is_some_and(|log_id: LogId| log_id.index + HAND_OVER_LAG_MAX >= last);
+    is_voter && is_alive && is_near && core.would_stand(voter)
 }
 
 /// The first entry a follower worth waiting for still needs.

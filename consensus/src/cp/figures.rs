@@ -32,6 +32,11 @@ pub(super) fn snapshot_installed() {
     counter!("kv_consensus_snapshots_installed_total").increment(1);
 }
 
+/// Leadership was handed to whom the map names.
+pub(super) fn handed_over() {
+    counter!("kv_consensus_leaders_moved_total").increment(1);
+}
+
 /// Leadership was taken up here.
 pub(super) fn took_office() {
     counter!("kv_consensus_elections_won_total").increment(1);

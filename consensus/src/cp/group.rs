@@ -1,14 +1,16 @@
 //! # Group: one replica of one Raft group
 //!
 //! ```text
-//!   open:  finish an interrupted installation ─▶ open the shard ─▶ read the log ─▶ make the Raft instance ─▶ run
+//!   shard, once per process:  open the shard ─▶ finish an interrupted installation
+//!   open, as often as needed: read the log ─▶ make the Raft instance ─▶ run
 //! ```
 //!
-//! **Invariant.** A replica never resumes leading without an election (rule G1): a leader that crashed before its own
-//! flush could give one log id to two entries.
+//! **Invariant.** A replica resumes leading without an election only if this process closed it (rule G1): a leader that
+//! crashed before its own flush could give one log id to two entries.
 
 use super::{
     core::{Core, Office},
+    door::{Door, Pass},
     figures,
     install::finish_interrupted,
     log_store::LogStore,
@@ -28,6 +30,7 @@ use crate::{
     node::{Budget, ShardConfig, StartError, Timing},
     peers::Peers,
 };
+use arc_swap::ArcSwap;
 use kvorum_api::{Actor, GroupId, NodeId, ReplicaId};
 use kvorum_storage::{Shard, shard::ShardSpec};
 use openraft::{Config, Raft, SnapshotPolicy, async_runtime::watch::WatchReceiver};
@@ -42,8 +45,25 @@ use tokio::task::JoinSet;
 /// How long a snapshot may take to be sent and installed; also the deadline of the view it is read from.
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(15 * 60);
 
+/// Largest election timeouts that a replica opened as a follower waits for a leader before it stands itself.
+const FOLLOWER_PATIENCE_TIMEOUTS: u32 = 2;
+
 /// Entries of one append; bytes are bounded besides.
 const APPEND_ENTRIES_MAX: u64 = 1_024;
+
+/// Client addresses of all nodes, for leader hints: they follow the map.
+pub type Addresses = Arc<ArcSwap<BTreeMap<NodeId, String>>>;
+
+/// One opening of a replica.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// The right to change the shard.
+    pub pass: Pass,
+    /// Whether a leader goes on leading in its term without an election: only if this process closed it (rule G1).
+    pub may_restore: bool,
+    /// Whether it may stand for election before a leader has spoken (rule G3).
+    pub may_stand: bool,
+}
 
 /// What a group needs from its node.
 #[derive(Clone)]
@@ -55,7 +75,7 @@ pub struct GroupContext {
     /// This node and its life.
     pub actor: Actor,
     /// Client addresses, for leader hints.
-    pub nodes: Arc<BTreeMap<NodeId, String>>,
+    pub nodes: Addresses,
     /// Timings.
     pub timing: Timing,
     /// Sizes.
@@ -82,27 +102,37 @@ pub struct Group {
 }
 
 impl Group {
-    /// Finishes an interrupted installation, opens the shard, and makes the Raft instance with `enable_leader_restore`
-    /// off (rule G1). Does not initialize the group.
+    /// Opens a replica whose shard is not open yet, for the first time in this process.
     ///
     /// # Errors
     /// Storage that cannot be opened, or what openraft refuses.
     pub async fn open(context: GroupContext) -> Result<Arc<Group>, StartError> {
+        let shard = open_shard(&context.env, &context.config).await?;
+        let pass = Arc::new(Door::default()).open();
+        Group::open_on(context, shard, Opening { pass, may_restore: false, may_stand: true }).await
+    }
+
+    /// Makes the Raft instance over a shard that is open. Does not initialize the group.
+    ///
+    /// # Errors
+    /// Storage that cannot be read, or what openraft refuses.
+    pub async fn open_on(context: GroupContext, shard: Arc<Shard>, opening: Opening) -> Result<Arc<Group>, StartError> {
         let shard_id = context.config.shard;
         let refuse = |why: String| StartError::Group { shard: shard_id, why };
         let own = context.config.founders.iter().find(|(_, node)| *node == context.actor.node);
         let Some((replica, _)) = own.copied() else {
             return Err(refuse(format!("node {} is none of its founders", context.actor.node)));
         };
-        let store = open_store(&context).await?;
-        let config = raft_config(&context).validate().map_err(|error| refuse(error.to_string()))?;
+        let store = open_store(&context, shard).await?;
+        let config = raft_config(&context, &opening).validate().map_err(|error| refuse(error.to_string()))?;
         let core = Core::new(context, replica, store.clone());
+        core.may_stand.store(opening.may_stand, Ordering::Relaxed);
         let raft = {
             let (core, store) = (core.clone(), store.clone());
-            let seed = seed(&core);
+            let seed = seed(&core, opening.pass.number());
             Runtime::scope(seed, async move {
                 let log = LogStore::new(store.clone());
-                let machine = StateMachine::new(store.clone());
+                let machine = StateMachine::through(store.clone(), opening.pass);
                 let raft = Raft::build(replica.0, Arc::new(config), Network::new(core.clone()), log, machine).await?;
                 store.is_starting.store(false, Ordering::Release);
                 core.follow(raft.metrics());
@@ -118,6 +148,9 @@ impl Group {
         tasks.spawn(Proposer::new(core.clone(), raft.clone(), queue.clone()).run());
         tasks.spawn(rounds.run());
         tasks.spawn(watch_office(core.clone(), queue.clone()));
+        if !opening.may_stand {
+            tasks.spawn(stand_after_silence(core.clone(), raft.clone()));
+        }
         Ok(Arc::new(Group {
             receiving: Receiving::new(core.clone()),
             core,
@@ -170,6 +203,22 @@ impl Group {
         self.end("stopped in order").await;
     }
 
+    /// Stops the Raft instance and waits for it; whoever still waits for it learns why.
+    pub(crate) async fn stop_because(&self, why: &str) {
+        self.end(why).await;
+    }
+
+    /// Whether it takes no part any more.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.core.stopped.get().is_some()
+    }
+
+    /// Its node is not fit to lead: it does not stand for election until told otherwise.
+    pub(crate) fn begin_unfit(&self) {
+        self.core.is_electable.store(false, Ordering::Relaxed);
+        self.allow_standing();
+    }
+
     /// Ends the replica for the reason given; the first reason is kept.
     pub(super) async fn end(&self, why: &str) {
         let _ = self.core.stopped.set(why.to_owned());
@@ -182,30 +231,39 @@ impl Group {
     }
 }
 
-/// Opens what the replica stands on.
-async fn open_store(context: &GroupContext) -> Result<Arc<ReplicaStore>, StartError> {
-    let Env { engine, journal, blocking, .. } = &context.env;
-    let spec = ShardSpec { shard: context.config.shard, keyspace: context.config.keyspace };
+/// Opens a shard, and finishes what an earlier life began to install there. Once per process and replica.
+///
+/// # Errors
+/// Storage that cannot be opened.
+pub async fn open_shard(env: &Env, config: &ShardConfig) -> Result<Arc<Shard>, StartError> {
+    let Env { engine, journal, blocking, .. } = env;
+    let spec = ShardSpec { shard: config.shard, keyspace: config.keyspace };
     let shard = {
         let engine = engine.clone();
         blocking.run(move || Shard::open(engine, spec)).await?
     };
     finish_interrupted(journal, engine, blocking, &shard).await?;
+    Ok(shard)
+}
+
+/// Opens what the replica stands on.
+async fn open_store(context: &GroupContext, shard: Arc<Shard>) -> Result<Arc<ReplicaStore>, StartError> {
+    let Env { engine, journal, blocking, .. } = &context.env;
     let parts = (journal.clone(), engine.clone(), blocking.clone());
     let (health, read_bytes_max) = (context.health.clone(), context.budget.proposal_bytes_max);
     Ok(blocking.run(move || ReplicaStore::open(parts, shard, health, read_bytes_max)).await?)
 }
 
-/// Which chance a replica has in this life: different ones for its peers and for its other lives, so that they do not
-/// stand for election in step.
-fn seed(core: &Core) -> u64 {
-    let mixed = [core.group.0, core.replica.0, core.context.actor.start.0];
+/// Which chance a replica has in this opening: different ones for its peers, its other lives and openings, so that they do
+/// not stand for election in step.
+fn seed(core: &Core, opening: u64) -> u64 {
+    let mixed = [core.group.0, core.replica.0, core.context.actor.start.0, opening];
     mixed
         .iter()
         .fold(core.context.env.seed, |seed, part| (seed ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29))
 }
 
-fn raft_config(context: &GroupContext) -> Config {
+fn raft_config(context: &GroupContext, opening: &Opening) -> Config {
     let timing = context.timing;
     Config {
         cluster_name: format!("shard {}", GroupId::from(context.config.shard)),
@@ -213,7 +271,8 @@ fn raft_config(context: &GroupContext) -> Config {
         election_timeout_min: timing.election_min.as_millis() as u64,
         election_timeout_max: timing.election_max.as_millis() as u64,
         enable_pre_vote: Some(true),
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(opening.may_restore),
+        enable_elect: opening.may_stand,
         allow_log_reversion: Some(false),
         max_payload_entries: APPEND_ENTRIES_MAX,
         install_snapshot_timeout: SNAPSHOT_PATIENCE.as_millis() as u64,
@@ -221,6 +280,15 @@ fn raft_config(context: &GroupContext) -> Config {
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,
         ..Config::default()
+    }
+}
+
+/// A replica that was opened to follow stands for election only after a leader spoke, or after a silence that is longer
+/// than any leader keeps (rule G3).
+async fn stand_after_silence(core: Arc<Core>, raft: Raft<Types, StateMachine>) {
+    tokio::time::sleep(FOLLOWER_PATIENCE_TIMEOUTS * core.context.timing.election_max).await;
+    if !core.may_stand.swap(true, Ordering::Relaxed) {
+        raft.runtime_config().elect(core.is_electable.load(Ordering::Relaxed));
     }
 }
 

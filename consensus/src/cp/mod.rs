@@ -15,11 +15,13 @@
 //! **Invariant.** An acknowledged write is durable on a majority and applied here; a linearizable read has heard from a
 //! majority after it arrived.
 //!
-//! **Deliberately absent.** Leases, closed groups, membership changes: they come with the metadata.
+//! **Deliberately absent.** Which groups there are, and which of them are open: that is `groups`. Membership changes.
 
 mod answers;
+pub(crate) mod close;
 pub mod codec;
 mod core;
+pub mod door;
 pub mod duties;
 mod figures;
 pub mod group;
@@ -31,7 +33,7 @@ mod pipeline;
 mod proposer;
 mod queue;
 mod read_index;
-mod rows;
+pub(crate) mod rows;
 pub mod serve;
 mod snapshot_receive;
 mod snapshot_send;
@@ -44,4 +46,4 @@ mod ticket;
 mod traces;
 pub mod types;
 
-pub use group::{Group, GroupContext};
+pub use group::{Addresses, Group, GroupContext};

@@ -62,8 +62,9 @@ impl Proposer {
             tokio::select! {
                 // Answers first: they free the room that new proposals need.
                 biased;
-                Some(()) = in_flight.next() => {}
+                Some(()) = in_flight.next() => self.queue.set_in_work(in_flight.len()),
                 () = self.queue.wait(), if has_room => {
+                    self.queue.set_in_work(in_flight.len() + 1);
                     if !is_founded {
                         is_founded = self.found().await.is_ok();
                     }
@@ -72,6 +73,7 @@ impl Proposer {
                     if !batch.is_empty() {
                         in_flight.push(Box::pin(self.clone().decide(batch)));
                     }
+                    self.queue.set_in_work(in_flight.len());
                 }
             }
         }

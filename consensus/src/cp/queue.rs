@@ -10,7 +10,7 @@ use kvorum_storage::{Outcome, codec::encoded_command_bytes, command::Command};
 use parking_lot::Mutex;
 use std::{
     collections::VecDeque,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 use tokio::sync::Notify;
 
@@ -60,11 +60,19 @@ pub(crate) struct Queue {
     arrived: Notify,
     is_nudged: AtomicBool,
     bytes_max: usize,
+    /// Proposals that the owner works on.
+    in_work: AtomicUsize,
 }
 
 impl Queue {
     pub(crate) fn new(bytes_max: usize) -> Self {
-        Queue { waiting: Mutex::default(), arrived: Notify::new(), is_nudged: AtomicBool::new(false), bytes_max }
+        Queue {
+            waiting: Mutex::default(),
+            arrived: Notify::new(),
+            is_nudged: AtomicBool::new(false),
+            bytes_max,
+            in_work: AtomicUsize::new(0),
+        }
     }
 
     /// Queues commands on behalf of `trace`, under one lock and behind one reply handle. Those that do not fit are
@@ -93,6 +101,17 @@ impl Queue {
     pub(crate) fn nudge(&self) {
         self.is_nudged.store(true, Ordering::Release);
         self.arrived.notify_one();
+    }
+
+    /// Says how many proposals the owner works on. Said before it takes commands, so that none is ever nowhere.
+    pub(crate) fn set_in_work(&self, proposals: usize) {
+        self.in_work.store(proposals, Ordering::SeqCst);
+    }
+
+    /// Whether nothing waits and nothing is worked on.
+    pub(crate) fn is_idle(&self) -> bool {
+        let waiting = self.waiting.lock();
+        waiting.commands.is_empty() && self.in_work.load(Ordering::SeqCst) == 0
     }
 
     /// Waits until there is something to do.

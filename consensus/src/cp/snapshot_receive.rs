@@ -205,6 +205,12 @@ impl Receiving {
         told
     }
 
+    /// Whether a snapshot is being received or installed.
+    pub(super) fn is_busy(&self) -> bool {
+        let state = self.stages.state.lock();
+        state.arriving.is_some() || state.work.as_ref().is_some_and(Work::is_running)
+    }
+
     /// Gives up a snapshot nobody has sent a chunk of for a while.
     pub(super) async fn sweep(&self) {
         let idle = {

@@ -4,10 +4,12 @@
 //! answers go back entry by entry. Snapshots are promises (rules S1, S2): a pinned view that costs nothing until a
 //! follower needs its bytes.
 //!
-//! **Invariant.** The shard never applies what this node could lose (rule J2).
+//! **Invariant.** The shard never applies what this node could lose (rule J2), nor anything of a former opening of the
+//! replica (rule G3).
 
 use super::{
     codec::raft::{decode_proposal, decode_stored_membership, encode_stored_membership},
+    door::{Door, Pass},
     figures,
     store::{ReplicaStore, to_io},
     types::{Answer, Entry, Membership, SnapshotMeta, StoredMembership, Types, log_id, position},
@@ -52,6 +54,7 @@ pub enum SnapshotBytes {
 /// One replica's state machine.
 pub struct StateMachine {
     store: Arc<ReplicaStore>,
+    pass: Pass,
 }
 
 /// Makes snapshots of one replica.
@@ -82,10 +85,16 @@ impl Run {
 }
 
 impl StateMachine {
-    /// The state machine of a replica.
+    /// The state machine of a replica that is opened once.
     #[must_use]
     pub fn new(store: Arc<ReplicaStore>) -> Self {
-        StateMachine { store }
+        Self::through(store, Arc::new(Door::default()).open())
+    }
+
+    /// The state machine of one opening of a replica.
+    #[must_use]
+    pub fn through(store: Arc<ReplicaStore>, pass: Pass) -> Self {
+        StateMachine { store, pass }
     }
 
     async fn apply_run(&mut self, run: Run) -> io::Result<()> {
@@ -96,8 +105,9 @@ impl StateMachine {
             Some(index) => self.store.wait_durable(index).await.map_err(to_io)?,
             None => BatchNumber::default(),
         };
-        let shard = self.store.shard.clone();
+        let (shard, pass) = (self.store.shard.clone(), self.pass.clone());
         let outcomes = self.store.blocking.run(move || {
+            let Some(_inside) = pass.enter() else { return Err(StorageError::Stopped) };
             let entries: Vec<LoggedEntry> =
                 run.entries.into_iter().map(|entry| logged(entry, batch)).collect::<Result<_, _>>()?;
             shard.apply(&entries)
@@ -205,6 +215,9 @@ impl RaftStateMachine<Types> for StateMachine {
         };
         if meta_of(&staged.applied).map_err(to_io)?.as_ref() != Some(meta) {
             return Err(io::Error::other("a staged snapshot is not the one that was announced"));
+        }
+        if self.pass.enter().is_none() {
+            return Err(to_io(StorageError::Stopped));
         }
         self.store.install(staged).await.map_err(to_io)?;
         figures::snapshot_installed();

@@ -1,5 +1,6 @@
 //! Three nodes, their disks, and the network between them.
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 use kvorum_api::{
@@ -386,7 +387,9 @@ impl World {
                 settings: settings(),
             },
             actor: Actor { node: NodeId(node), start },
-            nodes: Arc::new((1..=3).map(|node| (NodeId(node), format!("node{node}:7100"))).collect()),
+            nodes: Arc::new(ArcSwap::from_pointee(
+                (1..=3).map(|node| (NodeId(node), format!("node{node}:7100"))).collect(),
+            )),
             timing,
             budget: self.budget,
             hlc,

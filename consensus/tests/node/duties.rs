@@ -114,7 +114,22 @@ async fn every_chore_is_listed() {
     let house = House::founded().await;
     let workers = house.nodes[&1].status().workers;
     let names: Vec<_> = workers.iter().map(|worker| worker.name).collect();
-    assert_eq!(names, ["note", "watch", "fitness", "hello", "founding", "expiry", "retention"]);
+    assert_eq!(
+        names,
+        [
+            "note",
+            "watch",
+            "fitness",
+            "hello",
+            "founding",
+            "expiry",
+            "retention",
+            "liveness",
+            "closing",
+            "records",
+            "moving",
+        ]
+    );
     assert!(workers.iter().all(|worker| worker.runs > 0), "{workers:?}");
 }
 

@@ -138,6 +138,7 @@ pub fn role(role: Role) -> &'static str {
         Role::Follower => "follower",
         Role::Candidate => "candidate",
         Role::Learner => "learner",
+        Role::Closed => "closed",
         Role::Stopped => "stopped",
     }
 }

@@ -1,0 +1,336 @@
+//! # Replica: one copy of one shard on this node, whether its group is open or closed
+//!
+//! ```text
+//!             somebody needs it                        idle, and all agree
+//!   closed ───────────────────▶ opening ──▶ open ──────────────────────────▶ closing ──▶ closed
+//!   the shard and a record                  a Raft instance         gate shut: arrivals wait
+//! ```
+//!
+//! The shard stays open all the time: it is cheap, and answers reads that need no leader. What costs is the Raft instance
+//! with its tasks and timers.
+//!
+//! **Invariant.** At most one Raft instance of a replica runs; it is made and ended in turn, never by a caller that might go
+//! away in between. A former one changes nothing (rule G3).
+
+use super::{
+    decide::{How, Opener, Record, who_opens},
+    gate::Gate,
+    liveness::Life,
+    shared::Shared,
+};
+use crate::{
+    config::ShardConfig,
+    cp::{
+        Group,
+        close::last_leader,
+        door::Door,
+        group::{Opening, open_shard},
+    },
+    metadata::ShardStage,
+    node::StartError,
+};
+use arc_swap::{ArcSwap, ArcSwapOption};
+use kvorum_api::{GroupId, NodeId, ReplicaId, ShardId};
+use kvorum_storage::{
+    Shard, StorageError,
+    journal::{Completion, Mark},
+};
+use parking_lot::Mutex;
+use std::{
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{sync::oneshot, time::Instant};
+
+/// Between two attempts to be elected, of a replica whose leader is lost.
+const STAND_PACE: Duration = Duration::from_millis(100);
+
+/// What the map says of a replica.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Place {
+    /// The shard, its founders, and the settings that are wished for.
+    pub(crate) config: ShardConfig,
+    /// How far the making of the shard has come.
+    pub(crate) stage: ShardStage,
+    /// The node that should lead.
+    pub(crate) leader_wish: Option<NodeId>,
+    /// Never closed, and not the map's to remove: the metadata.
+    pub(crate) is_kept: bool,
+}
+
+/// One copy of one shard on this node.
+pub struct Replica {
+    pub(super) shared: Arc<Shared>,
+    pub(super) id: ReplicaId,
+    pub(super) shard: Arc<Shard>,
+    pub(super) gate: Gate,
+    pub(super) record: Mutex<Record>,
+    me: Weak<Replica>,
+    door: Arc<Door>,
+    /// Held while the Raft instance is made or ended.
+    turn: tokio::sync::Mutex<()>,
+    place: ArcSwap<Place>,
+    open: ArcSwapOption<Group>,
+    /// When a client last needed it.
+    used: Mutex<Instant>,
+    /// Whether it was opened to be led from here, and nobody is known to lead yet.
+    pub(super) is_awaiting_leader: AtomicBool,
+    /// Whether it may take part for the rest of this life: it is not pristine any more.
+    is_settled: AtomicBool,
+    /// Why it is gone.
+    ended: OnceLock<String>,
+}
+
+impl Replica {
+    /// A replica that is closed. Its record is what the journal and the shard say.
+    pub(crate) async fn new(shared: Arc<Shared>, place: Place) -> Result<Arc<Self>, StartError> {
+        let (shard_id, me) = (place.config.shard, shared.me());
+        let own = place.config.founders.iter().find(|(_, node)| *node == me);
+        let Some((id, _)) = own.copied() else {
+            return Err(StartError::Group { shard: shard_id, why: format!("node {me} is none of its founders") });
+        };
+        let shard = open_shard(&shared.env, &place.config).await?;
+        let state = shard.state();
+        let (term, leader) = last_leader(&*shared.env.journal, GroupId::from(shard_id));
+        let record = Record {
+            term,
+            leader,
+            position: state.applied.position,
+            next_expiry_ms: state.next_expiry_ms,
+            ..Record::default()
+        };
+        Ok(Arc::new_cyclic(|me| Replica {
+            shared,
+            id,
+            shard,
+            gate: Gate::default(),
+            record: Mutex::new(record),
+            me: me.clone(),
+            door: Arc::default(),
+            turn: tokio::sync::Mutex::new(()),
+            place: ArcSwap::from_pointee(place),
+            open: ArcSwapOption::empty(),
+            used: Mutex::new(Instant::now()),
+            is_awaiting_leader: AtomicBool::new(false),
+            is_settled: AtomicBool::new(false),
+            ended: OnceLock::new(),
+        }))
+    }
+
+    /// The shard's number.
+    pub fn shard_id(&self) -> ShardId {
+        self.shard.spec().shard
+    }
+
+    /// The shard behind it.
+    pub fn shard(&self) -> &Arc<Shard> {
+        &self.shard
+    }
+
+    /// This copy's number.
+    pub fn id(&self) -> ReplicaId {
+        self.id
+    }
+
+    /// The group, while it is open.
+    pub fn group(&self) -> Option<Arc<Group>> {
+        self.open.load_full()
+    }
+
+    pub(crate) fn group_id(&self) -> GroupId {
+        GroupId::from(self.shard_id())
+    }
+
+    pub(crate) fn place(&self) -> Arc<Place> {
+        self.place.load_full()
+    }
+
+    /// Takes in what the map says now.
+    pub(crate) fn set_place(&self, place: Place) {
+        if **self.place.load() != place {
+            self.place.store(Arc::new(place));
+        }
+    }
+
+    /// What it knows of its group while it is closed.
+    pub(crate) fn record(&self) -> Record {
+        self.record.lock().clone()
+    }
+
+    /// Whether this replica has ever voted, logged or applied anything.
+    pub(crate) fn is_pristine(&self) -> bool {
+        let state = self.shared.env.journal.group(self.group_id());
+        let is_unlogged =
+            state.vote.is_none() && state.purged.is_none() && state.entries.is_none() && state.installing.is_none();
+        is_unlogged && self.shard.state().applied.position.is_none()
+    }
+
+    /// Whether it was found to be no newcomer: then it takes part for the rest of this life.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.is_settled.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn settle(&self) {
+        self.is_settled.store(true, Ordering::Release);
+    }
+
+    /// The node of the leader that the record names, and how it looks.
+    pub(crate) fn recorded_leader(&self) -> Option<(NodeId, Life)> {
+        let leader = self.record.lock().leader?;
+        let node = self.node_of(leader)?;
+        Some((node, self.shared.liveness.of(node)))
+    }
+
+    pub(crate) fn node_of(&self, replica: ReplicaId) -> Option<NodeId> {
+        let place = self.place.load();
+        place.config.founders.iter().find(|(founder, _)| *founder == replica).map(|(_, node)| *node)
+    }
+
+    /// Who should open it now.
+    pub(crate) fn opener(&self) -> Opener {
+        who_opens(&self.record(), self.recorded_leader(), self.shared.me())
+    }
+
+    /// A client needs it.
+    pub(crate) fn touch(&self) {
+        *self.used.lock() = Instant::now();
+    }
+
+    /// How long no client has needed it.
+    pub(crate) fn idle_for(&self) -> Duration {
+        self.used.lock().elapsed()
+    }
+
+    /// Why it is gone, if it is.
+    pub(crate) fn ended(&self) -> Option<String> {
+        self.ended.get().cloned()
+    }
+
+    /// Its group, opened like this if it is closed.
+    ///
+    /// # Errors
+    /// Why it cannot be opened.
+    pub(crate) async fn opened(&self, how: How) -> Result<Arc<Group>, String> {
+        if let Some(group) = self.group() {
+            return Ok(group);
+        }
+        let Some(me) = self.me.upgrade() else { return Err("the replica is gone".to_owned()) };
+        let (tell, told) = oneshot::channel();
+        // Not the caller's to give up: a Raft instance half made would be nobody's.
+        self.shared.tasks.spawn(async move {
+            let opened = me.clone().open_in_turn(how).await;
+            let _ = tell.send(opened);
+        });
+        told.await.unwrap_or_else(|_| Err("the node is stopping".to_owned()))
+    }
+
+    /// Opens it unasked.
+    pub(crate) fn open_soon(&self, how: How) {
+        let Some(me) = self.me.upgrade().filter(|me| me.group().is_none()) else { return };
+        self.shared.tasks.spawn(async move {
+            if let Err(why) = me.clone().open_in_turn(how).await {
+                tracing::warn!(shard = %me.shard_id(), why, "could not open the group");
+            }
+        });
+    }
+
+    async fn open_in_turn(self: Arc<Self>, how: How) -> Result<Arc<Group>, String> {
+        let _turn = self.turn.lock().await;
+        if let Some(group) = self.group() {
+            return Ok(group);
+        }
+        if let Some(why) = self.ended() {
+            return Err(why);
+        }
+        let shared = &self.shared;
+        let _opening = shared.openings.acquire().await.map_err(|error| error.to_string())?;
+        let was_closed_in_order = std::mem::take(&mut self.record.lock().was_closed_in_order);
+        let how = if how == How::Lead && !was_closed_in_order { How::Stand } else { how };
+        let opening = Opening { pass: self.door.open(), may_restore: how == How::Lead, may_stand: how != How::Follow };
+        let context = shared.context(self.place().config.clone());
+        let group = Group::open_on(context, self.shard.clone(), opening).await.map_err(|error| error.to_string())?;
+        tracing::debug!(shard = %self.shard_id(), ?how, "opened");
+        self.touch();
+        self.is_awaiting_leader.store(matches!(how, How::Lead | How::Stand), Ordering::Release);
+        self.open.store(Some(group.clone()));
+        shared.open.lock().insert(self.group_id(), self.clone());
+        if !shared.is_electable.load(Ordering::Acquire) {
+            group.begin_unfit();
+        }
+        if how == How::Stand {
+            let standing = group.clone();
+            let patience = 2 * shared.timing.election_max;
+            shared.tasks.spawn(async move { stand(&standing, patience).await });
+        }
+        Ok(group)
+    }
+
+    /// Ends the Raft instance and notes what is known. The gate is shut, or nobody needs to be kept out.
+    pub(super) async fn close_down(&self, group: &Arc<Group>, skipped: Vec<ReplicaId>) {
+        let _turn = self.turn.lock().await;
+        let (term, leader) = group.known_leader();
+        group.stop_because("closed").await;
+        let state = self.shard.state();
+        *self.record.lock() = Record {
+            term,
+            leader,
+            position: state.applied.position,
+            next_expiry_ms: state.next_expiry_ms,
+            was_closed_in_order: true,
+            skipped,
+        };
+        self.open.store(None);
+        self.shared.open.lock().remove(&self.group_id());
+        tracing::debug!(shard = %self.shard_id(), term, ?leader, "closed");
+    }
+
+    /// Ends it for good: its keyspace was dropped. What waits for it is told; its log is forgotten.
+    pub(crate) async fn remove(&self, why: &str) -> Result<(), StorageError> {
+        let _ = self.ended.set(why.to_owned());
+        let _turn = self.turn.lock().await;
+        if let Some(group) = self.group() {
+            group.stop_because(why).await;
+        }
+        // Nothing of a former opening is applied from here on.
+        drop(self.door.open());
+        self.open.store(None);
+        self.shared.open.lock().remove(&self.group_id());
+        forget(&self.shared, self.group_id()).await
+    }
+
+    /// Ends the Raft instance because the node stops.
+    pub(crate) async fn stop(&self) {
+        let _ = self.ended.set("the node is stopping".to_owned());
+        let _turn = self.turn.lock().await;
+        if let Some(group) = self.group() {
+            group.stop().await;
+        }
+    }
+}
+
+/// Tells the journal that a replica is gone, durably.
+pub(super) async fn forget(shared: &Shared, group: GroupId) -> Result<(), StorageError> {
+    let (done, told) = oneshot::channel();
+    let signal = Completion::Signal(Box::new(move |result| {
+        let _ = done.send(result);
+    }));
+    shared.env.journal.mark(group, Mark::ReplicaRemoved, signal)?;
+    told.await.unwrap_or(Err(StorageError::Stopped))
+}
+
+/// Stands for election until somebody leads: the others may find out a moment later that the leader is lost.
+pub(super) async fn stand(group: &Group, patience: Duration) {
+    let deadline = Instant::now() + patience;
+    let (term, former) = group.known_leader();
+    while Instant::now() < deadline {
+        let (now, leader) = group.known_leader();
+        if group.is_leading() || (leader.is_some() && (now, leader) != (term, former)) || group.is_stopped() {
+            return;
+        }
+        group.stand().await;
+        tokio::time::sleep(STAND_PACE).await;
+    }
+}
