@@ -57,8 +57,8 @@ impl Client {
         let mut reasons = Vec::new();
         for address in self.inner.nodes.addresses() {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.inner.nodes.greeted(&address, left).await {
-                Ok(_client) => return Ok(()),
+            match self.inner.nodes.greeted(&address, None, left).await {
+                Ok(_node) => return Ok(()),
                 Err(failure) => reasons.push(format!("{address}: {}", failure.message)),
             }
         }

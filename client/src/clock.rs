@@ -4,7 +4,8 @@
 //!   stamp sent = highest stamp received + monotonic time elapsed since it came
 //! ```
 //!
-//! **Invariant (T1).** The wall clock of this machine never leaves it, and no stamp is below one a server gave.
+//! **Invariant (T1).** The wall clock of this machine never leaves it, and no stamp is below one a server gave, unless
+//! another server refused it as ahead of its clock: then everything is forgotten and the next greeting begins anew.
 //!
 //! **Deliberately absent.** Any correction: the sum is taken from the newest highest stamp, so the drift of this machine
 //! never adds up for longer than the time between two replies.
@@ -29,6 +30,11 @@ impl Stamps {
         if stamp.0 > 0 && highest.is_none_or(|(known, _)| stamp > known) {
             *highest = Some((stamp, now));
         }
+    }
+
+    /// Begins anew: a server found the stamp ahead of its clock, and only another server's word can be better.
+    pub(crate) fn forget(&self) {
+        *self.highest.lock() = None;
     }
 
     /// The stamp of a request sent at `now`; stamp 0 before the first handshake.
@@ -61,6 +67,9 @@ mod tests {
         assert_eq!(stamps.at(start + Duration::from_millis(30)), Stamp::from_ms(1_030));
         stamps.observe(Stamp::from_ms(1_010), start + Duration::from_millis(40));
         assert_eq!(stamps.at(start + Duration::from_millis(41)), Stamp::from_ms(1_011));
+        stamps.forget();
+        assert_eq!(stamps.at(start), Stamp(0));
+        stamps.observe(Stamp::from_ms(1_010), start);
         // A server far ahead of the year 2000 or far behind it: only servers decide, never this machine.
         assert_eq!(stamps.at(start), Stamp::from_ms(1_010));
     }

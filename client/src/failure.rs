@@ -8,17 +8,31 @@
 //! **Invariant.** `Effect::None` comes from a server that says so, or from a connection that was never made. A request
 //! that may have left this machine and was not answered is `Effect::Unknown`.
 
-use crate::routing::Health;
-use kvorum_api::{Effect, NodeId, Retry, error::LeaderHint};
-use std::{error::Error, fmt, time::Duration};
+use crate::breaker::Trouble;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use kvorum_api::{Effect, NodeId, Retry, error::LeaderHint, frame, proto};
+use prost::Message as _;
+use std::{collections::BTreeMap, error::Error, fmt, time::Duration};
 use tonic::{Code, ConnectError, Status, TimeoutExpired};
-use tonic_types::{ErrorInfo, StatusExt as _};
+use tonic_types::StatusExt as _;
 
 /// The domain of our error details.
 const DOMAIN: &str = "kvorum";
 
 /// The reason of an id that is too old or below what the shard remembers.
 pub(crate) const REQUEST_ID_EXPIRED: &str = "REQUEST_ID_EXPIRED";
+
+/// The reason of a stamp that is ahead of the server's clock.
+pub(crate) const STAMP_AHEAD: &str = "STAMP_AHEAD";
+
+/// The reason of an epoch, or a range, that has passed.
+pub(crate) const STALE_EPOCH: &str = "STALE_EPOCH";
+
+/// The reason of a keyspace the node does not know, or not yet.
+pub(crate) const UNKNOWN_KEYSPACE: &str = "UNKNOWN_KEYSPACE";
+
+/// The reason of our own when a node already holds as much of this client as it may.
+pub(crate) const CLIENT_OVERLOADED: &str = "CLIENT_OVERLOADED";
 
 /// The reason of our own when a node let us wait.
 const NO_ANSWER: &str = "NO_ANSWER";
@@ -42,7 +56,7 @@ pub enum FailureKind {
 }
 
 /// An attempt without an answer, as told by a server or found by this client.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Failure {
     /// What kind of trouble it is.
     pub kind: FailureKind,
@@ -59,29 +73,57 @@ pub struct Failure {
     /// Who leads, if the node asked knows.
     pub leader: Option<Box<LeaderHint>>,
     /// Address of the node that was asked last.
-    pub node: Option<String>,
+    pub node: Option<Box<str>>,
+    /// What a shard is now, when the asker's knowledge of it was out of date.
+    pub(crate) shard_entry: Option<Box<proto::Shard>>,
 }
 
 impl Failure {
     /// Reads the status one node answered (or the transport made up).
     pub(crate) fn from_status(status: &Status, node: &str) -> Self {
         match status.get_details_error_info() {
-            Some(info) if info.domain == DOMAIN => Self::told(status, &info, node),
+            Some(info) if info.domain == DOMAIN => {
+                Self::told(status.code(), status.message(), &info.reason, &info.metadata, node)
+            }
             _ => Self::untold(status, node),
         }
     }
 
+    /// Reads the failure one node answered within a frame: the same words as in a status.
+    pub(crate) fn from_frame(failure: &frame::Failure, node: &str) -> Self {
+        let code = Code::from_i32(i32::from(failure.code));
+        Self::told(code, &failure.message, &failure.reason, &failure.metadata, node)
+    }
+
     /// No answer from `node` within `waited`.
     pub(crate) fn no_answer(node: &str, waited: Duration) -> Self {
+        Self::lost(NO_ANSWER, format!("no answer within {waited:?}"), node)
+    }
+
+    /// No answer to this request within `waited`, while `node` answered others: the shard is in trouble, not the node.
+    pub(crate) fn unanswered(node: &str, waited: Duration) -> Self {
+        Self::lost("DEADLINE_EXCEEDED", format!("no answer within {waited:?}, though the node answers others"), node)
+    }
+
+    /// The stream broke after the request had left.
+    pub(crate) fn broken(node: &str, why: &str) -> Self {
+        Self::lost("UNAVAILABLE", format!("the stream broke: {why}"), node)
+    }
+
+    /// Handed over, and not answered.
+    fn lost(reason: &str, message: String, node: &str) -> Self {
+        let failure = Self::not_sent(reason, message, Some(node));
+        Failure { effect: Effect::Unknown, retry: Retry::SameRequestId, ..failure }
+    }
+
+    /// This client's own limit for one node was met; nothing was sent.
+    pub(crate) fn overloaded(limit: &str, max: usize, node: &str) -> Self {
+        let message = format!("this client is at its limit {limit} of {max} for one node: wait for answers first");
         Failure {
-            kind: FailureKind::Unavailable,
-            effect: Effect::Unknown,
-            reason: NO_ANSWER.to_owned(),
-            message: format!("no answer within {waited:?}"),
-            retry: Retry::SameRequestId,
-            limit: None,
-            leader: None,
-            node: Some(node.to_owned()),
+            kind: FailureKind::Throttled,
+            retry: Retry::Later(LATER_DEFAULT),
+            limit: Some(limit.into()),
+            ..Self::not_sent(CLIENT_OVERLOADED, message, Some(node))
         }
     }
 
@@ -95,12 +137,21 @@ impl Failure {
             retry: Retry::Elsewhere,
             limit: None,
             leader: None,
-            node: node.map(str::to_owned),
+            node: node.map(Box::from),
+            shard_entry: None,
         }
     }
 
-    fn told(status: &Status, info: &ErrorInfo, node: &str) -> Self {
-        let word = |name: &str| info.metadata.get(name).map(String::as_str).filter(|word| !word.is_empty());
+    fn told<'a>(
+        code: Code,
+        message: &str,
+        reason: &str,
+        metadata: impl IntoIterator<Item = (&'a String, &'a String)>,
+        node: &str,
+    ) -> Self {
+        let metadata: BTreeMap<&str, &str> =
+            metadata.into_iter().map(|(name, word)| (name.as_str(), word.as_str())).collect();
+        let word = |name: &str| metadata.get(name).copied().filter(|word| !word.is_empty());
         // A server that does not say "none" has proven nothing.
         let effect = if word("effect") == Some("none") { Effect::None } else { Effect::Unknown };
         let later = word("retry_after_ms").and_then(|ms| ms.parse().ok()).map_or(LATER_DEFAULT, Duration::from_millis);
@@ -114,14 +165,15 @@ impl Failure {
         };
         let leader = word("leader").and_then(|id| id.parse().ok()).zip(word("leader_address"));
         Failure {
-            kind: kind_of(status.code(), &info.reason, effect, retry),
+            kind: kind_of(code, reason, effect, retry),
             effect,
-            reason: info.reason.clone(),
-            message: status.message().to_owned(),
+            reason: reason.to_owned(),
+            message: message.to_owned(),
             retry,
             limit: word("limit").map(Box::from),
             leader: leader.map(|(id, address)| Box::new(LeaderHint { node: NodeId(id), address: address.to_owned() })),
-            node: Some(node.to_owned()),
+            node: Some(node.into()),
+            shard_entry: word("shard_entry").and_then(shard_from),
         }
     }
 
@@ -142,18 +194,33 @@ impl Failure {
             retry,
             limit: None,
             leader: None,
-            node: Some(node.to_owned()),
+            node: Some(node.into()),
+            shard_entry: None,
         }
     }
 
     /// What the failure says of the node: a reason of its own shows that it is there.
-    pub(crate) fn health(&self) -> Health {
+    pub(crate) fn trouble(&self) -> Option<Trouble> {
         match self.reason.as_str() {
-            NO_ANSWER => Health::Silent,
-            "UNAVAILABLE" | "UNKNOWN" => Health::Failed,
-            _ => Health::Good,
+            NO_ANSWER => Some(Trouble::Silent),
+            "UNAVAILABLE" | "UNKNOWN" => Some(Trouble::Broken),
+            _ => None,
         }
     }
+
+    pub(crate) fn is(&self, reason: &str) -> bool {
+        self.reason.eq_ignore_ascii_case(reason)
+    }
+
+    /// This replica could not honour the level; another one may, the leader surely.
+    pub(crate) fn is_level_not_met(&self) -> bool {
+        self.is("SESSION_NOT_MET") || self.is("TOO_STALE")
+    }
+}
+
+/// The entry of a shard, as error details carry it: the message in base64.
+fn shard_from(word: &str) -> Option<Box<proto::Shard>> {
+    proto::Shard::decode(STANDARD.decode(word).ok()?.as_slice()).ok().map(Box::new)
 }
 
 fn kind_of(code: Code, reason: &str, effect: Effect, retry: Retry) -> FailureKind {
@@ -226,7 +293,7 @@ impl fmt::Display for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tonic_types::ErrorDetails;
+    use tonic_types::{ErrorDetails, ErrorInfo};
 
     fn told(code: Code, metadata: &[(&str, &str)]) -> Failure {
         let nothing: [(String, String); 0] = [];
@@ -287,16 +354,30 @@ mod tests {
         let status = Status::from_error(Box::new(ConnectError("refused".into())));
         let failure = Failure::from_status(&status, "n1");
         assert_eq!((failure.effect, failure.retry), (Effect::None, Retry::Elsewhere));
-        assert_eq!(failure.health(), Health::Failed);
+        assert_eq!(failure.trouble(), Some(Trouble::Broken));
     }
 
     #[test]
     fn silence_is_told_from_refusal() {
         let status = Status::from_error(Box::new(TimeoutExpired(())));
         let failure = Failure::from_status(&status, "n1");
-        assert_eq!((failure.effect, failure.health()), (Effect::Unknown, Health::Silent));
-        assert_eq!(Failure::no_answer("n1", LATER_DEFAULT).health(), Health::Silent);
+        assert_eq!((failure.effect, failure.trouble()), (Effect::Unknown, Some(Trouble::Silent)));
+        assert_eq!(Failure::no_answer("n1", LATER_DEFAULT).trouble(), Some(Trouble::Silent));
         let answered = told(Code::DeadlineExceeded, &[("effect", "unknown")]);
-        assert_eq!(answered.health(), Health::Good, "it said so itself");
+        assert_eq!(answered.trouble(), None, "it said so itself");
+        assert_eq!(Failure::unanswered("n1", LATER_DEFAULT).trouble(), None, "it answers others");
+    }
+
+    #[test]
+    fn a_frame_says_the_same_as_a_status_and_may_bring_the_entry_of_a_shard() {
+        let shard = proto::Shard { id: 9, epoch: 4, ..Default::default() };
+        let entry = STANDARD.encode(shard.encode_to_vec());
+        let metadata = [("effect", "none"), ("retry", "elsewhere"), ("shard_entry", &entry)];
+        let told = told(Code::FailedPrecondition, &metadata);
+        let metadata = metadata.map(|(name, word)| (name.to_owned(), word.to_owned()));
+        let (reason, message) = ("REASON".to_owned(), "text".to_owned());
+        let framed = frame::Failure { code: 9, reason, message, metadata: metadata.into() };
+        assert_eq!(Failure::from_frame(&framed, "n1"), told);
+        assert_eq!(told.shard_entry.as_deref(), Some(&shard));
     }
 }

@@ -7,9 +7,10 @@ use crate::{
     inner::Inner,
     into_bytes::IntoBytes,
     operation::{Condition, Delete, Increment, Put},
-    read::Get,
+    read::{Get, Reading},
     scan::Scan,
-    write::{Batch, Identity, Write},
+    session::{Memory, Session},
+    write::{Batch, Identity, Write, Writing},
 };
 use kvorum_api::{ReadLevel, proto};
 use std::{marker::PhantomData, sync::Arc, time::Duration};
@@ -25,19 +26,20 @@ pub struct Keyspace<M> {
     name: Arc<str>,
     timeout: Duration,
     level: Option<ReadLevel>,
+    session: Option<Arc<Memory>>,
     mode: PhantomData<M>,
 }
 
 impl<M> Clone for Keyspace<M> {
     fn clone(&self) -> Self {
-        Keyspace { inner: self.inner.clone(), name: self.name.clone(), ..*self }
+        Keyspace { inner: self.inner.clone(), name: self.name.clone(), session: self.session.clone(), ..*self }
     }
 }
 
 impl<M> Keyspace<M> {
     pub(crate) fn new(inner: Arc<Inner>, name: &str) -> Self {
         let timeout = inner.options.timeout;
-        Keyspace { inner, name: name.into(), timeout, level: None, mode: PhantomData }
+        Keyspace { inner, name: name.into(), timeout, level: None, session: None, mode: PhantomData }
     }
 
     /// Its name.
@@ -60,30 +62,71 @@ impl<M> Keyspace<M> {
         self
     }
 
+    /// The same keyspace, seen by a new session: what it has read or written, it reads again, from whatever replica.
+    #[must_use]
+    pub fn session(&self) -> Session<M> {
+        Session::begin(self, Memory::default())
+    }
+
+    pub(crate) fn in_session(mut self, memory: Arc<Memory>) -> Self {
+        self.session = Some(memory);
+        self
+    }
+
     /// Bytes of a value this keyspace takes, if a handshake has told.
     #[must_use]
     pub fn value_bytes_max(&self) -> Option<u64> {
-        self.inner.nodes.keyspace(&self.name).map(|known| known.value_bytes_max).filter(|max| *max > 0)
+        self.inner.nodes.maps.value_bytes_max(&self.name)
     }
 
     /// Reads one key.
+    ///
+    /// ```no_run
+    /// # async fn example(client: kvorum_client::Client) -> Result<(), kvorum_client::ClientError> {
+    /// use kvorum_client::ReadLevel;
+    /// use std::time::Duration;
+    ///
+    /// let orders = client.keyspace("orders");
+    /// let reply = orders.get("1001").level(ReadLevel::Bounded(Duration::from_millis(200))).await?;
+    /// println!("{:?}, no older than {:?}", reply.entry, reply.receipt.staleness);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn get(&self, key: impl IntoBytes) -> Get {
-        let key = key.into_bytes();
-        Get { inner: self.inner.clone(), keyspace: self.name.clone(), timeout: self.timeout, level: self.level, key }
+        Get::new(self.reading(), key.into_bytes())
     }
 
     /// Reads many keys, in placement order.
+    ///
+    /// ```no_run
+    /// # async fn example(client: kvorum_client::Client) -> Result<(), kvorum_client::ClientError> {
+    /// let mut scan = client.keyspace("orders").scan().prefix("2024-").limit(100).await?;
+    /// while let Some(entry) = scan.next().await? {
+    ///     println!("{:?}", entry.key);
+    /// }
+    /// if let Some(last) = scan.position().cloned() {
+    ///     let rest = client.keyspace("orders").scan().prefix("2024-").after(last).await?;
+    ///     drop(rest);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn scan(&self) -> Scan {
-        Scan {
-            inner: self.inner.clone(),
-            keyspace: self.name.clone(),
-            timeout: self.timeout,
-            level: self.level,
-            request: proto::ScanRequest::default(),
-        }
+        Scan { reading: self.reading(), request: proto::ScanRequest::default(), after: None }
     }
 
     /// Stores a value.
+    ///
+    /// ```no_run
+    /// # async fn example(client: kvorum_client::Client) -> Result<(), kvorum_client::ClientError> {
+    /// use std::time::Duration;
+    ///
+    /// let sessions = client.keyspace("sessions");
+    /// let written = sessions.put("7f3a", "alice").ttl(Duration::from_secs(3_600)).if_absent().await?;
+    /// println!("version {:?}", written.version());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn put(&self, key: impl IntoBytes, value: impl IntoBytes) -> Write<Put> {
         self.write(Put::new(key, value))
     }
@@ -93,20 +136,47 @@ impl<M> Keyspace<M> {
         self.write(Delete::new(key))
     }
 
-    fn write<O>(&self, operation: O) -> Write<O> {
-        Write {
+    pub(crate) fn reading(&self) -> Reading {
+        Reading {
+            inner: self.inner.clone(),
+            keyspace: self.name.clone(),
+            timeout: self.timeout,
+            level: self.level,
+            session: self.session.clone(),
+        }
+    }
+
+    pub(crate) fn writing(&self) -> Writing {
+        Writing {
             inner: self.inner.clone(),
             keyspace: self.name.clone(),
             timeout: self.timeout,
             identity: Identity::Fresh,
-            operation,
+            session: self.session.clone(),
         }
+    }
+
+    fn write<O>(&self, operation: O) -> Write<O> {
+        Write { writing: self.writing(), operation }
     }
 }
 
 impl Keyspace<Cp> {
     /// Stores `new` only if the key holds exactly `expected`; else [`crate::ClientError::NotApplied`] tells what it
     /// holds.
+    ///
+    /// ```no_run
+    /// # async fn example(client: kvorum_client::Client) -> Result<(), kvorum_client::ClientError> {
+    /// use kvorum_client::ClientError;
+    ///
+    /// match client.keyspace("orders").compare_and_set("1001", "paid", "shipped").await {
+    ///     Ok(_) => println!("shipped"),
+    ///     Err(ClientError::NotApplied(answer)) => println!("somebody was faster: {answer}"),
+    ///     Err(error) => return Err(error),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn compare_and_set(&self, key: impl IntoBytes, expected: impl IntoBytes, new: impl IntoBytes) -> Write<Put> {
         self.put(key, new).condition(Condition::Value(expected.into_bytes()))
     }
@@ -116,7 +186,19 @@ impl Keyspace<Cp> {
         self.write(Increment::new(key, delta))
     }
 
-    /// Several operations of which all happen or none. They must lie in one shard.
+    /// Several operations of which all happen or none. They must lie in one shard; [`Keyspace::write_many`] is for many
+    /// keys anywhere, each for itself.
+    ///
+    /// ```no_run
+    /// # async fn example(client: kvorum_client::Client) -> Result<(), kvorum_client::ClientError> {
+    /// use kvorum_client::{Condition, Put};
+    ///
+    /// let accounts = client.keyspace("accounts");
+    /// let both = accounts.batch().increment("alice", -5).operation(Put::new("log/1", "-5").condition(Condition::Absent));
+    /// assert_eq!(both.await?.results.len(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn batch(&self) -> Write<Batch> {
         self.write(Batch::default())
     }

@@ -1,14 +1,15 @@
 //! # client: the way in from the garden
 //!
-//! One client for one cluster: it finds the leader, gives every write a request id, and says of every error whether the
-//! write may have happened.
+//! One client for one cluster: it finds the shard of a key and who leads it, gives every write a request id, and says of
+//! every error whether the write may have happened.
 //!
 //! ```text
 //!   Client ── keyspace("orders") ─▶ Keyspace<Cp> ── put · get · delete · compare_and_set · increment · batch · scan
-//!     │                                                   │
-//!     └─ cluster_status                            retry.rs: the only place that retries
-//!                                                         │
-//!                                   nodes.rs: channels, handshakes, who leads ─▶ kv.v1.Kv
+//!     │                                │ session()         │                get_many · put_many · write_many
+//!     └─ cluster_status                ▼                retry.rs: the only place that retries
+//!                                   Session<Cp>            │ maps.rs: key → shard → leader, replicas
+//!                                                          ▼
+//!                                 node.rs: breaker · bulkhead · stream.rs: frames ─▶ kv.v1.KvStream, else kv.v1.Kv
 //! ```
 //!
 //! ```no_run
@@ -43,23 +44,36 @@
 //!
 //! **Deliberately absent.** Everything inside the server; a clock of its own (stamps come from servers).
 
+mod breaker;
+mod call;
 mod client;
 mod clock;
 mod cluster;
 mod error;
 mod failure;
+mod framed;
+mod frames;
+mod gate;
 mod inner;
 mod into_bytes;
 mod keyspace;
+mod many;
+mod map;
+mod maps;
+mod node;
 mod nodes;
 mod operation;
 mod options;
+mod progress;
 mod read;
 mod reply;
 mod request_id;
 mod retry;
 mod routing;
 mod scan;
+mod session;
+mod shard_scan;
+mod stream;
 mod unanswered;
 mod unknown;
 mod write;
@@ -72,10 +86,11 @@ pub use into_bytes::IntoBytes;
 pub use keyspace::{Cp, Keyspace};
 pub use kvorum_api::{Effect, LogPosition, ReadLevel, Receipt, Refused, Retry, Stamp, Version};
 pub use operation::{Condition, Delete, Increment, Operation, Put};
-pub use options::Options;
+pub use options::{Options, Transport};
 pub use read::Get;
 pub use reply::{Entry, GetReply, Incremented, OperationResult, OperationStatus, Written};
 pub use request_id::{RequestId, RequestIdUnreadable};
 pub use scan::{Scan, ScanStream};
+pub use session::Session;
 pub use unknown::UnknownWrite;
 pub use write::{Batch, Write};

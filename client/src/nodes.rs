@@ -1,78 +1,72 @@
 //! The nodes this client can ask: one lazily connected channel each, and what handshakes taught.
 //!
 //! ```text
-//!   endpoint ──▶ channel ──▶ handshake ──▶ stamp · cluster · keyspaces, replicas, leaders ──▶ ready for requests
-//!                   ▲                                                                     │
-//!                   └───────── a broken connection is greeted again before it is used ◀───┘
+//!   endpoint ──▶ channel ──▶ handshake ──▶ stamp · cluster · nodes · maps of keyspaces ──▶ ready for requests
+//!                   ▲                                                                   │
+//!                   └───────── a broken connection is greeted again before it is used ◀─┘
 //! ```
 //!
-//! **Invariant.** No write is handed to a connection that has not been greeted since it last failed: while nobody answers
-//! the greeting, the failure is provably without effect. All nodes of one client belong to one cluster.
+//! **Invariant.** All nodes of one client belong to one cluster. A greeting asks about one keyspace, so that a large cluster
+//! does not tell everything to everybody; it is repeated only for a keyspace not known yet, and after a failure.
 //!
 //! **Deliberately absent.** Retrying: this file knows nodes, `retry.rs` decides.
 
 use crate::{
     clock::Stamps,
     failure::Failure,
+    map::{Address, Target},
+    maps::Maps,
+    node::Node,
     options::Options,
-    routing::{Health, Knowledge, Route, order},
+    routing::{Health, Knowledge, Look, Route, order},
+    stream::{Stream, Words},
+    unanswered::Unanswered,
 };
-use kvorum_api::{Refused, Stamp, proto};
+use kvorum_api::{Effect, NodeId, Refused, Retry, Stamp, proto};
 use parking_lot::Mutex;
-use proto::kv_client::KvClient;
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
-use tokio::time::{Instant, timeout};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout},
+};
 use tonic::transport::{Channel, Endpoint};
 
-/// Bytes of one reply: a full batch of previous values, with room for its frame.
-const REPLY_BYTES_MAX: usize = 64 << 20;
-
-/// One node, by the address it is reached at.
-#[derive(Debug)]
-struct Node {
-    channel: Channel,
-    greeted: AtomicBool,
-    greeting: tokio::sync::Mutex<()>,
-    failed: Mutex<Option<(Instant, Health)>>,
-}
-
-/// What is known of one keyspace.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct KeyspaceKnown {
-    pub(crate) mode: String,
-    pub(crate) value_bytes_max: u64,
-    pub(crate) leader: Option<String>,
-    pub(crate) replicas: Vec<String>,
-}
-
 #[derive(Debug, Default)]
-struct Learnt {
+struct Known {
     cluster: Option<String>,
-    keyspaces: BTreeMap<String, KeyspaceKnown>,
-    nodes: BTreeMap<String, Arc<Node>>,
+    nodes: BTreeMap<Address, Arc<Node>>,
+    /// Whom the cluster names as its nodes.
+    members: BTreeMap<NodeId, Address>,
 }
 
 /// All nodes of one cluster, as far as this client knows them.
 #[derive(Debug)]
 pub(crate) struct Nodes {
-    endpoints: Vec<String>,
-    learnt: Mutex<Learnt>,
-    stamps: Stamps,
+    pub(crate) maps: Maps,
+    endpoints: Vec<Address>,
+    known: Mutex<Known>,
+    words: Arc<Words>,
     turn: AtomicUsize,
-    connect_timeout: Duration,
-    avoid: Duration,
+    options: Options,
+    /// Streams and probes; they end with the client.
+    tasks: Mutex<JoinSet<()>>,
 }
 
 impl Nodes {
     /// Reads the endpoints; connects to nobody.
-    pub(crate) fn new(endpoints: &[String], options: &Options) -> Result<Self, Refused> {
+    pub(crate) fn new(
+        endpoints: &[String],
+        options: &Options,
+        client: u128,
+        unanswered: Arc<Unanswered>,
+    ) -> Result<Self, Refused> {
         let endpoints = endpoints.iter().map(|text| address_of(text)).collect::<Result<Vec<_>, _>>()?;
         if endpoints.is_empty() {
             return Err(malformed("none given: name at least one node as host:port".to_owned()));
@@ -80,59 +74,86 @@ impl Nodes {
         for address in &endpoints {
             endpoint_of(address)?;
         }
+        let traceparent = options.traceparent.clone().unwrap_or_default();
+        let words = Words {
+            client,
+            traceparent,
+            operations_max: options.in_flight_operations_max.max(1),
+            stamps: Arc::default(),
+            unanswered: unanswered.clone(),
+        };
         Ok(Nodes {
-            endpoints,
-            learnt: Mutex::default(),
-            stamps: Stamps::default(),
+            maps: Maps::new(unanswered),
+            endpoints: endpoints.into_iter().map(Address::from).collect(),
+            known: Mutex::default(),
+            words: Arc::new(words),
             turn: AtomicUsize::new(0),
-            connect_timeout: options.connect_timeout,
-            avoid: options.avoid,
+            options: options.clone(),
+            tasks: Mutex::default(),
         })
+    }
+
+    fn stamps(&self) -> &Stamps {
+        &self.words.stamps
     }
 
     /// The stamp of a request sent now.
     pub(crate) fn stamp(&self) -> Stamp {
-        self.stamps.at(Instant::now())
+        self.stamps().at(Instant::now())
     }
 
     /// Takes note of a stamp a server gave.
     pub(crate) fn observe(&self, stamp: Stamp) {
-        self.stamps.observe(stamp, Instant::now());
+        self.stamps().observe(stamp, Instant::now());
     }
 
-    /// A client for the node at `address`, greeted if it was not since it last failed.
-    pub(crate) async fn greeted(&self, address: &str, within: Duration) -> Result<KvClient<Channel>, Failure> {
+    /// A server found our stamp ahead of its clock: forget it, and let the next greeting give another.
+    pub(crate) fn forget_stamp(&self) {
+        self.stamps().forget();
+        self.forget_greetings();
+    }
+
+    /// The node at `address`, greeted if it was not since it last failed, or not about this keyspace.
+    pub(crate) async fn greeted(
+        &self,
+        address: &str,
+        keyspace: Option<&str>,
+        within: Duration,
+    ) -> Result<Arc<Node>, Failure> {
         let node = self.node(address)?;
-        let client = KvClient::new(node.channel.clone()).max_decoding_message_size(REPLY_BYTES_MAX);
-        if node.greeted.load(Ordering::Acquire) {
-            return Ok(client);
+        let is_ready = || node.is_greeted() && keyspace.is_none_or(|keyspace| self.maps.knows(keyspace));
+        if is_ready() {
+            return Ok(node);
         }
-        let within = within.min(self.connect_timeout);
+        let within = within.min(self.options.connect_timeout);
         let greeting = async {
             let _one_at_a_time = node.greeting.lock().await;
-            if node.greeted.load(Ordering::Acquire) {
+            if is_ready() {
                 return Ok(());
             }
-            let mut request =
-                tonic::Request::new(proto::HandshakeRequest { stamp: self.stamp().0, keyspaces: Vec::new() });
+            let keyspaces = keyspace.map(str::to_owned).into_iter().collect();
+            let mut request = tonic::Request::new(proto::HandshakeRequest { stamp: self.stamp().0, keyspaces });
             request.set_timeout(within);
-            let reply = client.clone().handshake(request).await;
+            let reply = node.kv().handshake(request).await;
             let reply = reply.map_err(|status| Failure::from_status(&status, address))?.into_inner();
-            self.learn(reply, address)?;
-            node.greeted.store(true, Ordering::Release);
-            *node.failed.lock() = None;
+            self.learn(reply, address, keyspace)?;
+            node.greeted();
             Ok(())
         };
         let outcome = match timeout(within, greeting).await {
             Ok(outcome) => outcome,
             Err(_elapsed) => Err(Failure::no_answer(address, within)),
         };
-        // A handshake changes nothing, so its failure has no effect whatever the transport says.
-        outcome.map(|()| client).map_err(|failure| Failure {
-            effect: kvorum_api::Effect::None,
-            retry: kvorum_api::Retry::Elsewhere,
-            ..failure
-        })
+        outcome.map(|()| node.clone()).map_err(without_effect)
+    }
+
+    /// The stream of a greeted node, if it offers one.
+    pub(crate) async fn stream(&self, node: &Node, within: Duration) -> Result<Option<Arc<Stream>>, Failure> {
+        let spawn = |pump: crate::stream::Pump| self.spawn(pump.run());
+        match timeout(within.min(self.options.connect_timeout), node.stream(&self.words, spawn)).await {
+            Ok(stream) => stream,
+            Err(_elapsed) => Err(without_effect(Failure::no_answer(&node.address, within))),
+        }
     }
 
     /// The channel to a node, for the other services.
@@ -140,138 +161,130 @@ impl Nodes {
         Ok(self.node(address)?.channel.clone())
     }
 
-    /// The node failed: greet it before it is used again, and ask others first for a while.
-    pub(crate) fn failed(&self, address: &str, health: Health) {
-        let node = self.learnt.lock().nodes.get(address).cloned();
-        if let Some(node) = node.filter(|_| health != Health::Good) {
-            node.greeted.store(false, Ordering::Release);
-            *node.failed.lock() = Some((Instant::now(), health));
+    /// The node at `address` did not answer, or only to say that it cannot.
+    pub(crate) fn failed(&self, address: &str, failure: &Failure, asked: Instant) {
+        let node = self.known.lock().nodes.get(address).cloned();
+        if let Some((node, trouble)) = node.zip(failure.trouble()) {
+            node.failed(trouble, asked);
         }
     }
 
-    /// How the node behaved when it was asked last, unless that is long ago.
+    /// How the node behaved when it was asked last.
     pub(crate) fn health(&self, address: &str) -> Health {
-        health_of(&self.learnt.lock(), address, self.avoid)
+        look(&self.known.lock(), address).health
+    }
+
+    /// Greets this node again before the next use, to learn its map.
+    pub(crate) fn forget_greeting(&self, address: &str) {
+        let node = self.known.lock().nodes.get(address).cloned();
+        node.iter().for_each(|node| node.forget_greeting());
     }
 
     /// Greets everybody again before the next use, to learn stamps and leaders anew.
     pub(crate) fn forget_greetings(&self) {
-        self.learnt.lock().nodes.values().for_each(|node| node.greeted.store(false, Ordering::Release));
-    }
-
-    /// The node at `address` leads the keyspace, or is said to.
-    pub(crate) fn learn_leader(&self, keyspace: &str, address: &str) {
-        let mut learnt = self.learnt.lock();
-        match learnt.keyspaces.get_mut(keyspace) {
-            Some(known) if known.leader.as_deref() == Some(address) => {}
-            Some(known) => known.leader = Some(address.to_owned()),
-            None => {
-                let known = KeyspaceKnown { leader: Some(address.to_owned()), ..KeyspaceKnown::default() };
-                learnt.keyspaces.insert(keyspace.to_owned(), known);
-            }
-        }
+        self.known.lock().nodes.values().for_each(|node| node.forget_greeting());
     }
 
     /// Whom to ask, in which order.
-    pub(crate) fn round(&self, keyspace: &str, route: Route) -> VecDeque<String> {
-        let start = if route == Route::Any { self.turn.fetch_add(1, Ordering::Relaxed) } else { 0 };
-        let learnt = self.learnt.lock();
-        let keyspace = learnt.keyspaces.get(keyspace);
+    pub(crate) fn round(&self, keyspace: &str, target: &Target, route: Route) -> VecDeque<Address> {
+        let aim = self.maps.aim(keyspace, target);
+        let turn = if route == Route::Any { self.turn.fetch_add(1, Ordering::Relaxed) } else { 0 };
         let known = Knowledge {
-            leader: keyspace.and_then(|known| known.leader.as_deref()),
-            replicas: keyspace.map_or(&[], |known| &known.replicas),
+            leader: aim.as_ref().and_then(|aim| aim.leader.as_ref()),
+            replicas: aim.as_ref().map_or(&[], |aim| &aim.replicas),
             endpoints: &self.endpoints,
-            start,
+            turn,
         };
-        order(route, &known, |address| health_of(&learnt, address, self.avoid))
+        let nodes = self.known.lock();
+        let resting = known.replicas.iter().filter_map(|address| nodes.nodes.get(address));
+        let to_probe: Vec<Arc<Node>> = resting.filter(|node| node.takes_probe()).cloned().collect();
+        let round = order(route, &known, |address| look(&nodes, address));
+        drop(nodes);
+        to_probe.into_iter().for_each(|node| self.probe(node, keyspace));
+        round
     }
 
-    /// What handshakes said of a keyspace.
-    pub(crate) fn keyspace(&self, name: &str) -> Option<KeyspaceKnown> {
-        self.learnt.lock().keyspaces.get(name).cloned()
+    /// Finds out whether a node is back. Nobody waits for it.
+    fn probe(&self, node: Arc<Node>, keyspace: &str) {
+        let within = self.options.connect_timeout;
+        let keyspaces = vec![keyspace.to_owned()];
+        let mut request = tonic::Request::new(proto::HandshakeRequest { stamp: self.stamp().0, keyspaces });
+        request.set_timeout(within);
+        self.spawn(async move {
+            let answer = match timeout(within, node.kv().handshake(request)).await {
+                Ok(Ok(_reply)) => Ok(()),
+                Ok(Err(status)) => Err(Failure::from_status(&status, &node.address)),
+                Err(_elapsed) => Err(Failure::no_answer(&node.address, within)),
+            };
+            // A refusal of its own shows that it is there.
+            node.probed(answer.or_else(|failure| failure.trouble().map_or(Ok(()), Err)));
+        });
     }
 
-    /// Every address known: the endpoints first, then the replicas handshakes named.
-    pub(crate) fn addresses(&self) -> Vec<String> {
-        let learnt = self.learnt.lock();
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
+    }
+
+    /// Every address known: the endpoints first, then the cluster's nodes, then whoever holds a shard.
+    pub(crate) fn addresses(&self) -> Vec<Address> {
         let mut all = self.endpoints.clone();
-        for address in learnt.keyspaces.values().flat_map(|keyspace| &keyspace.replicas) {
-            if !all.contains(address) {
-                all.push(address.clone());
+        let members: Vec<Address> = self.known.lock().members.values().cloned().collect();
+        for address in members.into_iter().chain(self.maps.addresses()) {
+            if !all.contains(&address) {
+                all.push(address);
             }
         }
         all
     }
 
-    /// Whether a handshake named this address as a replica's.
-    pub(crate) fn is_replica(&self, address: &str) -> bool {
-        self.learnt.lock().keyspaces.values().any(|keyspace| keyspace.replicas.iter().any(|known| known == address))
+    /// Whether the cluster named this address as a node's.
+    pub(crate) fn is_member(&self, address: &str) -> bool {
+        let is_named = self.known.lock().members.values().any(|known| **known == *address);
+        is_named || self.maps.addresses().iter().any(|known| **known == *address)
     }
 
     fn node(&self, address: &str) -> Result<Arc<Node>, Failure> {
-        let mut learnt = self.learnt.lock();
-        if let Some(node) = learnt.nodes.get(address) {
+        let mut known = self.known.lock();
+        if let Some(node) = known.nodes.get(address) {
             return Ok(node.clone());
         }
         let endpoint =
             endpoint_of(address).map_err(|refused| Failure::not_sent("ADDRESS", refused.to_string(), Some(address)))?;
-        let channel = endpoint.connect_timeout(self.connect_timeout).connect_lazy();
-        let node = Arc::new(Node {
-            channel,
-            greeted: AtomicBool::new(false),
-            greeting: tokio::sync::Mutex::new(()),
-            failed: Mutex::new(None),
-        });
-        learnt.nodes.insert(address.to_owned(), node.clone());
+        let channel = endpoint.connect_timeout(self.options.connect_timeout).connect_lazy();
+        let address = Address::from(address);
+        let node = Arc::new(Node::new(address.clone(), channel, &self.options));
+        known.nodes.insert(address, node.clone());
         Ok(node)
     }
 
-    fn learn(&self, reply: proto::HandshakeReply, address: &str) -> Result<(), Failure> {
-        let mut learnt = self.learnt.lock();
-        if let Some(cluster) = learnt.cluster.as_ref().filter(|cluster| **cluster != reply.cluster) {
+    fn learn(&self, reply: proto::HandshakeReply, address: &str, asked: Option<&str>) -> Result<(), Failure> {
+        let mut known = self.known.lock();
+        if let Some(cluster) = known.cluster.as_ref().filter(|cluster| **cluster != reply.cluster) {
             let text = format!(
                 "node {} belongs to cluster {}, the others to {cluster}: give endpoints of one cluster",
                 reply.node, reply.cluster
             );
             return Err(Failure::not_sent("WRONG_CLUSTER", text, Some(address)));
         }
-        learnt.cluster = Some(reply.cluster);
-        for keyspace in reply.keyspaces {
-            let previous = learnt.keyspaces.remove(&keyspace.name);
-            let known = known_from(&keyspace, previous.and_then(|previous| previous.leader));
-            learnt.keyspaces.insert(keyspace.name, known);
-        }
-        drop(learnt);
+        known.cluster = Some(reply.cluster);
+        let named = reply.nodes.iter().filter(|node| !node.address.is_empty());
+        known.members.extend(named.map(|node| (NodeId(node.id), Address::from(node.address.as_str()))));
+        drop(known);
+        self.maps.learn(&reply.keyspaces, reply.map_revision, asked);
         self.observe(Stamp(reply.stamp));
         Ok(())
     }
 }
 
-fn health_of(learnt: &Learnt, address: &str, avoid: Duration) -> Health {
-    let failed = learnt.nodes.get(address).and_then(|node| *node.failed.lock());
-    failed.filter(|(at, _)| at.elapsed() < avoid).map_or(Health::Good, |(_, health)| health)
+/// Greetings and openings change nothing, so their failures have no effect whatever the transport says.
+fn without_effect(failure: Failure) -> Failure {
+    Failure { effect: Effect::None, retry: Retry::Elsewhere, ..failure }
 }
 
-/// What a handshake says of a keyspace; where it names no leader, the one last heard stays the best guess.
-fn known_from(keyspace: &proto::Keyspace, previous_leader: Option<String>) -> KeyspaceKnown {
-    let mut replicas: Vec<String> = Vec::new();
-    let mut leader = None;
-    for shard in &keyspace.shards {
-        for replica in shard.replicas.iter().filter(|replica| !replica.address.is_empty()) {
-            if shard.leader == Some(replica.node) {
-                leader = Some(replica.address.clone());
-            }
-            if !replicas.contains(&replica.address) {
-                replicas.push(replica.address.clone());
-            }
-        }
-    }
-    KeyspaceKnown {
-        mode: keyspace.mode.clone(),
-        value_bytes_max: keyspace.value_bytes_max,
-        leader: leader.or(previous_leader),
-        replicas,
-    }
+fn look(known: &Known, address: &str) -> Look {
+    known.nodes.get(address).map(|node| node.look()).unwrap_or_default()
 }
 
 /// `host:port`, with or without `http://`.
@@ -306,15 +319,5 @@ mod tests {
             let refused = address_of(bad).unwrap_err().to_string();
             assert!(refused.contains("is not host:port"), "{bad:?}: {refused}");
         }
-    }
-
-    #[test]
-    fn a_handshake_that_names_no_leader_keeps_the_last_guess() {
-        let replica = |node| proto::Replica { id: node, node, address: format!("n{node}:1") };
-        let shard = proto::Shard { id: 1, epoch: 1, leader: Some(2), replicas: vec![replica(1), replica(2)] };
-        let keyspace = proto::Keyspace { name: "k".into(), shards: vec![shard.clone()], ..Default::default() };
-        assert_eq!(known_from(&keyspace, Some("n1:1".into())).leader.as_deref(), Some("n2:1"));
-        let without = proto::Keyspace { shards: vec![proto::Shard { leader: None, ..shard }], ..keyspace };
-        assert_eq!(known_from(&without, Some("n1:1".into())).leader.as_deref(), Some("n1:1"));
     }
 }

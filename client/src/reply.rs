@@ -1,9 +1,10 @@
 //! Replies: what came back, with the receipt that says what it guarantees.
 
-use crate::{error::ClientError, failure::Failure, request_id::RequestId};
+use crate::{error::ClientError, failure::Failure, map::level_of, request_id::RequestId};
 use bytes::Bytes;
 use kvorum_api::{
-    Actor, Effect, LogPosition, Mode, NodeId, ReadLevel, Receipt, ShardId, Stamp, StartCount, Version, proto,
+    Actor, Effect, KeyspaceId, LogPosition, Mode, NodeId, ReadLevel, Receipt, SessionToken, ShardId, Stamp, StartCount,
+    Version, frame, proto,
 };
 use std::time::Duration;
 
@@ -107,6 +108,31 @@ fn version_from(version: Option<proto::Version>) -> Version {
     }
 }
 
+/// What any answer guarantees, and the number of its keyspace, where it says one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Delivered {
+    pub(crate) receipt: Receipt,
+    pub(crate) keyspace: Option<KeyspaceId>,
+}
+
+impl From<frame::Delivered> for Delivered {
+    fn from(delivered: frame::Delivered) -> Self {
+        Delivered { receipt: delivered.receipt, keyspace: Some(delivered.keyspace) }
+    }
+}
+
+/// An answer to something else than what was asked. Whether a write happened, it does not say.
+pub(crate) fn mismatched(node: &str) -> Failure {
+    let text = "the reply answers something else: client and server do not match".to_owned();
+    Failure { effect: Effect::Unknown, ..Failure::not_sent("REPLY_UNREADABLE", text, Some(node)) }
+}
+
+/// As [`receipt_from`], with the keyspace its token names.
+pub(crate) fn delivered_from(receipt: Option<proto::Receipt>, node: &str) -> Result<Delivered, Failure> {
+    let token = receipt.as_ref().and_then(|receipt| SessionToken::decode(&receipt.session_token).ok());
+    Ok(Delivered { receipt: receipt_from(receipt, node)?, keyspace: token.map(|token| token.keyspace) })
+}
+
 /// Reads a receipt. A reply without one is not an answer: it guarantees nothing.
 pub(crate) fn receipt_from(receipt: Option<proto::Receipt>, node: &str) -> Result<Receipt, Failure> {
     let unreadable = |what: &str| Failure {
@@ -118,7 +144,7 @@ pub(crate) fn receipt_from(receipt: Option<proto::Receipt>, node: &str) -> Resul
     let position = receipt.position.unwrap_or_default();
     Ok(Receipt {
         mode,
-        level: level_from(&receipt.level),
+        level: level_of(&receipt.level),
         shard: ShardId(receipt.shard),
         epoch: receipt.epoch,
         incarnation: receipt.incarnation,
@@ -131,14 +157,19 @@ pub(crate) fn receipt_from(receipt: Option<proto::Receipt>, node: &str) -> Resul
     })
 }
 
-pub(crate) fn written_from(
-    reply: proto::WriteReply,
-    request_id: Option<RequestId>,
-    node: &str,
-) -> Result<(bool, Written), Failure> {
-    let receipt = receipt_from(reply.receipt, node)?;
+/// A write's answer, before it is told to the caller.
+#[derive(Clone, Debug)]
+pub(crate) struct WriteAnswer {
+    pub(crate) delivered: Delivered,
+    pub(crate) applied: bool,
+    pub(crate) repeated: bool,
+    pub(crate) results: Vec<OperationResult>,
+}
+
+pub(crate) fn written_from(reply: proto::WriteReply, node: &str) -> Result<WriteAnswer, Failure> {
+    let delivered = delivered_from(reply.receipt, node)?;
     let results = reply.results.into_iter().map(result_from).collect();
-    Ok((reply.applied, Written { receipt, request_id, repeated: reply.repeated_request, results }))
+    Ok(WriteAnswer { delivered, applied: reply.applied, repeated: reply.repeated_request, results })
 }
 
 fn result_from(result: proto::OperationResult) -> OperationResult {
@@ -170,17 +201,6 @@ pub(crate) fn incremented_from(written: Written) -> Result<Incremented, ClientEr
 
 fn mode_from(word: &str) -> Option<Mode> {
     [Mode::Cp, Mode::Ap].into_iter().find(|mode| mode.as_str() == word)
-}
-
-/// The level as a receipt writes it: the word, for `bounded` also with its bound.
-fn level_from(word: &str) -> Option<ReadLevel> {
-    let plain = [ReadLevel::Linearizable, ReadLevel::Session, ReadLevel::Local, ReadLevel::One, ReadLevel::Quorum];
-    if let Some(level) = plain.into_iter().chain([ReadLevel::All]).find(|level| level.as_str() == word) {
-        return Some(level);
-    }
-    let bound = word.strip_prefix("bounded")?;
-    let ms = bound.strip_prefix('(').and_then(|rest| rest.strip_suffix("ms)")).unwrap_or("0");
-    Some(ReadLevel::Bounded(Duration::from_millis(ms.parse().ok()?)))
 }
 
 /// The level on the wire.
@@ -215,10 +235,10 @@ mod tests {
             ReadLevel::All,
         ];
         for level in levels {
-            assert_eq!(level_from(&level.to_string()), Some(level));
+            assert_eq!(level_of(&level.to_string()), Some(level));
         }
-        assert_eq!(level_from(""), None);
-        assert_eq!(level_from("bounded(xms)"), None);
+        assert_eq!(level_of(""), None);
+        assert_eq!(level_of("bounded(xms)"), None);
     }
 
     #[test]

@@ -5,31 +5,35 @@
 //!      ▲                                    │        │
 //!      │ pause (doubling, jitter)           └────────┴─▶ failure ─▶ next_step ─▶ give up
 //!      └── nobody left in the round                                    ├─ the leader it names, at once
+//!                                                                      ├─ where the newer map it sent says, at once
 //!                                                                      ├─ the next in the round, at once
 //!                                                                      └─ later: pause, new round
 //! ```
 //!
 //! **Invariant.** A request whose effect is unknown is sent again only if repeating it is harmless: a read, or a write
-//! under the same request id (I3). Once one attempt is unknown the whole call is, whatever later attempts are refused
-//! with: only an answer ends the doubt. The deadline is total, over all attempts.
+//! under the same request id (I3). The deadline is total, over all attempts.
 
 use crate::{
-    failure::Failure,
+    failure::{CLIENT_OVERLOADED, Failure, STALE_EPOCH, STAMP_AHEAD, UNKNOWN_KEYSPACE},
+    frames::Ask,
     inner::Inner,
+    map::{Address, Target},
+    maps::Aim,
+    node::Node,
+    progress::{Lost, Progress},
+    reply::mismatched,
     routing::{Health, Route},
 };
-use kvorum_api::{Effect, Retry, proto};
-use proto::kv_client::KvClient;
-use rand::Rng as _;
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
+use bytes::Bytes;
+use kvorum_api::{
+    Effect, ReadLevel, Retry,
+    frame::{Body, Outcome},
 };
-use tokio::time::{Instant, sleep, timeout};
-use tonic::{Status, transport::Channel};
-
-/// Times in one round that a node's word for who leads is followed at once; a circle of hints is left by a pause.
-const HINTS_A_ROUND_MAX: u32 = 3;
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
 
 /// What makes a request safe to send again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,37 +46,67 @@ pub(crate) enum Repeat {
     Never,
 }
 
+/// What one attempt knows.
+#[derive(Debug)]
+pub(crate) struct Sending {
+    pub(crate) node: Arc<Node>,
+    pub(crate) aim: Option<Aim>,
+    /// Since the call was first sent.
+    pub(crate) elapsed: Duration,
+    /// How long this attempt may take. Travels along, so that a server that can answer nothing else answers in time what
+    /// became of it.
+    pub(crate) budget: Duration,
+}
+
+impl Sending {
+    pub(crate) fn epoch(&self) -> u64 {
+        self.aim.as_ref().map_or(0, |aim| aim.epoch)
+    }
+}
+
 /// One request that can be sent to one node after another.
 pub(crate) trait Call: Sync {
     /// What an answer is.
     type Reply: Send;
 
-    fn keyspace(&self) -> &str;
-    fn route(&self) -> Route;
+    fn keyspace(&self) -> &Arc<str>;
+    fn target(&self) -> &Target;
+    /// `default` is the level of a read that names none.
+    fn route(&self, default: Option<ReadLevel>) -> Route;
     fn repeat(&self) -> Repeat;
+    /// Bytes it holds while it is under way.
+    fn bytes(&self) -> usize;
 
-    /// Sends it once. `budget` is how long this attempt may take, and travels as `grpc-timeout`, so that a server that
-    /// can answer nothing else answers in time what became of it.
-    fn send(
-        &self,
-        client: KvClient<Channel>,
-        header: proto::RequestHeader,
-        budget: Duration,
-    ) -> impl Future<Output = Result<Self::Reply, Status>> + Send;
+    /// Where it goes now; a write takes note.
+    fn aim(&self, inner: &Inner) -> Option<Aim> {
+        inner.nodes.maps.aim(self.keyspace(), self.target())
+    }
+
+    /// The stamp it was made with is not to be used: nothing was done under it.
+    fn restamp(&self) {}
+
+    /// What this session has seen of where it goes.
+    fn session_token(&self, _sending: &Sending) -> Bytes {
+        Bytes::new()
+    }
+
+    /// Whether it can ride in a frame.
+    fn is_framed(&self) -> bool;
+
+    /// As a call of a frame; `None` if it cannot ride in one.
+    fn framed(&self, sending: &Sending) -> Option<Body>;
+
+    /// What a frame's answer says.
+    fn unframed(&self, outcome: Outcome, node: &str) -> Result<Self::Reply, Failure>;
+
+    /// Sends it by itself.
+    fn send(&self, inner: &Inner, sending: &Sending) -> impl Future<Output = Result<Self::Reply, Failure>> + Send;
 }
 
 /// An answer, and the address it came from.
 pub(crate) struct Answered<T> {
     pub(crate) reply: T,
-    pub(crate) node: String,
-}
-
-/// No answer. The failure carries the effect of all attempts together.
-#[derive(Debug)]
-pub(crate) struct Lost {
-    pub(crate) failure: Failure,
-    /// How many times the request was handed to a connection.
-    pub(crate) sent: u32,
+    pub(crate) node: Address,
 }
 
 /// What to do after a failure.
@@ -89,18 +123,18 @@ pub(crate) fn next_step(failure: &Failure, repeat: Repeat) -> Step {
     if failure.effect == Effect::Unknown && repeat == Repeat::Never {
         return Step::GiveUp;
     }
+    // The limit is there so that the caller hears of it.
+    if failure.is(CLIENT_OVERLOADED) {
+        return Step::GiveUp;
+    }
     match (failure.retry, &failure.leader) {
         (Retry::Never, _) => Step::GiveUp,
+        // The next replica may do; who leads is asked after it.
+        (Retry::Elsewhere, Some(_)) if failure.is_level_not_met() => Step::Next,
         (Retry::Elsewhere, Some(leader)) => Step::Leader(leader.address.clone()),
         (Retry::Elsewhere, None) | (Retry::SameRequestId, _) => Step::Next,
         (Retry::Later(pause), _) => Step::Pause(pause),
     }
-}
-
-/// The pause before round `round` (from 1), of which a random half is taken off, so that clients do not march in step.
-pub(crate) fn backoff(round: u32, min: Duration, max: Duration, chance: f64) -> Duration {
-    let doubled = min.saturating_mul(1_u32.checked_shl(round.saturating_sub(1)).unwrap_or(u32::MAX)).min(max);
-    doubled.mul_f64(0.5 + chance.clamp(0.0, 1.0) / 2.0)
 }
 
 /// Sends the call until it is answered, must not be repeated, or the time is over.
@@ -111,23 +145,31 @@ pub(crate) async fn run<C: Call>(inner: &Inner, call: &C, within: Duration) -> R
         let address = match progress.round.pop_front() {
             Some(address) => address,
             None if progress.rounds == 0 || progress.may_go_on(inner, deadline).await => {
-                progress.begin_round(inner.nodes.round(call.keyspace(), call.route()));
+                let is_blind = !inner.nodes.maps.knows(call.keyspace());
+                progress.begin_round(round(inner, call), is_blind);
                 continue;
             }
             None => return Err(progress.lost(within, true)),
         };
-        let failure = match attempt(inner, call, &address, deadline, &mut progress.sent).await {
-            Ok(reply) => return Ok(Answered { reply, node: address }),
+        let asked = Instant::now();
+        let failure = match attempt(inner, call, &address, deadline, &mut progress).await {
+            Ok(Some(reply)) => return Ok(Answered { reply, node: address }),
+            Ok(None) => {
+                progress.reroute(round(inner, call));
+                continue;
+            }
             Err(failure) => failure,
         };
-        tracing::debug!(node = address, reason = failure.reason, "attempt failed");
+        tracing::debug!(node = &*address, reason = failure.reason, "attempt failed");
         progress.note(&failure, call.repeat());
-        inner.nodes.failed(&address, failure.health());
-        match next_step(&failure, call.repeat()) {
-            Step::GiveUp => return Err(progress.lost(within, false)),
-            Step::Next => {}
-            Step::Leader(leader) => progress.follow(inner, call.keyspace(), leader),
-            Step::Pause(pause) => progress.pause(pause),
+        inner.nodes.failed(&address, &failure, asked);
+        if !learn(inner, call, &address, &failure, &mut progress) {
+            match next_step(&failure, call.repeat()) {
+                Step::GiveUp => return Err(progress.lost(within, false)),
+                Step::Next => {}
+                Step::Leader(leader) => follow(inner, call, leader, &mut progress),
+                Step::Pause(pause) => progress.pause(pause),
+            }
         }
         if Instant::now() >= deadline {
             return Err(progress.lost(within, true));
@@ -135,117 +177,126 @@ pub(crate) async fn run<C: Call>(inner: &Inner, call: &C, within: Duration) -> R
     }
 }
 
+fn round<C: Call>(inner: &Inner, call: &C) -> std::collections::VecDeque<Address> {
+    let route = call.route(inner.nodes.maps.default_level(call.keyspace()));
+    inner.nodes.round(call.keyspace(), call.target(), route)
+}
+
+/// One attempt at one node. `None`: greeting it gave the map that the round was made without, so it was not sent.
 async fn attempt<C: Call>(
     inner: &Inner,
     call: &C,
-    address: &str,
+    address: &Address,
     deadline: Instant,
-    sent: &mut u32,
-) -> Result<C::Reply, Failure> {
+    progress: &mut Progress,
+) -> Result<Option<C::Reply>, Failure> {
     let left = || deadline.saturating_duration_since(Instant::now());
-    let client = inner.nodes.greeted(address, left()).await?;
-    let budget = left();
+    let node = inner.nodes.greeted(address, Some(call.keyspace()), left()).await?;
+    if progress.is_blind && inner.nodes.maps.knows(call.keyspace()) {
+        return Ok(None);
+    }
+    if let Some(unknown) = progress.unknown.as_ref().filter(|_| !inner.nodes.maps.knows(call.keyspace())) {
+        return Err(unknown.clone());
+    }
+    let stream = if call.is_framed() { inner.nodes.stream(&node, left()).await? } else { None };
+    let budget = left().min(inner.options.attempt_timeout);
     if budget.is_zero() {
         let text = "the deadline passed before the request was sent".to_owned();
         return Err(Failure::not_sent("DEADLINE_EXCEEDED", text, Some(address)));
     }
-    *sent += 1;
-    let budget = budget.min(inner.options.attempt_timeout);
-    match timeout(budget, call.send(client, inner.header(call.keyspace()), budget)).await {
-        Ok(Ok(reply)) => Ok(reply),
-        Ok(Err(status)) => Err(Failure::from_status(&status, address)),
-        Err(_elapsed) => Err(Failure::no_answer(address, budget)),
+    let _pass = node.gate.enter(call.bytes(), address)?;
+    let now = Instant::now();
+    let elapsed = now.saturating_duration_since(*progress.first_sent.get_or_insert(now));
+    progress.sent += 1;
+    let sending = Sending { aim: call.aim(inner), elapsed, budget, node };
+    let reply = match stream {
+        Some(stream) => send_framed(call, &sending, &stream).await,
+        None => match timeout(budget, call.send(inner, &sending)).await {
+            Ok(answer) => answer,
+            Err(_elapsed) => Err(Failure::no_answer(address, budget)),
+        },
+    }?;
+    sending.node.answered(now.elapsed());
+    Ok(Some(reply))
+}
+
+async fn send_framed<C: Call>(
+    call: &C,
+    sending: &Sending,
+    stream: &crate::stream::Stream,
+) -> Result<C::Reply, Failure> {
+    let address = &*sending.node.address;
+    let (reply, answer) = oneshot::channel();
+    let asked = Instant::now();
+    let Some(body) = call.framed(sending) else { return Err(mismatched(address)) };
+    let ask = Ask {
+        keyspace: call.keyspace().clone(),
+        shard: sending.aim.as_ref().map(|aim| aim.shard),
+        epoch: sending.epoch(),
+        session_token: call.session_token(sending),
+        body,
+        deadline: asked + sending.budget,
+        reply,
+    };
+    if !stream.send(ask) {
+        return Err(Failure::not_sent("UNAVAILABLE", "the stream had ended".to_owned(), Some(address)));
+    }
+    match timeout(sending.budget, answer).await {
+        Ok(Ok(outcome)) => call.unframed(outcome?, address),
+        Ok(Err(_gone)) => Err(Failure::broken(address, "the client is closing")),
+        Err(_elapsed) if stream.heard() > asked => Err(Failure::unanswered(address, sending.budget)),
+        Err(_elapsed) => Err(Failure::no_answer(address, sending.budget)),
     }
 }
 
-/// How far a call has come.
-#[derive(Debug, Default)]
-struct Progress {
-    round: VecDeque<String>,
-    rounds: u32,
-    hints: u32,
-    asked_pause: Duration,
-    sent: u32,
-    /// The newest failure, and the first that left the effect in doubt.
-    last: Option<Failure>,
-    in_doubt: Option<Failure>,
-    /// Why each node could not even be greeted, as long as nothing was sent to anybody.
-    silent: BTreeMap<String, String>,
+/// Takes in what a failure teaches. `true`: it said what to do next.
+fn learn<C: Call>(inner: &Inner, call: &C, address: &Address, failure: &Failure, progress: &mut Progress) -> bool {
+    let keyspace = call.keyspace();
+    if failure.is(STAMP_AHEAD) && progress.takes_new_stamp() {
+        inner.nodes.forget_stamp();
+        if failure.effect == Effect::None && progress.sent == 1 {
+            call.restamp();
+        }
+        progress.ask_next(address.clone());
+        return true;
+    }
+    if failure.is(UNKNOWN_KEYSPACE) && progress.unknown.is_none() {
+        progress.unknown = Some(failure.clone());
+        // The node may not have heard of it yet, or we know a dropped one of that name: the next greeting tells.
+        inner.nodes.maps.forget(keyspace);
+        inner.nodes.forget_greeting(address);
+        progress.is_blind = true;
+        return true;
+    }
+    if failure.is(STALE_EPOCH) && progress.may_follow() {
+        let fits = failure.shard_entry.as_ref().is_some_and(|shard| inner.nodes.maps.replace(keyspace, shard));
+        progress.reroute(round(inner, call));
+        if !fits {
+            // Its map is better than ours: ask it for the whole, then for the way.
+            inner.nodes.forget_greeting(address);
+            progress.ask_next(address.clone());
+            progress.is_blind = true;
+        }
+        return true;
+    }
+    if failure.is_level_not_met() && progress.level_not_met() {
+        let known = inner.nodes.maps.aim(keyspace, call.target()).and_then(|aim| aim.leader);
+        let told = failure.leader.as_ref().map(|leader| Address::from(leader.address.as_str()));
+        if let Some(leader) = told.or(known).filter(|leader| leader != address)
+            && progress.may_follow()
+        {
+            progress.ask_next(leader);
+        }
+        return true;
+    }
+    false
 }
 
-impl Progress {
-    fn begin_round(&mut self, round: VecDeque<String>) {
-        self.round = round;
-        self.rounds += 1;
-        self.hints = 0;
-        self.asked_pause = Duration::ZERO;
-    }
-
-    fn note(&mut self, failure: &Failure, repeat: Repeat) {
-        if failure.effect == Effect::Unknown && repeat != Repeat::Freely {
-            // The first doubt is the one to explain; later attempts under the same id have less time to say more.
-            self.in_doubt.get_or_insert_with(|| failure.clone());
-        }
-        if let Some(node) = &failure.node {
-            self.silent.insert(node.clone(), failure.message.clone());
-        }
-        self.last = Some(failure.clone());
-    }
-
-    fn follow(&mut self, inner: &Inner, keyspace: &str, leader: String) {
-        inner.nodes.learn_leader(keyspace, &leader);
-        // Followers name a leader that hangs until they have elected another.
-        if self.hints < HINTS_A_ROUND_MAX && inner.nodes.health(&leader) != Health::Silent {
-            self.hints += 1;
-            self.round.retain(|address| *address != leader);
-            self.round.push_front(leader);
-        }
-    }
-
-    fn pause(&mut self, pause: Duration) {
-        self.asked_pause = self.asked_pause.max(pause);
-        self.round.clear();
-    }
-
-    /// Waits before the next round; `false` if the deadline would pass meanwhile.
-    async fn may_go_on(&self, inner: &Inner, deadline: Instant) -> bool {
-        let options = &inner.options;
-        let own = backoff(self.rounds, options.backoff_min, options.backoff_max, inner.chance.lock().random());
-        let pause = own.max(self.asked_pause);
-        if Instant::now() + pause >= deadline {
-            return false;
-        }
-        sleep(pause).await;
-        true
-    }
-
-    /// The failure of the whole call; `is_over` if it was time that ended it.
-    fn lost(self, within: Duration, is_over: bool) -> Lost {
-        let nobody = || Failure::not_sent("NO_ANSWER", "no node is known".to_owned(), None);
-        let last = self.last.unwrap_or_else(nobody);
-        let mut failure = match self.in_doubt {
-            Some(doubt) if doubt != last => {
-                let message = format!("{doubt}; then {}", last.message);
-                Failure { message, node: last.node, ..doubt }
-            }
-            Some(doubt) => doubt,
-            None if self.sent == 0 && !self.silent.is_empty() => {
-                let why: Vec<String> = self.silent.iter().map(|(node, why)| format!("{node}: {why}")).collect();
-                let message = format!("no node answered: {}", why.join("; "));
-                Failure { message, node: None, effect: Effect::None, ..last }
-            }
-            // A read changes nothing, however it was lost.
-            None => Failure { effect: Effect::None, ..last },
-        };
-        if is_over {
-            let times = match self.sent {
-                0 => String::new(),
-                1 => ", asked once".to_owned(),
-                more => format!(", asked {more} times"),
-            };
-            failure.message = format!("gave up after {within:?}{times}: {}", failure.message);
-        }
-        Lost { failure, sent: self.sent }
+fn follow<C: Call>(inner: &Inner, call: &C, leader: String, progress: &mut Progress) {
+    inner.nodes.maps.learn_leader(call.keyspace(), call.target(), &leader);
+    // Followers name a leader that hangs until they have elected another.
+    if progress.may_follow() && inner.nodes.health(&leader) != Health::Silent {
+        progress.ask_next(leader.into());
     }
 }
 
@@ -253,7 +304,6 @@ impl Progress {
 mod tests {
     use super::*;
     use kvorum_api::{NodeId, error::LeaderHint};
-    use proptest::prelude::*;
 
     fn failure(effect: Effect, retry: Retry) -> Failure {
         Failure { effect, retry, ..Failure::not_sent("R", "text".to_owned(), Some("n1")) }
@@ -294,42 +344,15 @@ mod tests {
     }
 
     #[test]
-    fn once_in_doubt_a_later_refusal_does_not_end_the_doubt() {
-        let mut progress = Progress::default();
-        progress.note(&failure(Effect::Unknown, Retry::SameRequestId), Repeat::UnderItsId);
-        progress.note(&failure(Effect::None, Retry::Elsewhere), Repeat::UnderItsId);
-        assert_eq!(progress.lost(Duration::from_secs(1), true).failure.effect, Effect::Unknown);
+    fn a_level_not_met_asks_the_next_replica_before_the_leader() {
+        let leader = Some(Box::new(LeaderHint { node: NodeId(2), address: "n2".to_owned() }));
+        let told = Failure { leader, reason: "TOO_STALE".to_owned(), ..failure(Effect::None, Retry::Elsewhere) };
+        assert_eq!(next_step(&told, Repeat::Freely), Step::Next);
     }
 
     #[test]
-    fn who_could_not_be_greeted_is_named_with_the_reason() {
-        let mut progress = Progress::default();
-        for node in ["n1", "n2", "n1"] {
-            let failure = Failure::not_sent("UNAVAILABLE", format!("{node} is down"), Some(node));
-            progress.note(&failure, Repeat::UnderItsId);
-        }
-        let failure = progress.lost(Duration::from_secs(5), true).failure;
-        let text = "gave up after 5s: no node answered: n1: n1 is down; n2: n2 is down";
-        assert_eq!(failure.to_string(), text);
-        assert_eq!(failure.effect, Effect::None);
-    }
-
-    #[test]
-    fn a_lost_read_has_no_effect() {
-        let mut progress = Progress { sent: 1, ..Progress::default() };
-        progress.note(&failure(Effect::Unknown, Retry::SameRequestId), Repeat::Freely);
-        assert_eq!(progress.lost(Duration::from_secs(1), true).failure.effect, Effect::None);
-    }
-
-    proptest! {
-        #[test]
-        fn a_pause_is_between_half_and_all_of_the_doubled_minimum(round in 1_u32..80, chance in 0.0..1.0_f64) {
-            let (min, max) = (Duration::from_millis(20), Duration::from_millis(500));
-            let full = backoff(round, min, max, 1.0);
-            let pause = backoff(round, min, max, chance);
-            prop_assert!(pause <= full && full <= max);
-            prop_assert!(pause >= full.mul_f64(0.49));
-            prop_assert!(round < 6 || full == max);
-        }
+    fn the_own_limit_of_a_client_is_told_at_once() {
+        let overloaded = Failure::overloaded("in_flight_bytes_max", 7, "n1");
+        assert_eq!(next_step(&overloaded, Repeat::UnderItsId), Step::GiveUp);
     }
 }

@@ -1,35 +1,43 @@
-//! Scans: a stream of entries in placement order, never more of it in memory than one message.
+//! Scans: entries in placement order, shard after shard, never more of them in memory than one message.
 //!
-//! **Invariant.** A scan is retried only until its first message. Afterwards it stands on one position per shard, and
-//! going on from another one would be a different answer: the error goes to the caller instead.
+//! ```text
+//!   shard 1 ── its leader (or a replica, by level) ──▶ messages ──▶ end ─┐
+//!   shard 2 ◀────────────────────────────────────────────────────────────┘  … to the last shard within the bounds
+//! ```
+//!
+//! **Invariant.** Each shard is read at one position, and retried only until its first message: afterwards going on from
+//! another position would be a different answer, so the error goes to the caller. [`ScanStream::position`] says from where
+//! a new scan can go on.
+//!
+//! **Deliberately absent.** Reading several shards at once: placement order is what makes a scan resumable. Ahead of the
+//! reader are the messages the connection's window holds.
 
 use crate::{
     error::ClientError,
     failure::Failure,
     inner::Inner,
     into_bytes::IntoBytes,
-    read::route_of,
-    reply::{Entry, entry_from, level_to_proto, receipt_from},
-    retry::{Call, Repeat, run},
-    routing::Route,
+    map::Target,
+    read::Reading,
+    reply::{Entry, delivered_from, entry_from},
+    retry::run,
+    shard_scan::ShardScan,
 };
 use bytes::Bytes;
 use futures::Stream;
-use kvorum_api::{Effect, ReadLevel, Receipt, Refused, limits, proto};
-use proto::kv_client::KvClient;
-use std::{collections::VecDeque, future::IntoFuture, pin::Pin, sync::Arc, time::Duration};
-use tokio::time::timeout;
-use tonic::{Status, Streaming, transport::Channel};
+use kvorum_api::{Effect, PlacementRange, ReadLevel, Receipt, Refused, Sharding, limits, proto};
+use std::{collections::VecDeque, future::IntoFuture, pin::Pin, time::Duration};
+use tokio::time::{Instant, timeout};
+use tonic::Streaming;
 
 /// A scan that has not been sent: set its options, then `.await` it for the stream.
 #[must_use = "a scan is sent when it is awaited"]
 #[derive(Debug)]
 pub struct Scan {
-    pub(crate) inner: Arc<Inner>,
-    pub(crate) keyspace: Arc<str>,
-    pub(crate) timeout: Duration,
-    pub(crate) level: Option<ReadLevel>,
+    pub(crate) reading: Reading,
     pub(crate) request: proto::ScanRequest,
+    /// Only what comes after this key, in the direction of the scan.
+    pub(crate) after: Option<Bytes>,
 }
 
 impl Scan {
@@ -53,13 +61,20 @@ impl Scan {
         self
     }
 
+    /// Goes on behind `key`, where an earlier scan of the same bounds and direction stopped
+    /// ([`ScanStream::position`]). The key need not be there any more.
+    pub fn after(mut self, key: impl IntoBytes) -> Self {
+        self.after = Some(key.into_bytes());
+        self
+    }
+
     /// At most this many entries; 0 = all.
     pub fn limit(mut self, entries: u64) -> Self {
         self.request.limit = entries;
         self
     }
 
-    /// From the last key to the first.
+    /// From the last placement to the first.
     pub fn reverse(mut self) -> Self {
         self.request.reverse = true;
         self
@@ -71,17 +86,35 @@ impl Scan {
         self
     }
 
-    /// How fresh the answer must be, per shard.
-    pub fn level(mut self, level: ReadLevel) -> Self {
-        self.level = Some(level);
+    /// Bounds on a keyspace that is sharded by hash: every shard is read for them.
+    pub fn full_scan(mut self) -> Self {
+        self.request.full_scan = true;
         self
     }
 
-    /// Time to the first message over all attempts, and the longest silence of the server after it. How long the whole
-    /// scan takes is up to the reader.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+    /// How fresh the answer must be, per shard.
+    pub fn level(mut self, level: ReadLevel) -> Self {
+        self.reading.level = Some(level);
         self
+    }
+
+    /// Time to the first message of each shard over all attempts, and the longest silence of the server after it. How
+    /// long the whole scan takes is up to the reader.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.reading.timeout = timeout;
+        self
+    }
+
+    fn check(&self) -> Result<(), Refused> {
+        let after = self.after.clone().unwrap_or_default();
+        for (field, key) in [("start", &self.request.start), ("end", &self.request.end), ("after", &after)] {
+            check_bound(field, key)?;
+        }
+        Ok(())
+    }
+
+    fn is_bounded(&self) -> bool {
+        !self.request.start.is_empty() || !self.request.end.is_empty()
     }
 }
 
@@ -91,68 +124,6 @@ fn after_prefix(prefix: &[u8]) -> Bytes {
     let mut end = prefix[..=last].to_vec();
     end[last] += 1;
     end.into()
-}
-
-impl Call for Scan {
-    type Reply = (Option<proto::ScanReply>, Streaming<proto::ScanReply>);
-
-    fn keyspace(&self) -> &str {
-        &self.keyspace
-    }
-
-    fn route(&self) -> Route {
-        route_of(self.level)
-    }
-
-    fn repeat(&self) -> Repeat {
-        Repeat::Freely
-    }
-
-    async fn send(
-        &self,
-        mut client: KvClient<Channel>,
-        header: proto::RequestHeader,
-        _budget: Duration,
-    ) -> Result<Self::Reply, Status> {
-        let level = Some(level_to_proto(self.level));
-        let request = proto::ScanRequest { header: Some(header), level, ..self.request.clone() };
-        // The budget is for the first message, and `grpc-timeout` would end the whole stream: the caller waits, not the
-        // server, and a stream that is dropped ends there too.
-        let mut messages = client.scan(request).await?.into_inner();
-        let first = messages.message().await?;
-        Ok((first, messages))
-    }
-}
-
-impl IntoFuture for Scan {
-    type Output = Result<ScanStream, ClientError>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
-            for (field, key) in [("start", &self.request.start), ("end", &self.request.end)] {
-                check_bound(field, key)?;
-            }
-            let answered = run(&self.inner, &self, self.timeout).await.map_err(|lost| lost.failure)?;
-            if self.route() == Route::Leader {
-                self.inner.nodes.learn_leader(&self.keyspace, &answered.node);
-            }
-            let (first, messages) = answered.reply;
-            let mut stream = ScanStream {
-                inner: self.inner,
-                node: answered.node,
-                silence_max: self.timeout,
-                messages: Some(messages),
-                ready: VecDeque::new(),
-                receipts: Vec::new(),
-            };
-            match first {
-                Some(message) => stream.take(message)?,
-                None => stream.messages = None,
-            }
-            Ok(stream)
-        })
-    }
 }
 
 fn check_bound(field: &'static str, key: &[u8]) -> Result<(), Refused> {
@@ -168,15 +139,116 @@ fn check_bound(field: &'static str, key: &[u8]) -> Result<(), Refused> {
     })
 }
 
+impl IntoFuture for Scan {
+    type Output = Result<ScanStream, ClientError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            self.check()?;
+            let sharding = known_sharding(&self.reading.inner, &self.reading).await?;
+            if sharding == Sharding::Hash && self.is_bounded() && !self.request.full_scan {
+                let problem = "a keyspace sharded by hash has no ranges of keys: say full_scan to read every shard for \
+                               them, or scan without bounds";
+                return Err(Refused::Malformed { field: "start", problem: problem.to_owned() }.into());
+            }
+            let mut stream = ScanStream {
+                cursor: Cursor::begin(&self, sharding),
+                after: self.after.as_ref().map(|key| sharding.placement_key(key)),
+                left: (self.request.limit > 0).then_some(self.request.limit),
+                request: self.request,
+                reading: self.reading,
+                sharding,
+                open: None,
+                ready: VecDeque::new(),
+                receipts: Vec::new(),
+                position: None,
+            };
+            stream.open_next().await?;
+            Ok(stream)
+        })
+    }
+}
+
+/// Waits until the keyspace's map is known: without it nobody knows which shards there are.
+async fn known_sharding(inner: &Inner, reading: &Reading) -> Result<Sharding, ClientError> {
+    let deadline = Instant::now() + reading.timeout;
+    let mut reasons = Vec::new();
+    for address in inner.nodes.addresses() {
+        if let Some(sharding) = inner.nodes.maps.read(&reading.keyspace, |map| map.sharding) {
+            return Ok(sharding);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if let Err(failure) = inner.nodes.greeted(&address, Some(&reading.keyspace), left).await {
+            inner.nodes.failed(&address, &failure, Instant::now());
+            reasons.push(format!("{address}: {}", failure.message));
+        }
+    }
+    match inner.nodes.maps.read(&reading.keyspace, |map| map.sharding) {
+        Some(sharding) => Ok(sharding),
+        None if reasons.is_empty() => Ok(Sharding::Range),
+        None => {
+            let message = format!("no node answered within {:?}: {}", reading.timeout, reasons.join("; "));
+            Err(Failure::not_sent("UNAVAILABLE", message, None).into())
+        }
+    }
+}
+
+/// Where the scan stands among the shards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Cursor {
+    /// The shard of this placement is next, upwards.
+    Up(Bytes),
+    /// The shard that ends at this placement is next, downwards; `None` = the last.
+    Down(Option<Bytes>),
+    End,
+}
+
+impl Cursor {
+    fn begin(scan: &Scan, sharding: Sharding) -> Self {
+        let after = scan.after.as_ref().map(|key| sharding.placement_key(key));
+        let (start, end) = match sharding {
+            Sharding::Range => (scan.request.start.clone(), scan.request.end.clone()),
+            Sharding::Hash => (Bytes::new(), Bytes::new()),
+        };
+        if scan.request.reverse {
+            let end = Some(end).filter(|end| !end.is_empty());
+            // Bytes order: what is left out sorts as larger than every key.
+            Cursor::Down(match (after, end) {
+                (Some(after), Some(end)) => Some(after.min(end)),
+                (after, end) => after.or(end),
+            })
+        } else {
+            Cursor::Up(after.map_or(start.clone(), |after| after.max(start)))
+        }
+    }
+}
+
 /// Entries as they come. After an error or the end nothing follows.
 #[derive(Debug)]
 pub struct ScanStream {
-    inner: Arc<Inner>,
-    node: String,
-    silence_max: Duration,
-    messages: Option<Streaming<proto::ScanReply>>,
+    reading: Reading,
+    request: proto::ScanRequest,
+    sharding: Sharding,
+    cursor: Cursor,
+    /// The placement an earlier scan stopped at.
+    after: Option<Bytes>,
+    /// Entries that may still come; `None` = any number.
+    left: Option<u64>,
+    open: Option<Open>,
     ready: VecDeque<proto::Entry>,
     receipts: Vec<Receipt>,
+    position: Option<Bytes>,
+}
+
+/// The shard that is being read.
+#[derive(Debug)]
+struct Open {
+    node: std::sync::Arc<str>,
+    messages: Streaming<proto::ScanReply>,
+    target: Target,
+    /// How far an earlier scan has read this shard.
+    had: Option<Bytes>,
 }
 
 impl ScanStream {
@@ -186,20 +258,34 @@ impl ScanStream {
     /// The stream broke: what came before stands, what was to follow is missing.
     pub async fn next(&mut self) -> Result<Option<Entry>, ClientError> {
         loop {
+            if self.left == Some(0) {
+                self.stop();
+            }
             if let Some(entry) = self.ready.pop_front() {
+                self.left = self.left.map(|left| left - 1);
+                self.position = Some(entry.key.clone());
                 return Ok(Some(entry_from(entry)));
             }
-            let Some(messages) = &mut self.messages else { return Ok(None) };
-            let message = match timeout(self.silence_max, messages.message()).await {
-                Ok(Ok(Some(message))) => message,
-                Ok(Ok(None)) => {
-                    self.messages = None;
+            let Some(open) = &mut self.open else {
+                if self.cursor == Cursor::End {
                     return Ok(None);
                 }
-                Ok(Err(status)) => return Err(self.broken(Failure::from_status(&status, &self.node))),
-                Err(_elapsed) => return Err(self.broken(Failure::no_answer(&self.node, self.silence_max))),
+                self.open_next().await?;
+                continue;
             };
-            self.take(message)?;
+            let silence_max = self.reading.timeout;
+            match timeout(silence_max, open.messages.message()).await {
+                Ok(Ok(Some(message))) => self.take(message)?,
+                Ok(Ok(None)) => self.open = None,
+                Ok(Err(status)) => {
+                    let failure = Failure::from_status(&status, &open.node);
+                    return Err(self.broken(failure));
+                }
+                Err(_elapsed) => {
+                    let failure = Failure::no_answer(&open.node, silence_max);
+                    return Err(self.broken(failure));
+                }
+            }
         }
     }
 
@@ -209,26 +295,128 @@ impl ScanStream {
         &self.receipts
     }
 
+    /// The last key that was handed out: a scan [`Scan::after`] it goes on from here.
+    #[must_use]
+    pub fn position(&self) -> Option<&Bytes> {
+        self.position.as_ref()
+    }
+
     /// The entries as a [`Stream`].
     pub fn into_stream(self) -> impl Stream<Item = Result<Entry, ClientError>> + Send {
         futures::stream::try_unfold(self, |mut scan| async move { Ok(scan.next().await?.map(|entry| (entry, scan))) })
     }
 
-    fn take(&mut self, message: proto::ScanReply) -> Result<(), ClientError> {
-        if message.receipt.is_some() {
-            let receipt = receipt_from(message.receipt, &self.node).map_err(|failure| self.broken(failure))?;
-            self.inner.nodes.observe(receipt.stamp);
-            self.receipts.push(receipt);
+    /// Opens the shard at the cursor and moves the cursor behind it.
+    async fn open_next(&mut self) -> Result<(), ClientError> {
+        let (shard, placement, had) = self.shard_at_cursor();
+        let left = self.left.unwrap_or(0);
+        let (mut start, mut end) = (self.request.start.clone(), self.request.end.clone());
+        // What was had before and is sent again is dropped here, so it must not use up the limit there.
+        let limit = match (&had, self.sharding) {
+            (Some(_), Sharding::Hash) => 0,
+            (Some(had), Sharding::Range) if self.request.reverse => {
+                end = had.clone();
+                left
+            }
+            (Some(had), Sharding::Range) => {
+                start = start.max(had.clone());
+                if left > 0 { left.saturating_add(1) } else { 0 }
+            }
+            (None, _) => left,
+        };
+        let call = ShardScan {
+            reading: self.reading.clone(),
+            target: Target::Placement(placement),
+            request: proto::ScanRequest { start, end, shard, limit, ..self.request.clone() },
+        };
+        let answered = match run(&self.reading.inner, &call, self.reading.timeout).await {
+            Ok(answered) => answered,
+            Err(lost) => {
+                self.stop();
+                return Err(Failure { effect: Effect::None, ..lost.failure }.into());
+            }
+        };
+        let (first, messages) = answered.reply;
+        self.open = Some(Open { node: answered.node, messages, target: call.target, had });
+        match first {
+            Some(message) => self.take(message),
+            None => {
+                self.open = None;
+                Ok(())
+            }
         }
-        self.ready.extend(message.entries);
+    }
+
+    /// The shard to be read next, a placement in it, and how far it was read before. Moves the cursor.
+    fn shard_at_cursor(&mut self) -> (u64, Bytes, Option<Bytes>) {
+        let found = self.reading.inner.nodes.maps.read(&self.reading.keyspace, |map| {
+            let entry = match &self.cursor {
+                Cursor::Up(placement) => map.shard_of(placement),
+                Cursor::Down(end) => map.shard_below(end.as_deref()),
+                Cursor::End => None,
+            }?;
+            let had = self.after.clone().filter(|after| entry.range.contains(after));
+            Some((entry.id.0, entry.range.clone(), had))
+        });
+        // Without a map a server is asked for all there is.
+        let Some((shard, range, had)) = found.flatten() else {
+            self.cursor = Cursor::End;
+            return (0, Bytes::new(), None);
+        };
+        self.cursor = self.behind(&range);
+        (shard, range.start, had)
+    }
+
+    /// Where the cursor stands behind a shard.
+    fn behind(&self, range: &PlacementRange) -> Cursor {
+        // Only placements by range are bounded by keys.
+        let (first, last) = match self.sharding {
+            Sharding::Range => (self.request.start.clone(), self.request.end.clone()),
+            Sharding::Hash => (Bytes::new(), Bytes::new()),
+        };
+        match &range.end {
+            _ if self.request.reverse && range.start <= first => Cursor::End,
+            _ if self.request.reverse => Cursor::Down(Some(range.start.clone())),
+            Some(end) if last.is_empty() || *end < last => Cursor::Up(end.clone()),
+            Some(_) | None => Cursor::End,
+        }
+    }
+
+    fn take(&mut self, message: proto::ScanReply) -> Result<(), ClientError> {
+        let Some(open) = &self.open else { return Ok(()) };
+        if message.receipt.is_some() {
+            match delivered_from(message.receipt, &open.node) {
+                Ok(mut delivered) => {
+                    self.reading.answered(&open.target, &mut delivered, &open.node);
+                    self.receipts.push(delivered.receipt);
+                }
+                Err(failure) => return Err(self.broken(failure)),
+            }
+        }
+        let (sharding, is_reverse) = (self.sharding, self.request.reverse);
+        let had = open.had.clone();
+        let is_new = |entry: &proto::Entry| {
+            had.as_ref().is_none_or(|had| {
+                let placement = sharding.placement_key(&entry.key);
+                if is_reverse { placement < had } else { placement > had }
+            })
+        };
+        self.ready.extend(message.entries.into_iter().filter(is_new));
         Ok(())
     }
 
-    fn broken(&mut self, failure: Failure) -> ClientError {
-        self.messages = None;
+    fn stop(&mut self) {
+        self.open = None;
+        self.cursor = Cursor::End;
         self.ready.clear();
-        self.inner.nodes.failed(&self.node, failure.health());
-        let message = format!("the scan broke off: {}: begin it again", failure.message);
+    }
+
+    fn broken(&mut self, failure: Failure) -> ClientError {
+        self.stop();
+        if let Some(node) = &failure.node {
+            self.reading.inner.nodes.failed(node, &failure, Instant::now());
+        }
+        let message = format!("the scan broke off: {}: begin it again, or go on behind its position", failure.message);
         Failure { effect: Effect::None, message, ..failure }.into()
     }
 }

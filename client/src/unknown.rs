@@ -1,6 +1,6 @@
 //! The handle of a write that may have happened.
 
-use crate::{error::ClientError, failure::Failure, reply::Written, request_id::RequestId, write::WriteCall};
+use crate::{call::WriteCall, error::ClientError, failure::Failure, reply::Written, request_id::RequestId};
 use kvorum_api::Effect;
 use std::{fmt, time::Duration};
 

@@ -1,39 +1,41 @@
 //! Writes: a builder that becomes one call under one request id.
 //!
 //! ```text
-//!   orders.put(k, v).ttl(..).await ─▶ ticket + id ─▶ retry::run ─▶ outcome            ticket dropped: floor rises
-//!                                                         └─▶ UnknownWrite { ticket } retry() keeps the id
+//!   orders.put(k, v).ttl(..).await ─▶ checked ─▶ WriteCall (call.rs) ─▶ outcome
 //! ```
-//!
-//! **Invariant (I2).** The ticket lives as long as the write may be sent again: in the future, then in the handle.
 
 use crate::{
-    error::{ClientError, NotApplied},
+    call::WriteCall,
+    error::ClientError,
     failure::REQUEST_ID_EXPIRED,
     inner::Inner,
     into_bytes::IntoBytes,
     operation::{Condition, Delete, Increment, Operation, Put, check_key, check_value},
-    reply::{Incremented, Written, incremented_from, written_from},
+    reply::{Incremented, Written, incremented_from},
     request_id::RequestId,
-    retry::{Call, Lost, Repeat, run},
-    routing::Route,
-    unanswered::Ticket,
-    unknown::UnknownWrite,
+    session::Memory,
 };
-use kvorum_api::{Effect, Refused, limits, proto};
-use proto::kv_client::KvClient;
+use bytes::Bytes;
+use kvorum_api::{Refused, limits, proto};
 use std::{future::IntoFuture, pin::Pin, sync::Arc, time::Duration};
-use tonic::{Request, Status, transport::Channel};
+use tonic::Request;
 
 /// A write that has not been sent: set its options, then `.await` it.
 #[must_use = "a write is sent when it is awaited"]
 #[derive(Debug)]
 pub struct Write<O> {
+    pub(crate) writing: Writing,
+    pub(crate) operation: O,
+}
+
+/// What every write of one keyspace shares.
+#[derive(Clone, Debug)]
+pub(crate) struct Writing {
     pub(crate) inner: Arc<Inner>,
     pub(crate) keyspace: Arc<str>,
     pub(crate) timeout: Duration,
     pub(crate) identity: Identity,
-    pub(crate) operation: O,
+    pub(crate) session: Option<Arc<Memory>>,
 }
 
 /// Several operations of which all happen or none.
@@ -60,7 +62,7 @@ pub(crate) enum Body {
 impl<O> Write<O> {
     /// Total time over all attempts.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.writing.timeout = timeout;
         self
     }
 
@@ -68,13 +70,13 @@ impl<O> Write<O> {
     /// id it was sent with. If it had been applied, its first outcome is answered. The result stays unknown until it
     /// is answered, however the attempts end.
     pub fn request_id(mut self, id: RequestId) -> Self {
-        self.identity = Identity::Given(id);
+        self.writing.identity = Identity::Given(id);
         self
     }
 
     /// Sends it without a request id: once, never repeated after an unknown outcome, and nothing is remembered.
     pub fn without_request_id(mut self) -> Self {
-        self.identity = Identity::None;
+        self.writing.identity = Identity::None;
         self
     }
 
@@ -162,7 +164,7 @@ impl IntoFuture for Write<Put> {
 
     fn into_future(self) -> Self::IntoFuture {
         let body = Body::Put(self.operation.0);
-        Box::pin(start(self.inner, self.keyspace, self.timeout, self.identity, body))
+        Box::pin(start(self.writing, body))
     }
 }
 
@@ -172,7 +174,7 @@ impl IntoFuture for Write<Delete> {
 
     fn into_future(self) -> Self::IntoFuture {
         let body = Body::Delete(self.operation.0);
-        Box::pin(start(self.inner, self.keyspace, self.timeout, self.identity, body))
+        Box::pin(start(self.writing, body))
     }
 }
 
@@ -182,9 +184,7 @@ impl IntoFuture for Write<Increment> {
 
     fn into_future(self) -> Self::IntoFuture {
         let body = Body::Increment(self.operation.0);
-        Box::pin(
-            async move { incremented_from(start(self.inner, self.keyspace, self.timeout, self.identity, body).await?) },
-        )
+        Box::pin(async move { incremented_from(start(self.writing, body).await?) })
     }
 }
 
@@ -194,30 +194,23 @@ impl IntoFuture for Write<Batch> {
 
     fn into_future(self) -> Self::IntoFuture {
         let body = Body::Batch(self.operation.0);
-        Box::pin(start(self.inner, self.keyspace, self.timeout, self.identity, body))
+        Box::pin(start(self.writing, body))
     }
 }
 
-async fn start(
-    inner: Arc<Inner>,
-    keyspace: Arc<str>,
-    within: Duration,
-    identity: Identity,
-    body: Body,
-) -> Result<Written, ClientError> {
+/// Sends a write, under an id of its own unless it was given one or asked for none.
+pub(crate) async fn start(writing: Writing, body: Body) -> Result<Written, ClientError> {
     check(&body)?;
-    let mut call = WriteCall::new(inner, keyspace, identity, body);
+    let within = writing.timeout;
+    let is_fresh = matches!(writing.identity, Identity::Fresh);
+    let mut call = WriteCall::new(writing, body);
     let lost = match call.send_until(within).await {
         Ok(outcome) => return outcome,
         Err(lost) => lost,
     };
     // An id refused as too old at its very first sending was never executed: nothing else was sent under it. It happens
     // when this machine slept. New stamps, a new id, once.
-    if matches!(identity, Identity::Fresh)
-        && lost.sent == 1
-        && lost.failure.reason.eq_ignore_ascii_case(REQUEST_ID_EXPIRED)
-    {
-        call.inner.nodes.forget_greetings();
+    if is_fresh && lost.sent == 1 && lost.failure.is(REQUEST_ID_EXPIRED) {
         call.renew();
         return match call.send_until(within).await {
             Ok(outcome) => outcome,
@@ -227,118 +220,61 @@ async fn start(
     Err(call.lost(lost, within))
 }
 
-/// One write with its identity: what a retry sends again, unchanged but for stamp and floor.
-#[derive(Debug)]
-pub(crate) struct WriteCall {
-    pub(crate) inner: Arc<Inner>,
-    keyspace: Arc<str>,
-    body: Body,
-    ticket: Option<Ticket>,
-    identity: Identity,
-    /// The id as sent; made when the first stamp is known.
-    id: parking_lot::Mutex<Option<RequestId>>,
-}
-
-impl WriteCall {
-    fn new(inner: Arc<Inner>, keyspace: Arc<str>, identity: Identity, body: Body) -> Self {
-        let (ticket, id) = match identity {
-            Identity::Fresh => (Some(inner.unanswered.open()), None),
-            Identity::Given(id) => (None, Some(id)),
-            Identity::None => (None, None),
-        };
-        WriteCall { inner, keyspace, body, ticket, identity, id: parking_lot::Mutex::new(id) }
-    }
-
-    fn renew(&mut self) {
-        self.ticket = Some(self.inner.unanswered.open());
-        *self.id.lock() = None;
-    }
-
-    /// Its id. A fresh one is stamped at its first sending, and never again.
-    pub(crate) fn id(&self) -> Option<RequestId> {
-        let mut id = self.id.lock();
-        if let (None, Some(ticket)) = (*id, &self.ticket) {
-            let first_sent = self.inner.nodes.stamp();
-            *id = Some(RequestId { client: self.inner.client, sequence: ticket.sequence(), first_sent });
-        }
-        *id
-    }
-
-    /// The outer error is the lost call, the inner result what the shard answered.
-    pub(crate) async fn send_until(&self, within: Duration) -> Result<Result<Written, ClientError>, Lost> {
-        let answered = run(&self.inner, self, within).await?;
-        let (applied, written) =
-            written_from(answered.reply, self.id(), &answered.node).map_err(|failure| Lost { failure, sent: 1 })?;
-        self.inner.nodes.observe(written.receipt.stamp);
-        self.inner.nodes.learn_leader(&self.keyspace, &answered.node);
-        Ok(if applied { Ok(written) } else { Err(ClientError::NotApplied(Box::new(NotApplied { answer: written }))) })
-    }
-
-    /// The error of a lost call. What was sent before under a given id stays in doubt.
-    pub(crate) fn lost(self, lost: Lost, timeout: Duration) -> ClientError {
-        let mut failure = lost.failure;
-        if matches!(self.identity, Identity::Given(_)) {
-            failure.effect = Effect::Unknown;
-        }
-        let id = if failure.effect == Effect::Unknown { self.id() } else { None };
-        match id {
-            Some(id) => ClientError::Unknown(Box::new(UnknownWrite::new(self, id, failure, timeout))),
-            None => failure.into(),
-        }
-    }
-}
-
-impl Call for WriteCall {
-    type Reply = proto::WriteReply;
-
-    fn keyspace(&self) -> &str {
-        &self.keyspace
-    }
-
-    fn route(&self) -> Route {
-        Route::Leader
-    }
-
-    fn repeat(&self) -> Repeat {
-        if matches!(self.identity, Identity::None) { Repeat::Never } else { Repeat::UnderItsId }
-    }
-
-    async fn send(
-        &self,
-        mut client: KvClient<Channel>,
-        header: proto::RequestHeader,
-        budget: Duration,
-    ) -> Result<Self::Reply, Status> {
-        // An id of another client says nothing about what that client still waits for: the shard forgets nothing.
-        let lowest = self.ticket.as_ref().map_or(1, Ticket::lowest);
-        let (header, request_id) = (Some(header), self.id().map(|id| id.to_proto(lowest)));
-        let reply = match &self.body {
-            Body::Put(put) => {
-                let request = proto::PutRequest { header, request_id, put: Some(put.clone()) };
-                client.put(timed(request, budget)).await?
-            }
-            Body::Delete(delete) => {
-                let request = proto::DeleteRequest { header, request_id, delete: Some(delete.clone()) };
-                client.delete(timed(request, budget)).await?
-            }
-            Body::Increment(increment) => {
-                let increment = Some(increment.clone());
-                client.increment(timed(proto::IncrementRequest { header, request_id, increment }, budget)).await?
-            }
-            Body::Batch(operations) => {
-                let operations = operations.clone();
-                client.batch(timed(proto::BatchRequest { header, request_id, operations }, budget)).await?
-            }
-        };
-        Ok(reply.into_inner())
-    }
-}
-
 /// The request with its deadline in the `grpc-timeout` header.
 pub(crate) fn timed<T>(message: T, budget: Duration) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(budget);
     request
+}
+
+impl Body {
+    /// The key that says where it goes: of a batch, the first.
+    pub(crate) fn key(&self) -> Bytes {
+        match self {
+            Body::Put(put) => put.key.clone(),
+            Body::Delete(delete) => delete.key.clone(),
+            Body::Increment(increment) => increment.key.clone(),
+            Body::Batch(operations) => {
+                operations.first().map(|operation| operation_key(operation).clone()).unwrap_or_default()
+            }
+        }
+    }
+
+    /// The keys of its operations, in order.
+    pub(crate) fn keys(&self) -> Vec<Bytes> {
+        match self {
+            Body::Batch(operations) => operations.iter().map(|operation| operation_key(operation).clone()).collect(),
+            Body::Put(_) | Body::Delete(_) | Body::Increment(_) => vec![self.key()],
+        }
+    }
+
+    /// Bytes of keys and values.
+    pub(crate) fn bytes(&self) -> usize {
+        let put = |put: &proto::Put| put.key.len() + put.value.len();
+        match self {
+            Body::Put(one) => put(one),
+            Body::Delete(delete) => delete.key.len(),
+            Body::Increment(increment) => increment.key.len(),
+            Body::Batch(operations) => {
+                let sizes = operations.iter().map(|operation| match &operation.kind {
+                    Some(proto::operation::Kind::Put(one)) => put(one),
+                    Some(_) | None => operation_key(operation).len(),
+                });
+                sizes.sum()
+            }
+        }
+    }
+}
+
+fn operation_key(operation: &proto::Operation) -> &Bytes {
+    use proto::operation::Kind;
+    static NONE: Bytes = Bytes::new();
+    match &operation.kind {
+        Some(Kind::Put(put)) => &put.key,
+        Some(Kind::Delete(delete)) => &delete.key,
+        Some(Kind::Increment(increment)) => &increment.key,
+        None => &NONE,
+    }
 }
 
 fn check(body: &Body) -> Result<(), Refused> {

@@ -1,4 +1,4 @@
-//! A cluster that does what a script says: three doors, one shard in memory behind them.
+//! A cluster that does what a script says: a few doors, the shards of one keyspace in memory behind them.
 //!
 //! It keeps the rules of request ids (I1, I2) as the real shard does, and can be told to refuse, lose, apply and lose,
 //! hold back or swallow the next request of a node.
@@ -6,16 +6,22 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 mod door;
+mod operator;
 pub mod shard;
+mod wire;
 
-use kvorum_api::proto::{admin_server::AdminServer, kv_server::KvServer};
+use bytes::Bytes;
+use kvorum_api::{
+    PlacementRange, Sharding,
+    proto::{admin_server::AdminServer, kv_server::KvServer, kv_stream_server::KvStreamServer},
+};
 use parking_lot::Mutex;
-use shard::{Frame, Shard};
+use shard::{Frame, START_MS, Shard};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Weak},
 };
-use tokio::{net::TcpListener, runtime::Runtime};
+use tokio::{net::TcpListener, runtime::Runtime, time::Instant};
 use tonic::{Code, transport::server::TcpIncoming};
 
 /// What happens to the next request of a node.
@@ -62,17 +68,35 @@ pub struct Seen {
     pub sequence: u64,
     pub lowest: u64,
     pub deadline_sent: bool,
+    pub shard: u64,
+    pub level: String,
+    pub token: Bytes,
 }
 
-#[derive(Default)]
 pub struct World {
-    pub shard: Shard,
+    started: Instant,
+    pub sharding: Sharding,
+    pub shards: Vec<Shard>,
+    /// Who leads the shards that are not in `leaders`.
     pub leader: Option<usize>,
+    /// By the id of the shard.
+    pub leaders: BTreeMap<u64, usize>,
     pub hints: bool,
+    pub revision: u64,
+    /// Number of the keyspaces.
+    pub keyspace: u32,
+    /// Whether there is a stream to be had.
+    pub offers_stream: bool,
+    /// Calls of each frame that came, by node.
+    pub frames: Vec<(usize, usize)>,
+    /// How far these nodes' clocks are ahead, milliseconds.
+    pub ahead_ms: BTreeMap<usize, u64>,
+    /// These replicas have not applied anything yet.
+    pub behind: BTreeSet<usize>,
     pub addresses: Vec<String>,
     pub faults: BTreeMap<usize, VecDeque<Fault>>,
     pub seen: Vec<Seen>,
-    pub held: Vec<Frame>,
+    pub held: Vec<(u64, Frame)>,
     pub handshakes: usize,
     pub keyspaces: Vec<(&'static str, &'static str)>,
     pub entries_a_message: usize,
@@ -80,6 +104,29 @@ pub struct World {
     pub frozen: BTreeSet<usize>,
     /// Who was asked while it was frozen.
     pub asked_frozen: Vec<usize>,
+}
+
+impl World {
+    pub fn now_ms(&self) -> u64 {
+        START_MS + u64::try_from(self.started.elapsed().as_millis()).unwrap()
+    }
+
+    /// The clock of a node, as a stamp.
+    pub fn stamp_of(&self, node: usize) -> u64 {
+        (self.now_ms() + self.ahead_ms.get(&node).copied().unwrap_or(0)) << 16
+    }
+
+    pub fn leader_of(&self, shard: u64) -> Option<usize> {
+        self.leaders.get(&shard).copied().or(self.leader)
+    }
+
+    pub fn shard_of(&mut self, key: &Bytes) -> &mut Shard {
+        let placement = self.sharding.placement_key(key);
+        let now_ms = self.now_ms();
+        let shard = self.shards.iter_mut().find(|shard| shard.range.contains(&placement)).unwrap();
+        shard.now_ms = now_ms;
+        shard
+    }
 }
 
 pub struct Fake {
@@ -104,18 +151,38 @@ impl Drop for Process {
 impl Fake {
     /// `nodes` doors on ports the system chose; the first leads and followers name it.
     pub fn start(nodes: usize) -> Self {
+        Self::sharded(nodes, Sharding::Range, vec![PlacementRange::all()])
+    }
+
+    /// Shards are numbered from 1 in placement order; the first node leads them all.
+    pub fn sharded(nodes: usize, sharding: Sharding, ranges: Vec<PlacementRange>) -> Self {
         let mut listeners = Vec::new();
         for _ in 0..nodes {
             listeners.push(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
         }
         let addresses = listeners.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect();
         let world = World {
+            started: Instant::now(),
+            sharding,
+            shards: ranges.into_iter().zip(1..).map(|(range, id)| Shard::new(id, range)).collect(),
             leader: Some(0),
+            leaders: BTreeMap::new(),
             hints: true,
+            revision: 1,
+            keyspace: 1,
+            offers_stream: true,
+            frames: Vec::new(),
+            ahead_ms: BTreeMap::new(),
+            behind: BTreeSet::new(),
             addresses,
+            faults: BTreeMap::new(),
+            seen: Vec::new(),
+            held: Vec::new(),
+            handshakes: 0,
             keyspaces: vec![("default", "cp"), ("orders", "cp")],
             entries_a_message: 2,
-            ..World::default()
+            frozen: BTreeSet::new(),
+            asked_frozen: Vec::new(),
         };
         let mut fake = Fake { world: Arc::new(Mutex::new(world)), processes: Vec::new() };
         for (node, listener) in listeners.into_iter().enumerate() {
@@ -130,6 +197,7 @@ impl Fake {
         let door = door::Door { node, world: self.world.clone(), alive };
         let server = tonic::transport::Server::builder()
             .add_service(KvServer::new(door.clone()).max_decoding_message_size(64 << 20))
+            .add_service(KvStreamServer::new(door.clone()).max_decoding_message_size(64 << 20))
             .add_service(AdminServer::new(door));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -173,12 +241,22 @@ impl Fake {
     pub fn deliver_held(&self) -> usize {
         let mut world = self.world.lock();
         let held = std::mem::take(&mut world.held);
-        held.into_iter().filter(|frame| world.shard.write(frame).is_ok_and(|reply| reply.applied)).count()
+        let mut arrive = |(shard, frame): &(u64, Frame)| {
+            let shard = world.shards.iter_mut().find(|known| known.id == *shard).unwrap();
+            shard.write(frame).is_ok_and(|reply| reply.applied)
+        };
+        held.iter().filter(|copy| arrive(copy)).count()
     }
 
     pub fn value(&self, key: &str) -> Option<String> {
-        let world = self.world.lock();
-        world.shard.entries.get(key.as_bytes()).map(|entry| String::from_utf8(entry.value.to_vec()).unwrap())
+        let key = Bytes::copy_from_slice(key.as_bytes());
+        let mut world = self.world.lock();
+        world.shard_of(&key).entries.get(&key).map(|entry| String::from_utf8(entry.value.to_vec()).unwrap())
+    }
+
+    /// Writes that changed something.
+    pub fn applied(&self) -> usize {
+        self.world.lock().shards.iter().map(|shard| shard.applied).sum()
     }
 
     pub fn seen(&self, what: &str) -> Vec<Seen> {

@@ -1,10 +1,11 @@
 //! One shard in memory: conditions, increments, atomic batches, request ids.
+//!
+//! Entries are in the order of their placement keys, as a real shard keeps them.
 
 use bytes::Bytes;
-use kvorum_api::proto;
+use kvorum_api::{KeyspaceId, LogPosition, PlacementRange, Seen, SessionToken, ShardId, Stamp, proto};
 use proto::{condition::Kind as Condition, operation::Kind as Operation, operation_result::Status};
 use std::collections::BTreeMap;
-use tokio::time::Instant;
 
 /// Where the fake servers' clock starts, Unix milliseconds.
 pub const START_MS: u64 = 1_700_000_000_000;
@@ -20,41 +21,36 @@ pub struct Frame {
 #[derive(Debug)]
 pub struct Expired;
 
+#[derive(Default)]
 pub struct Shard {
+    pub id: u64,
+    pub range: PlacementRange,
+    pub epoch: u64,
     pub entries: BTreeMap<Bytes, proto::Entry>,
     pub floors: BTreeMap<Bytes, u64>,
     pub outcomes: BTreeMap<(Bytes, u64), proto::WriteReply>,
     pub index: u64,
     /// How many writes changed something.
     pub applied: usize,
-    started: Instant,
-}
-
-impl Default for Shard {
-    fn default() -> Self {
-        Shard {
-            entries: BTreeMap::new(),
-            floors: BTreeMap::new(),
-            outcomes: BTreeMap::new(),
-            index: 0,
-            applied: 0,
-            started: Instant::now(),
-        }
-    }
+    pub now_ms: u64,
 }
 
 impl Shard {
-    pub fn now_ms(&self) -> u64 {
-        START_MS + u64::try_from(self.started.elapsed().as_millis()).unwrap()
+    pub fn new(id: u64, range: PlacementRange) -> Self {
+        Shard { id, range, epoch: 1, ..Shard::default() }
     }
 
-    pub fn receipt(&self, node: usize) -> proto::Receipt {
+    pub fn receipt(&self, node: usize, keyspace: u32, stamp: u64) -> proto::Receipt {
+        let seen = Seen { incarnation: 0, position: LogPosition { term: 2, index: self.index } };
+        let shards = BTreeMap::from([(ShardId(self.id), seen)]);
+        let token = SessionToken { keyspace: KeyspaceId(keyspace), stamp: Stamp(stamp), shards };
         proto::Receipt {
             mode: "cp".to_owned(),
-            shard: 1,
-            epoch: 1,
+            shard: self.id,
+            epoch: self.epoch,
             position: Some(proto::Position { term: 2, index: self.index }),
-            stamp: self.now_ms() << 16,
+            session_token: token.encode(),
+            stamp,
             node: node as u64 + 1,
             ..proto::Receipt::default()
         }
@@ -127,7 +123,7 @@ impl Shard {
         match value {
             Some(value) => {
                 let expires_ms = match operation {
-                    Operation::Put(put) => put.ttl_ms.map(|ttl| self.now_ms() + ttl),
+                    Operation::Put(put) => put.ttl_ms.map(|ttl| self.now_ms + ttl),
                     Operation::Delete(_) | Operation::Increment(_) => None,
                 };
                 self.entries.insert(key.clone(), proto::Entry { key: key.clone(), value, version, expires_ms });
