@@ -36,18 +36,15 @@ impl Group {
             MessageKind::Vote => {
                 let request = decode_vote_request(message.payload).map_err(unreadable)?;
                 speaks_for(from, request.vote.leader_id.voted_for)?;
-                self.core.lease.refuses_vote(request.leadership_transfer)?;
                 let reply = self.raft.vote(request).await.map_err(|error| error.to_string())?;
                 encode_vote_reply(&reply)
             }
             MessageKind::PreVote => {
                 let request = decode_vote_request(message.payload).map_err(unreadable)?;
                 speaks_for(from, request.vote.leader_id.voted_for)?;
-                self.core.lease.refuses_vote(false)?;
                 let reply = self.raft.pre_vote(request).await.map_err(|error| error.to_string())?;
                 encode_vote_reply(&reply)
             }
-            MessageKind::Mark => self.answer_mark(message.payload).await?,
             MessageKind::TransferLeader => self.answer_transfer(from, message.payload).await?,
             MessageKind::SnapshotBegin => {
                 let begin = SnapshotBegin::decode(message.payload).map_err(unreadable)?;
@@ -69,6 +66,7 @@ impl Group {
             | MessageKind::MetadataCommand
             | MessageKind::Close
             | MessageKind::Open
+            | MessageKind::Mark
             | MessageKind::Heartbeats => return Err(format!("{:?} is not for a replica", message.kind)),
         };
         // Poisoned while it was answered: what was promised in between may not be durable.
@@ -82,7 +80,6 @@ impl Group {
         if !request.entries.is_empty() {
             self.refuse_if_full()?;
         }
-        self.promise(request.vote.leader_id.term);
         let commit = request.leader_commit.map(|log_id| log_id.index);
         let reply = self.raft.append_entries(request).await.map_err(|error| error.to_string())?;
         match &reply {
@@ -94,15 +91,6 @@ impl Group {
             AppendEntriesResponse::Conflict | AppendEntriesResponse::HigherVote(_) => {}
         }
         Ok(encode_append_reply(&reply, &self.core.reply_notes()))
-    }
-
-    /// Promises a leader not to vote for anybody else for a while: before openraft takes its message in, so that no vote
-    /// slips in between. One whose term is known to be over is promised nothing.
-    fn promise(&self, term: u64) {
-        let is_over = self.core.look(|metrics| metrics.current_term > term) == Some(true);
-        if !is_over {
-            self.core.lease.promise();
-        }
     }
 
     async fn answer_transfer(&self, from: u64, payload: Bytes) -> Result<Bytes, String> {

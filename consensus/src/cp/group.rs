@@ -13,7 +13,6 @@ use super::{
     door::{Door, Pass},
     figures,
     install::finish_interrupted,
-    lease::stand_after_guard,
     log_store::LogStore,
     network::Network,
     proposer::Proposer,
@@ -137,7 +136,6 @@ impl Group {
                 let raft = Raft::build(replica.0, Arc::new(config), Network::new(core.clone()), log, machine).await?;
                 store.is_starting.store(false, Ordering::Release);
                 core.follow(raft.metrics());
-                core.allow_standing(&raft);
                 raft.run();
                 Ok::<_, openraft::errors::Fatal<Types>>(raft)
             })
@@ -149,7 +147,6 @@ impl Group {
         let mut tasks = JoinSet::new();
         tasks.spawn(Proposer::new(core.clone(), raft.clone(), queue.clone()).run());
         tasks.spawn(rounds.run());
-        tasks.spawn(stand_after_guard(core.clone(), raft.clone()));
         tasks.spawn(watch_office(core.clone(), queue.clone()));
         if !opening.may_stand {
             tasks.spawn(stand_after_silence(core.clone(), raft.clone()));
@@ -199,11 +196,6 @@ impl Group {
     /// Read-index rounds run so far: many reads share one.
     pub fn read_rounds(&self) -> u64 {
         self.read_index.rounds()
-    }
-
-    /// Marks asked of the leader so far: many reads share one.
-    pub fn marks(&self) -> u64 {
-        self.read_index.marks()
     }
 
     /// Stops the Raft instance and waits for it.
@@ -296,7 +288,7 @@ fn raft_config(context: &GroupContext, opening: &Opening) -> Config {
 async fn stand_after_silence(core: Arc<Core>, raft: Raft<Types, StateMachine>) {
     tokio::time::sleep(FOLLOWER_PATIENCE_TIMEOUTS * core.context.timing.election_max).await;
     if !core.may_stand.swap(true, Ordering::Relaxed) {
-        core.allow_standing(&raft);
+        raft.runtime_config().elect(core.is_electable.load(Ordering::Relaxed));
     }
 }
 

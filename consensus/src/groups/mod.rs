@@ -23,6 +23,7 @@ mod rest;
 mod rounds;
 mod serve;
 mod shared;
+mod transfer;
 mod wish;
 
 pub(crate) use closing::Unanswered;
@@ -32,6 +33,7 @@ pub(crate) use replica::Place;
 pub use replica::Replica;
 pub use rounds::ReadyReport;
 pub(crate) use shared::{Flushing, Shared, Tasks};
+pub use transfer::NotMoved;
 pub use wish::settings_of;
 
 use crate::{

@@ -102,7 +102,7 @@ impl Replica {
         }
     }
 
-    fn write_error(&self, unreached: Unreached, deadline: Duration) -> WriteError {
+    pub(super) fn write_error(&self, unreached: Unreached, deadline: Duration) -> WriteError {
         let shard = self.shard_id();
         match unreached {
             Unreached::Elsewhere(leader) => WriteError::NotLeader { shard, leader },

@@ -111,11 +111,6 @@ impl Net {
         }
     }
 
-    /// Cuts two nodes off from each other.
-    pub fn cut_pair(&self, one: u64, other: u64) {
-        self.cut.lock().extend([(NodeId(one), NodeId(other)), (NodeId(other), NodeId(one))]);
-    }
-
     pub fn heal(&self) {
         self.cut.lock().clear();
         self.slow.lock().clear();
@@ -295,8 +290,6 @@ pub struct World {
     pub running: BTreeMap<u64, Running>,
     pub budget: Budget,
     pub has_chores: bool,
-    /// What the founding `Configure` says.
-    pub settings: Settings,
     /// Milliseconds by which a node's wall clock is ahead.
     pub clock_ahead_ms: BTreeMap<u64, u64>,
     began: Instant,
@@ -323,7 +316,6 @@ impl World {
             running: BTreeMap::new(),
             budget: Budget::default(),
             has_chores: true,
-            settings: settings(),
             clock_ahead_ms: BTreeMap::new(),
             began: Instant::now(),
         }
@@ -332,15 +324,6 @@ impl World {
     /// Three nodes, founded, with a leader that has been heard.
     pub async fn founded() -> Self {
         let mut world = World::new();
-        world.start_all().await;
-        world.found().await;
-        world
-    }
-
-    /// Like [`World::founded`], and the leader has leases.
-    pub async fn founded_with_leases() -> Self {
-        let mut world = World::new();
-        world.settings.has_leases = true;
         world.start_all().await;
         world.found().await;
         world
@@ -357,7 +340,7 @@ impl World {
         self.group(1).initialize().await.unwrap();
         self.leader().await;
         self.eventually("the founding settings are applied", || {
-            self.running.values().all(|node| node.group.shard().state().settings.as_ref() == Some(&self.settings))
+            self.running.values().all(|node| node.group.shard().state().settings == Some(settings()))
         })
         .await;
     }
@@ -401,7 +384,7 @@ impl World {
                 keyspace: SPEC.keyspace,
                 incarnation: 0,
                 founders: (1..=3).map(|node| (ReplicaId(node * 10), NodeId(node))).collect(),
-                settings: self.settings.clone(),
+                settings: settings(),
             },
             actor: Actor { node: NodeId(node), start },
             nodes: Arc::new(ArcSwap::from_pointee(
