@@ -8,6 +8,7 @@
 //!
 //! **Deliberately absent.** No behaviour that waits, no bytes on disk, no runtime: this crate could be read aloud.
 
+pub mod capabilities;
 pub mod error;
 pub mod frame;
 pub mod ids;

@@ -40,4 +40,50 @@ impl Admin for Door {
             ..Default::default()
         }))
     }
+
+    async fn list_keyspaces(
+        &self,
+        _: Request<proto::ListKeyspacesRequest>,
+    ) -> Result<Response<proto::ListKeyspacesReply>, Status> {
+        Err(Status::unimplemented("no test asks the scripted cluster for it"))
+    }
+
+    async fn list_nodes(&self, _: Request<proto::ListNodesRequest>) -> Result<Response<proto::ListNodesReply>, Status> {
+        Err(Status::unimplemented("no test asks the scripted cluster for it"))
+    }
+
+    async fn capabilities(
+        &self,
+        _: Request<proto::CapabilitiesRequest>,
+    ) -> Result<Response<proto::CapabilitiesReply>, Status> {
+        Err(Status::unimplemented("no test asks the scripted cluster for it"))
+    }
+
+    async fn create_keyspace(
+        &self,
+        _: Request<proto::CreateKeyspaceRequest>,
+    ) -> Result<Response<proto::KeyspaceDescription>, Status> {
+        Err(Status::unimplemented("no test asks the scripted cluster for it"))
+    }
+
+    async fn alter_keyspace(
+        &self,
+        _: Request<proto::AlterKeyspaceRequest>,
+    ) -> Result<Response<proto::KeyspaceDescription>, Status> {
+        Err(Status::unimplemented("no test asks the scripted cluster for it"))
+    }
+
+    async fn drop_keyspace(
+        &self,
+        _: Request<proto::DropKeyspaceRequest>,
+    ) -> Result<Response<proto::DropKeyspaceReply>, Status> {
+        Err(Status::unimplemented("no test asks the scripted cluster for it"))
+    }
+
+    async fn transfer_leader(
+        &self,
+        _: Request<proto::TransferLeaderRequest>,
+    ) -> Result<Response<proto::TransferLeaderReply>, Status> {
+        Err(Status::unimplemented("no test asks the scripted cluster for it"))
+    }
 }
