@@ -32,6 +32,7 @@ pub mod node;
 pub mod router;
 pub mod routing_copy;
 pub mod rpc;
+pub mod study;
 pub mod telemetry;
 pub mod transport;
 

@@ -7,11 +7,13 @@ use crate::{
     config::{Config, Limits},
     rpc::{
         ENVELOPE_BYTES_MAX, REQUEST_BYTES_MAX, admin::AdminService, kv::KvService, peer::PeerService,
-        status_out::Facts, undecodable::UndecodableLayer,
+        status_out::Facts, stream::StreamService, undecodable::UndecodableLayer,
     },
     transport::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
 };
-use kvorum_api::proto::{self, admin_server::AdminServer, kv_server::KvServer, peer_server::PeerServer};
+use kvorum_api::proto::{
+    self, admin_server::AdminServer, kv_server::KvServer, kv_stream_server::KvStreamServer, peer_server::PeerServer,
+};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::watch};
 use tonic::transport::{Server, server::TcpIncoming};
@@ -88,6 +90,8 @@ pub async fn clients(
     stop: watch::Receiver<bool>,
 ) -> Result<(), String> {
     let kv = KvServer::new(KvService::new(facts.door.clone())).max_decoding_message_size(REQUEST_BYTES_MAX);
+    let stream = StreamService::new(facts.door.clone());
+    let stream = KvStreamServer::new(stream).max_decoding_message_size(REQUEST_BYTES_MAX);
     let health = tonic_health::pb::health_server::HealthServer::new(
         tonic_health::server::HealthService::from_health_reporter(health),
     );
@@ -100,6 +104,7 @@ pub async fn clients(
     server(limits.streams_per_connection_max)
         .layer(UndecodableLayer)
         .add_service(kv)
+        .add_service(stream)
         .add_service(AdminServer::new(AdminService::new(facts)))
         .add_service(health)
         .add_service(reflection().build_v1().map_err(words)?)

@@ -4,8 +4,9 @@
 //! **Invariant.** Labels are closed sets: operations, outcomes, keyspaces of the configuration. Never keys, clients, peers.
 
 use crate::rpc::status_out::{Facts, role};
+use kvorum_api::frame::Outcome;
 use kvorum_storage::Engine;
-use metrics::{counter, gauge, histogram};
+use metrics::{Counter, Histogram, counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -68,6 +69,63 @@ pub fn request<T>(op: Op, started: Instant, result: &Result<T, Status>) {
     let outcome = result.as_ref().map_or_else(|status| outcome(status.code()), |_| "ok");
     counter!(REQUESTS, "op" => op.as_str(), "outcome" => outcome).increment(1);
     histogram!(REQUEST_SECONDS, "op" => op.as_str()).record(started.elapsed().as_secs_f64());
+}
+
+/// Figures of one stream: looked up once, because its calls are many and small.
+pub struct StreamFigures {
+    ops: [OpFigures; 5],
+}
+
+struct OpFigures {
+    answered: Counter,
+    seconds: Histogram,
+}
+
+impl StreamFigures {
+    /// Looks them up.
+    #[must_use]
+    pub fn new() -> Self {
+        let figures = |op: Op| OpFigures {
+            answered: counter!(REQUESTS, "op" => op.as_str(), "outcome" => "ok"),
+            seconds: histogram!(REQUEST_SECONDS, "op" => op.as_str()),
+        };
+        StreamFigures { ops: [Op::Get, Op::Put, Op::Delete, Op::Increment, Op::Batch].map(figures) }
+    }
+
+    /// A call of the stream was answered.
+    ///
+    /// # Panics
+    /// If `op` is none of a stream.
+    pub fn answered(&self, op: Op, started: Instant, outcome: &Outcome) {
+        let place = match op {
+            Op::Get => 0,
+            Op::Put => 1,
+            Op::Delete => 2,
+            Op::Increment => 3,
+            Op::Batch => 4,
+            Op::Handshake | Op::Scan => unreachable!("a stream carries no {}", op.as_str()),
+        };
+        let figures = &self.ops[place];
+        figures.seconds.record(started.elapsed().as_secs_f64());
+        match outcome {
+            Outcome::Found { .. } | Outcome::Written { .. } => figures.answered.increment(1),
+            Outcome::Failed(failure) => {
+                let outcome = self::outcome(Code::from_i32(failure.code.into()));
+                counter!(REQUESTS, "op" => op.as_str(), "outcome" => outcome).increment(1);
+            }
+        }
+    }
+}
+
+impl Default for StreamFigures {
+    fn default() -> Self {
+        StreamFigures::new()
+    }
+}
+
+/// A frame of a stream came in or went out.
+pub fn stream_frame(direction: &'static str) {
+    counter!("kv_server_stream_frames_total", "direction" => direction).increment(1);
 }
 
 /// Rows went out.

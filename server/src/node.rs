@@ -20,15 +20,17 @@ use crate::{
     identity::{DataDirectory, Identity},
     listen::{self, Listeners},
     metrics,
-    router::{Keyspace, ReplicaRoute, Router, ShardRoute},
+    router::Router,
     rpc::{door::Door, join::JoinDesk, status_out::Facts},
+    study::Study,
     transport::GrpcTransport,
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use kvorum_api::{AdminError, Effect, NodeId, ReplicaId, ShardId, limits};
+use kvorum_api::{AdminError, Effect, NodeId, PlacementRange, ReplicaId, ShardId, Sharding, limits};
 use kvorum_consensus::{
     Clock, Env, Node, NodeConfig, Transport as _,
+    metadata::{ClusterMap, KeyspaceRow, NodeRow, ShardRow, ShardStage},
     node::{Budget, ShardConfig, Timing},
     status::NodeStatus,
 };
@@ -37,10 +39,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use rand::{TryRngCore as _, rngs::OsRng};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
@@ -196,8 +195,10 @@ impl House {
             config.storage.ballast,
         ));
         let node = Node::start(env.clone(), node_config(&config, &members, identity)?).await.map_err(Fatal::of)?;
+        let study = Study::of(map(&config, &members));
         let door = Arc::new(Door {
-            router: router(&config, &members, &node)?,
+            router: router(&node, identity, &study),
+            study,
             node,
             admission: Admission::new(
                 config.limits.request_bytes_in_flight_max,
@@ -208,8 +209,8 @@ impl House {
             id: identity.node,
             limits: config.limits,
             clock_offset_max: config.raft.clock_offset_max,
-            scans: TaskTracker::new(),
-            is_draining: AtomicBool::new(false),
+            tasks: TaskTracker::new(),
+            draining: watch::Sender::new(false),
         });
         let gossip = gossip(&config, &beginning, &members, gossip_port);
         let let_in = |_| -> BoxFuture<'static, Result<(NodeId, Bytes), AdminError>> {
@@ -223,7 +224,6 @@ impl House {
             journal: env.journal.clone(),
             start: identity.start,
             started: Instant::now(),
-            peers: members.iter().map(|member| (member.id.0, member.peer.clone())).collect(),
         });
         let house = House { config, env, facts, disk, _gossip: gossip };
         // The first look comes before the first request: a node that starts on a full disk admits nothing.
@@ -283,11 +283,11 @@ impl House {
         let patience = self.config.limits.drain_timeout;
         let until = Instant::now() + patience;
         tracing::info!(patience_ms = patience.as_millis() as u64, "draining");
-        self.facts.door.is_draining.store(true, Ordering::Release);
+        self.facts.door.drain();
         say_serving(health, false).await;
         // Writes in flight are done in milliseconds: finishing them first spares their clients an unknown outcome.
         self.finish_requests(Instant::now() + patience / 4).await;
-        if self.facts.peers.len() > 1 {
+        if self.facts.door.router.hall().map.nodes.len() > 1 {
             // Whoever is up to date takes over within an election; where nobody is, waiting longer brings nobody.
             let handing_over = (2 * self.config.raft.election_max).min(until.duration_since(Instant::now()));
             self.facts.door.node.drain(handing_over).await;
@@ -392,19 +392,49 @@ fn node_config(config: &Config, members: &[Member], identity: &Identity) -> Resu
     })
 }
 
-fn router(config: &Config, members: &[Member], node: &Arc<Node>) -> Result<Router, Fatal> {
-    let mut keyspaces = Vec::new();
+/// What the configuration says, as a map: one shard a keyspace, on every founding node.
+fn map(config: &Config, members: &[Member]) -> ClusterMap {
+    let mut map = ClusterMap { revision: 1, ..ClusterMap::default() };
+    for member in members {
+        let (client, peer) = (member.client.clone(), member.peer.clone());
+        let row = NodeRow { node: member.id, client, peer, zone: String::new(), directory: 0 };
+        map.nodes.insert(member.id, row);
+    }
     for keyspace in &config.keyspaces {
         let shard = shard_of(keyspace);
-        let replicator = node.replicator(shard);
-        let replicator = replicator.ok_or_else(|| Fatal::of(format!("shard {shard} has no replica on this node")))?;
-        let replicas = members.iter().map(|member| ReplicaRoute {
-            replica: replica_of(shard, member.id),
-            node: member.id,
-            address: member.client.clone(),
-        });
-        let route = ShardRoute { start: Bytes::new(), shard, epoch: EPOCH, replicas: replicas.collect(), replicator };
-        keyspaces.push(Keyspace::new(keyspace, vec![route]));
+        let founders: Vec<_> = members.iter().map(|member| (replica_of(shard, member.id), member.id)).collect();
+        let row = ShardRow {
+            shard,
+            keyspace: keyspace.id,
+            range: PlacementRange::all(),
+            epoch: EPOCH,
+            incarnation: 0,
+            leader_wish: founders.first().expect("a cluster has a node").1,
+            founders,
+            stage: ShardStage::Ready,
+        };
+        let keyspace = KeyspaceRow {
+            id: keyspace.id,
+            name: keyspace.name.clone(),
+            mode: keyspace.mode,
+            sharding: Sharding::Range,
+            replicas: row.founders.len() as u32,
+            read_level: keyspace.read_level,
+            limits: keyspace.limits,
+            images: keyspace.images,
+            has_leases: false,
+            created_ms: 0,
+        };
+        map.keyspaces.insert(keyspace.id, keyspace);
+        map.shards.insert(shard, row);
     }
-    Ok(Router::new(keyspaces))
+    map
+}
+
+/// The hall, by the map that the configuration is.
+fn router(node: &Arc<Node>, identity: &Identity, study: &Study) -> Router {
+    let held = node.clone();
+    let router = Router::new(identity.node, Arc::new(move |shard| held.replicator(shard)));
+    router.take_in(&study.watch_map().borrow());
+    router
 }

@@ -1,106 +1,129 @@
 //! # The hall: key → shard → replicator
 //!
 //! ```text
-//!   keyspace name ──▶ Keyspace { mode, limits, levels } ──▶ key ──▶ ShardRoute { first key, replicator }
+//!   the cluster's map ──taken in, revision by revision──▶ Hall (swapped whole) ◀── every request takes the newest
+//!
+//!   keyspace name ──▶ Keyspace { row, shards } ──▶ placement key ──▶ ShardRoute { row, replica here or elsewhere }
 //! ```
 //!
-//! **Invariant.** Every key of a keyspace lies in exactly one of its shards: the first one starts at the empty key, and each
-//! reaches to the start of the next.
+//! **Invariant.** Every placement key of a keyspace lies in exactly one of its shards: the first one starts at the empty
+//! key, and each reaches to the start of the next. A request sees one revision of the map from its first look to its last.
 //!
 //! **Deliberately absent.** Consistency. The hall shows the way; what a level or an acknowledgement means is decided in
 //! the council room.
 
-use crate::config;
+use arc_swap::ArcSwap;
 use bytes::Bytes;
-use kvorum_api::{KeyspaceId, Limits, Mode, NodeId, ReadLevel, Refused, ReplicaId, ShardId};
-use kvorum_consensus::Replicator;
-use std::{collections::BTreeMap, sync::Arc};
+use kvorum_api::{NodeId, Refused, ShardId};
+use kvorum_consensus::{
+    Replicator,
+    metadata::{ClusterMap, KeyspaceRow, METADATA_KEYSPACE, ShardRow},
+};
+use parking_lot::Mutex;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
-/// Where a replica of a shard is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReplicaRoute {
-    /// Which copy.
-    pub replica: ReplicaId,
-    /// On which node.
-    pub node: NodeId,
-    /// The node's client address.
-    pub address: String,
-}
+/// Finds the replica of a shard on this node; `None` = it has not been made yet, or is gone.
+pub type ReplicatorOf = Arc<dyn Fn(ShardId) -> Option<Arc<dyn Replicator>> + Send + Sync>;
+
+/// Bytes of an unknown name that a refusal repeats.
+const NAME_BYTES_SAID_MAX: usize = 64;
 
 /// The way to one shard.
-#[derive(Clone)]
 pub struct ShardRoute {
-    /// Its first placement key; the empty key for the first shard.
-    pub start: Bytes,
-    /// Its id.
-    pub shard: ShardId,
-    /// Its epoch.
-    pub epoch: u64,
-    /// Where its replicas are.
-    pub replicas: Vec<ReplicaRoute>,
-    /// The replica on this node.
-    pub replicator: Arc<dyn Replicator>,
+    /// What the map says about it.
+    pub row: ShardRow,
+    /// `None` = no replica of it belongs here. Filled when the replica has been made.
+    here: Option<OnceLock<Arc<dyn Replicator>>>,
+    replicator_of: ReplicatorOf,
+}
+
+/// Why a shard is not served here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unserved {
+    /// Its replicas are on other nodes.
+    Elsewhere,
+    /// Its replica on this node has not been made yet.
+    NotYet,
 }
 
 /// One keyspace, as requests meet it.
-#[derive(Clone)]
 pub struct Keyspace {
-    /// Its name.
-    pub name: String,
-    /// Its number.
-    pub id: KeyspaceId,
-    /// Its promise.
-    pub mode: Mode,
-    /// What requests are checked against.
-    pub limits: Limits,
-    /// Level of a read that names none.
-    pub read_level: ReadLevel,
-    shards: Vec<ShardRoute>,
+    /// What the map says about it.
+    pub row: KeyspaceRow,
+    shards: Vec<Arc<ShardRoute>>,
 }
 
-/// Every keyspace of this node.
-#[derive(Clone, Default)]
-pub struct Router {
+/// Every keyspace, at one revision of the map.
+pub struct Hall {
+    /// The map it was made from.
+    pub map: Arc<ClusterMap>,
     keyspaces: BTreeMap<String, Arc<Keyspace>>,
 }
 
-impl Keyspace {
-    /// A keyspace over shards in placement order.
-    #[must_use]
-    pub fn new(config: &config::Keyspace, shards: Vec<ShardRoute>) -> Self {
-        assert!(shards.first().is_some_and(|first| first.start.is_empty()), "the first shard starts at the first key");
-        assert!(shards.is_sorted_by(|left, right| left.start < right.start), "shards are in placement order");
-        Keyspace {
-            name: config.name.clone(),
-            id: config.id,
-            mode: config.mode,
-            limits: config.limits,
-            read_level: config.read_level,
-            shards,
+/// The newest hall.
+pub struct Router {
+    here: NodeId,
+    replicator_of: ReplicatorOf,
+    hall: ArcSwap<Hall>,
+    /// Held while a map is taken in: the newest wins, however many bring one.
+    taking: Mutex<()>,
+}
+
+impl ShardRoute {
+    /// The replica on this node.
+    ///
+    /// # Errors
+    /// There is none, or not yet.
+    pub fn replicator(&self) -> Result<&Arc<dyn Replicator>, Unserved> {
+        let here = self.here.as_ref().ok_or(Unserved::Elsewhere)?;
+        if let Some(replicator) = here.get() {
+            return Ok(replicator);
         }
+        let made = (self.replicator_of)(self.row.shard).ok_or(Unserved::NotYet)?;
+        Ok(here.get_or_init(|| made))
     }
 
+    /// Whether a replica of it belongs on this node.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        self.here.is_some()
+    }
+
+    /// Who leads it, as far as the replica on this node knows.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        self.replicator().ok()?.status().leader
+    }
+}
+
+impl Keyspace {
     /// Every shard, in placement order.
     #[must_use]
-    pub fn shards(&self) -> &[ShardRoute] {
+    pub fn shards(&self) -> &[Arc<ShardRoute>] {
         &self.shards
     }
 
-    /// The shard of a key.
+    /// The shard of a placement key.
     #[must_use]
-    pub fn shard_of(&self, key: &[u8]) -> &ShardRoute {
-        let after = self.shards.partition_point(|shard| shard.start.as_ref() <= key);
+    pub fn shard_of(&self, placement: &[u8]) -> &Arc<ShardRoute> {
+        let after = self.shards.partition_point(|shard| shard.row.range.start.as_ref() <= placement);
         &self.shards[after.checked_sub(1).expect("the first shard starts at the empty key")]
     }
 
-    /// The one shard of several keys: a batch is atomic within a shard, and refused across.
+    /// The one shard of several placement keys: a batch is atomic within a shard, and refused across.
     ///
     /// # Errors
     /// The keys lie in different shards.
-    pub fn shard_of_all<'a>(&self, keys: impl IntoIterator<Item = &'a Bytes>) -> Result<&ShardRoute, Refused> {
-        let mut keys = keys.into_iter();
-        let first = keys.next().map_or(&self.shards[0], |key| self.shard_of(key));
-        match keys.all(|key| self.shard_of(key).shard == first.shard) {
+    pub fn shard_of_all<'a>(
+        &self,
+        placements: impl IntoIterator<Item = &'a Bytes>,
+    ) -> Result<&Arc<ShardRoute>, Refused> {
+        let mut placements = placements.into_iter();
+        let first = placements.next().map_or(&self.shards[0], |key| self.shard_of(key));
+        match placements.all(|key| first.row.range.contains(key)) {
             true => Ok(first),
             false => Err(Refused::Malformed {
                 field: "operations",
@@ -110,11 +133,25 @@ impl Keyspace {
     }
 }
 
-impl Router {
-    /// A hall with these keyspaces.
-    #[must_use]
-    pub fn new(keyspaces: Vec<Keyspace>) -> Self {
-        Router { keyspaces: keyspaces.into_iter().map(|one| (one.name.clone(), Arc::new(one))).collect() }
+impl Hall {
+    fn new(map: Arc<ClusterMap>, here: NodeId, replicator_of: &ReplicatorOf) -> Self {
+        let mut shards: BTreeMap<_, Vec<Arc<ShardRoute>>> = BTreeMap::new();
+        for row in map.shards.values() {
+            let is_here = map.replica_on(row.shard, here).is_some();
+            let here = is_here.then(|| replicator_of(row.shard).map_or_else(OnceLock::new, OnceLock::from));
+            let route = ShardRoute { row: row.clone(), here, replicator_of: replicator_of.clone() };
+            shards.entry(row.keyspace).or_default().push(Arc::new(route));
+        }
+        let mut keyspaces = BTreeMap::new();
+        for row in map.keyspaces.values().filter(|row| row.id != METADATA_KEYSPACE) {
+            let mut shards = shards.remove(&row.id).unwrap_or_default();
+            shards.sort_by(|left, right| left.row.range.start.cmp(&right.row.range.start));
+            // A keyspace without its first shard is on its way in or out: nobody is shown into half of one.
+            if shards.first().is_some_and(|first| first.row.range.start.is_empty()) {
+                keyspaces.insert(row.name.clone(), Arc::new(Keyspace { row: row.clone(), shards }));
+            }
+        }
+        Hall { map, keyspaces }
     }
 
     /// The keyspace of that name.
@@ -123,103 +160,65 @@ impl Router {
     /// There is none; the refusal names those there are.
     pub fn keyspace(&self, name: &str) -> Result<&Arc<Keyspace>, Refused> {
         self.keyspaces.get(name).ok_or_else(|| Refused::UnknownKeyspace {
-            name: name.chars().take(config::KEYSPACE_NAME_BYTES_MAX).collect(),
-            known: self.keyspaces.keys().cloned().collect::<Vec<_>>().join(", "),
+            name: name.chars().take(NAME_BYTES_SAID_MAX).collect(),
+            known: self.known(),
         })
+    }
+
+    fn known(&self) -> String {
+        const NAMES_SAID_MAX: usize = 20;
+        let names: Vec<&str> = self.keyspaces.keys().map(String::as_str).take(NAMES_SAID_MAX).collect();
+        match (names.len(), self.keyspaces.len()) {
+            (0, _) => "none yet".to_owned(),
+            (said, all) if said < all => format!("{} and {} more", names.join(", "), all - said),
+            _ => names.join(", "),
+        }
     }
 
     /// Every keyspace, by name.
     pub fn keyspaces(&self) -> impl Iterator<Item = &Arc<Keyspace>> {
         self.keyspaces.values()
     }
+
+    /// The keyspace of a shard, by name.
+    #[must_use]
+    pub fn keyspace_of(&self, shard: ShardId) -> Option<&KeyspaceRow> {
+        self.map.keyspaces.get(&self.map.shards.get(&shard)?.keyspace)
+    }
+
+    /// The way to a shard, whatever its keyspace.
+    #[must_use]
+    pub fn route_to(&self, shard: ShardId) -> Option<&Arc<ShardRoute>> {
+        let row = self.map.shards.get(&shard)?;
+        let keyspace = self.keyspaces.get(&self.map.keyspaces.get(&row.keyspace)?.name)?;
+        Some(keyspace.shard_of(&row.range.start))
+    }
+}
+
+impl Router {
+    /// A hall for a node that has no map yet.
+    #[must_use]
+    pub fn new(here: NodeId, replicator_of: ReplicatorOf) -> Self {
+        let empty = Hall { map: Arc::default(), keyspaces: BTreeMap::new() };
+        Router { here, replicator_of, hall: ArcSwap::from_pointee(empty), taking: Mutex::new(()) }
+    }
+
+    /// Shows the way by this map from now on, unless it already does so by this or a newer one.
+    pub fn take_in(&self, map: &Arc<ClusterMap>) {
+        let _taking = self.taking.lock();
+        if map.revision <= self.hall.load().map.revision {
+            return;
+        }
+        self.hall.store(Arc::new(Hall::new(map.clone(), self.here, &self.replicator_of)));
+    }
+
+    /// The newest hall: taken once by a request, and kept until it is answered.
+    #[must_use]
+    pub fn hall(&self) -> Arc<Hall> {
+        self.hall.load_full()
+    }
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-    use futures::future::BoxFuture;
-    use kvorum_api::{ReadError, WriteError};
-    use kvorum_consensus::{
-        RequestContext, Written,
-        replicator::{Found, ReplicaStatus, Rows},
-    };
-    use kvorum_storage::{WriteCommand, shard::ScanRange};
-
-    struct Nobody;
-
-    impl Replicator for Nobody {
-        fn write_many(
-            &self,
-            _: Vec<WriteCommand>,
-            _: RequestContext,
-        ) -> BoxFuture<'_, Vec<Result<Written, WriteError>>> {
-            unreachable!("the hall calls nobody")
-        }
-
-        fn get(&self, _: Bytes, _: ReadLevel, _: RequestContext) -> BoxFuture<'_, Result<Found, ReadError>> {
-            unreachable!("the hall calls nobody")
-        }
-
-        fn scan(
-            &self,
-            _: ScanRange,
-            _: ReadLevel,
-            _: RequestContext,
-        ) -> BoxFuture<'_, Result<Box<dyn Rows>, ReadError>> {
-            unreachable!("the hall calls nobody")
-        }
-
-        fn status(&self) -> ReplicaStatus {
-            unreachable!("the hall calls nobody")
-        }
-    }
-
-    fn shard(shard: u64, start: &'static str) -> ShardRoute {
-        ShardRoute {
-            start: Bytes::from_static(start.as_bytes()),
-            shard: ShardId(shard),
-            epoch: 1,
-            replicas: Vec::new(),
-            replicator: Arc::new(Nobody),
-        }
-    }
-
-    /// A keyspace of one shard that nobody serves.
-    pub(crate) fn keyspace_of(config: &config::Keyspace) -> Keyspace {
-        Keyspace::new(config, vec![shard(1, "")])
-    }
-
-    /// Three shards: up to `g`, up to `p`, and the rest.
-    pub(crate) fn keyspace() -> Keyspace {
-        let config = config::Config::parse(None, []).unwrap();
-        Keyspace::new(&config.keyspaces[0], vec![shard(1, ""), shard(2, "g"), shard(3, "p")])
-    }
-
-    #[test]
-    fn every_key_has_one_shard() {
-        let keyspace = keyspace();
-        for (key, shard) in [("a", 1), ("g", 2), ("gg", 2), ("ozz", 2), ("p", 3), ("zz", 3)] {
-            assert_eq!(keyspace.shard_of(key.as_bytes()).shard, ShardId(shard), "{key}");
-        }
-    }
-
-    #[test]
-    fn a_batch_across_shards_is_refused() {
-        let keyspace = keyspace();
-        let keys =
-            |keys: &[&'static str]| keys.iter().map(|key| Bytes::from_static(key.as_bytes())).collect::<Vec<_>>();
-        assert_eq!(keyspace.shard_of_all(&keys(&["h", "i"])).unwrap().shard, ShardId(2));
-        assert!(matches!(
-            keyspace.shard_of_all(&keys(&["a", "z"])),
-            Err(Refused::Malformed { field: "operations", .. })
-        ));
-    }
-
-    #[test]
-    fn an_unknown_keyspace_is_refused_with_those_there_are() {
-        let router = Router::new(vec![keyspace()]);
-        assert!(router.keyspace("default").is_ok());
-        let refused = router.keyspace("defualt").err().unwrap().to_string();
-        assert_eq!(refused, "unknown keyspace \"defualt\": this cluster has default");
-    }
-}
+#[path = "router_tests.rs"]
+pub(crate) mod tests;

@@ -42,6 +42,16 @@ pub fn unary(metadata: &MetadataMap, limits: &Limits) -> Result<Budget, Refused>
     Ok(Budget::new(asked.min(limits.request_timeout_max)))
 }
 
+/// The budget of a call within a frame; 0 = it names none.
+#[must_use]
+pub fn call(deadline_ms: u32, limits: &Limits) -> Budget {
+    let asked = match deadline_ms {
+        0 => limits.request_timeout_default,
+        ms => Duration::from_millis(ms.into()),
+    };
+    Budget::new(asked.min(limits.request_timeout_max))
+}
+
 /// How long a scan may hold its view.
 ///
 /// # Errors
@@ -101,6 +111,9 @@ mod tests {
         let default = unary(&MetadataMap::new(), &limits()).unwrap();
         assert_eq!(default.shard, limits().request_timeout_default - WAY_BACK_MAX);
         assert_eq!(scan(&MetadataMap::new(), &limits()).unwrap(), limits().scan_timeout_max);
+        assert_eq!(call(100, &limits()), budget);
+        assert_eq!(call(0, &limits()), default);
+        assert_eq!(call(u32::MAX, &limits()), longest);
     }
 
     #[test]

@@ -1,34 +1,30 @@
 //! The door: what every request passes before it crosses the hall.
 //!
 //! ```text
-//!   draining? ─▶ header ─▶ stamp (T1) ─▶ keyspace ─▶ deadline ─▶ permit ─▶ work
+//!   draining? ─▶ header ─▶ stamp (T1) ─▶ keyspace ─▶ session token ─▶ key ─▶ shard ─▶ epoch (C3) ─▶ permit ─▶ work
 //! ```
 //!
 //! **Invariant.** A request that is refused here has touched nothing: `Effect::None`.
 
-use super::deadline;
 use crate::{
     admission::{Admission, Permit},
     config::Limits,
-    router::{Keyspace, Router},
+    router::{Hall, Keyspace, Router, ShardRoute},
+    study::Study,
 };
-use kvorum_api::{ClusterId, NodeId, Refused, Stamp, limits, proto};
-use kvorum_consensus::{Node, RequestContext};
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
-use tokio::time::Instant;
+use bytes::Bytes;
+use kvorum_api::{ClusterId, KeyspaceId, NodeId, Refused, SessionToken, Stamp, error::LeaderHint, limits, proto};
+use kvorum_consensus::{Node, RequestContext, metadata::ShardRow};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
-use tonic::metadata::MetadataMap;
 
 /// What every handler shares.
 pub struct Door {
     /// The node behind the doors.
     pub node: Arc<Node>,
+    /// Who knows the map.
+    pub study: Study,
     /// The hall.
     pub router: Router,
     /// What is being worked on.
@@ -41,71 +37,80 @@ pub struct Door {
     pub limits: Limits,
     /// A clock further off is not trusted.
     pub clock_offset_max: Duration,
-    /// Tasks that feed scans; waited for at an orderly stop.
-    pub scans: TaskTracker,
+    /// Tasks that feed scans and serve streams; waited for at an orderly stop.
+    pub tasks: TaskTracker,
     /// Whether new requests are refused.
-    pub is_draining: AtomicBool,
+    pub draining: watch::Sender<bool>,
 }
 
-/// A unary request that was let in.
+/// What a header says, whatever it came in.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    /// The keyspace, by name.
+    pub keyspace: String,
+    /// The highest stamp in the request.
+    pub stamp: Stamp,
+    /// W3C trace context, empty = none.
+    pub trace: String,
+    /// What the session has seen, empty = nothing.
+    pub session_token: Bytes,
+}
+
+/// A header that was let in.
+#[derive(Clone)]
 pub struct Entered {
+    /// The hall as it is for this request.
+    pub hall: Arc<Hall>,
     /// Its keyspace.
     pub keyspace: Arc<Keyspace>,
-    /// What the shard is told.
-    pub context: RequestContext,
-    /// When the door answers in the shard's place.
-    pub deadline: Instant,
-    /// Its share of the node, until it is answered.
-    pub permit: Permit,
+    /// Its stamp.
+    pub stamp: Stamp,
+    /// Its trace context.
+    pub trace: String,
+    /// What its session has seen of this keyspace.
+    pub session: Option<Arc<SessionToken>>,
 }
 
-/// A scan that was let in.
-pub struct EnteredScan {
-    /// Its keyspace.
-    pub keyspace: Arc<Keyspace>,
-    /// What the shards are told.
-    pub context: RequestContext,
-    /// When its view is let go.
-    pub deadline: Instant,
-    /// Its share of the node, until the last message was taken.
-    pub permit: Permit,
+impl Asked {
+    /// The header of a unary request.
+    ///
+    /// # Errors
+    /// It is missing.
+    pub fn of(header: Option<proto::RequestHeader>) -> Result<(Self, u64), Refused> {
+        let header = header.ok_or_else(|| Refused::Malformed {
+            field: "header",
+            problem: "is missing: it names the keyspace".into(),
+        })?;
+        let asked = Asked {
+            keyspace: header.keyspace,
+            stamp: Stamp(header.stamp),
+            trace: header.traceparent,
+            session_token: header.session_token,
+        };
+        Ok((asked, header.epoch))
+    }
 }
 
 impl Door {
-    /// Lets a unary request of `bytes` bytes in.
+    /// Lets a header in.
     ///
     /// # Errors
     /// Why not.
-    pub fn enter(
-        &self,
-        metadata: &MetadataMap,
-        header: Option<proto::RequestHeader>,
-        newest: Stamp,
-        bytes: usize,
-    ) -> Result<Entered, Refused> {
-        let (keyspace, stamp, trace) = self.header(header, newest)?;
-        let budget = deadline::unary(metadata, &self.limits)?;
-        let permit = self.admission.request(bytes as u64)?;
-        let context = RequestContext { timeout: budget.shard, stamp, trace, ..RequestContext::default() };
-        Ok(Entered { keyspace, context, deadline: Instant::now() + budget.door, permit })
-    }
-
-    /// Lets a scan in.
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn enter_scan(
-        &self,
-        metadata: &MetadataMap,
-        header: Option<proto::RequestHeader>,
-    ) -> Result<EnteredScan, Refused> {
-        let (keyspace, stamp, trace) = self.header(header, Stamp::default())?;
-        let whole = deadline::scan(metadata, &self.limits)?;
-        // One message on the wire, one waiting.
-        let permit = self.admission.scan(2 * limits::SCAN_MESSAGE_BYTES_MAX as u64)?;
-        let timeout = whole.min(self.limits.request_timeout_max);
-        let context = RequestContext { timeout, stamp, trace, ..RequestContext::default() };
-        Ok(EnteredScan { keyspace, context, deadline: Instant::now() + whole, permit })
+    pub fn enter(&self, asked: Asked) -> Result<Entered, Refused> {
+        if asked.trace.len() > limits::TRACEPARENT_BYTES_MAX {
+            return Err(Refused::OverLimit {
+                field: "header.traceparent",
+                actual: asked.trace.len() as u64,
+                limit: "traceparent_bytes_max",
+                max: limits::TRACEPARENT_BYTES_MAX as u64,
+                fix: "a W3C trace context has 55 bytes",
+            });
+        }
+        self.observe(asked.stamp)?;
+        let hall = self.router.hall();
+        let keyspace = hall.keyspace(&asked.keyspace)?.clone();
+        let session = session(&asked.session_token, &hall, &keyspace)?;
+        Ok(Entered { hall, keyspace, stamp: asked.stamp, trace: asked.trace, session })
     }
 
     /// Adopts a stamp a client brought (rule T1); 0 = it has none yet.
@@ -113,7 +118,7 @@ impl Door {
     /// # Errors
     /// It is too far ahead, or the node is draining.
     pub fn observe(&self, stamp: Stamp) -> Result<(), Refused> {
-        if self.is_draining.load(Ordering::Acquire) {
+        if self.is_draining() {
             return Err(Refused::Draining);
         }
         if stamp == Stamp::default() {
@@ -124,26 +129,85 @@ impl Door {
             .map_err(|ahead_ms| Refused::StampAhead { ahead_ms, max_ms: self.clock_offset_max.as_millis() as u64 })
     }
 
-    fn header(
-        &self,
-        header: Option<proto::RequestHeader>,
-        newest: Stamp,
-    ) -> Result<(Arc<Keyspace>, Stamp, String), Refused> {
-        let header = header.ok_or_else(|| Refused::Malformed {
-            field: "header",
-            problem: "is missing: it names the keyspace".into(),
-        })?;
-        if header.traceparent.len() > limits::TRACEPARENT_BYTES_MAX {
-            return Err(Refused::OverLimit {
-                field: "header.traceparent",
-                actual: header.traceparent.len() as u64,
-                limit: "traceparent_bytes_max",
-                max: limits::TRACEPARENT_BYTES_MAX as u64,
-                fix: "a W3C trace context has 55 bytes",
-            });
-        }
-        let stamp = Stamp(header.stamp).max(newest);
-        self.observe(stamp)?;
-        Ok((self.router.keyspace(&header.keyspace)?.clone(), stamp, header.traceparent))
+    /// Admits a request of that many bytes.
+    ///
+    /// # Errors
+    /// The node is at a limit.
+    pub fn admit(&self, bytes: usize) -> Result<Permit, Refused> {
+        self.admission.request(bytes as u64)
     }
+
+    /// Whether the node is stopping.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// Refuses new requests from now on; streams end when what is in flight is answered.
+    pub fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+
+    /// Where to go with a request for a shard that has no replica here: to the node that should lead it, or to one that
+    /// lives.
+    #[must_use]
+    pub fn hint(&self, hall: &Hall, row: &ShardRow) -> Option<LeaderHint> {
+        let founders = row.founders.iter().map(|(_, node)| *node);
+        let mut candidates: Vec<NodeId> = std::iter::once(row.leader_wish).chain(founders).collect();
+        candidates.retain(|node| *node != self.id);
+        let liveness = self.node.liveness();
+        let best = candidates.iter().find(|node| liveness.is_alive(**node)).or(candidates.first())?;
+        let address = hall.map.nodes.get(best)?.client.clone();
+        Some(LeaderHint { node: *best, address })
+    }
+}
+
+impl Entered {
+    /// What a shard is told about a request.
+    #[must_use]
+    pub fn context(&self, route: &ShardRoute, epoch: u64, timeout: Duration) -> RequestContext {
+        RequestContext {
+            timeout,
+            stamp: self.stamp,
+            trace: self.trace.clone(),
+            session: self.session.as_ref().map(|token| part_of(token, route)),
+            epoch: (epoch > 0).then_some(epoch),
+        }
+    }
+
+    /// Number of its keyspace.
+    #[must_use]
+    pub fn keyspace_id(&self) -> KeyspaceId {
+        self.keyspace.row.id
+    }
+}
+
+/// What a token says about one shard: it may name thousands.
+fn part_of(token: &SessionToken, route: &ShardRoute) -> SessionToken {
+    let seen = token.shards.get_key_value(&route.row.shard).map(|(shard, seen)| (*shard, *seen));
+    SessionToken { keyspace: token.keyspace, stamp: token.stamp, shards: seen.into_iter().collect() }
+}
+
+/// A token is of this keyspace or of no use.
+fn session(token: &Bytes, hall: &Hall, keyspace: &Keyspace) -> Result<Option<Arc<SessionToken>>, Refused> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let malformed = |problem: String| Refused::Malformed { field: "session_token", problem };
+    let token = SessionToken::decode(token).map_err(|error| malformed(error.0))?;
+    let own = &keyspace.row;
+    if token.keyspace == own.id {
+        return Ok(Some(Arc::new(token)));
+    }
+    let fix = "begin a new session, or hand over a token that a reply of this keyspace carried";
+    Err(malformed(match hall.map.keyspaces.get(&token.keyspace) {
+        Some(other) => format!(
+            "is of keyspace {} (number {}), this request is for {} (number {}): {fix}",
+            other.name, other.id, own.name, own.id
+        ),
+        None => format!(
+            "is of a keyspace that was dropped (number {}), this request is for {} (number {}): {fix}",
+            token.keyspace, own.name, own.id
+        ),
+    }))
 }

@@ -3,13 +3,23 @@
 //! **Invariant.** Every answer carries a receipt or a status that says its effect; a write whose deadline passes is answered
 //! with what is known of it, never by silence.
 
-use super::{convert, door::Door, scan, status};
+use super::{
+    calls::{Changes, Patience},
+    convert::{asked, proto_out},
+    deadline, describe,
+    door::{Asked, Door, Entered},
+    scan, status,
+};
 use crate::metrics::{self, Op};
 use bytes::Bytes;
-use kvorum_api::{Effect, ReadError, Stamp, WriteError, proto};
+use kvorum_api::{
+    ReadError, Stamp, WriteError,
+    frame::{Operation, Outcome},
+    proto,
+};
 use prost::Message as _;
 use std::sync::Arc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, metadata::MetadataMap};
 use tracing::Instrument as _;
 
@@ -35,67 +45,88 @@ impl KvService {
         KvService { door }
     }
 
+    fn patience(&self, metadata: &MetadataMap) -> Result<Patience, kvorum_api::Refused> {
+        let budget = deadline::unary(metadata, &self.door.limits)?;
+        Ok(Patience { shard: budget.shard, until: Instant::now() + budget.door })
+    }
+
     async fn write(&self, write: Write) -> Result<Response<proto::WriteReply>, Status> {
         let started = Instant::now();
         let op = write.op;
-        let result = self.try_write(write).await.map_err(|error| status::write_error(&error));
+        let mut seen = None;
+        let result = self.try_write(write, &mut seen).await;
+        let hall = seen.as_ref().map(|entered: &Entered| entered.hall.as_ref());
+        let result = result.map_err(|error| status::of(status::write_failure(&error, hall)));
         metrics::request(op, started, &result);
         result.map(Response::new)
     }
 
-    async fn try_write(&self, write: Write) -> Result<proto::WriteReply, WriteError> {
+    async fn try_write(&self, write: Write, seen: &mut Option<Entered>) -> Result<proto::WriteReply, WriteError> {
+        let (mut header, epoch) = Asked::of(write.header)?;
+        let id = write.request_id.as_ref().map(asked::request_id).transpose()?;
         // The first attempt's stamp is a stamp like any other: one from the future would outlive the window of its id.
-        let newest = Stamp(write.request_id.as_ref().map_or(0, |id| id.first_sent));
-        let entered = self.door.enter(&write.metadata, write.header, newest, write.bytes)?;
-        let command = convert::write_command(write.request_id, write.operations, &entered.keyspace.limits)?;
-        let keys: Vec<Bytes> = command.operations.iter().map(|one| convert::operation_key(one).clone()).collect();
-        let route = entered.keyspace.shard_of_all(&keys)?;
-        let (shard, budget) = (route.shard, entered.context.timeout);
+        header.stamp = header.stamp.max(id.map_or(Stamp::default(), |id| id.parts.first_sent));
+        let entered = &*seen.insert(self.door.enter(header)?);
+        let patience = self.patience(&write.metadata)?;
+        let permit = self.door.admit(write.bytes)?;
+        let operations: Vec<Operation> =
+            write.operations.into_iter().map(asked::operation).collect::<Result<_, _>>()?;
+        let keys: Vec<Bytes> = operations.iter().map(|operation| operation.key().clone()).collect();
+        let call = self.door.prepare_write(entered, id, Changes::Batch(operations), epoch)?;
         let span = tracing::debug_span!(
-            "write", op = write.op.as_str(), keyspace = %entered.keyspace.name, %shard, trace = %entered.context.trace
+            "write", op = write.op.as_str(), keyspace = %entered.keyspace.row.name, shard = %call.route.row.shard,
+            trace = %entered.trace
         );
-        let writing = route.replicator.write(command, entered.context).instrument(span);
-        // The shard keeps its own deadline and knows the true effect; this is for one that does not answer at all.
-        let written = timeout_at(entered.deadline, writing).await.unwrap_or(Err(WriteError::DeadlineExceeded {
-            shard,
-            deadline: budget,
-            effect: Effect::Unknown,
-        }))?;
-        drop(entered.permit);
-        convert::write_reply(written.outcome, &written.receipt, keys)
-    }
-
-    async fn try_get(&self, request: Request<proto::GetRequest>) -> Result<proto::GetReply, ReadError> {
-        let (metadata, _, request) = request.into_parts();
-        let bytes = request.encoded_len();
-        let entered = self.door.enter(&metadata, request.header, Stamp::default(), bytes)?;
-        let key = convert::key(request.key, &entered.keyspace.limits)?;
-        let level = convert::read_level(request.level, &entered.keyspace)?;
-        let route = entered.keyspace.shard_of(&key);
-        let (shard, budget) = (route.shard, entered.context.timeout);
-        let span = tracing::debug_span!(
-            "get", keyspace = %entered.keyspace.name, %shard, %level, trace = %entered.context.trace
-        );
-        let reading = route.replicator.get(key.clone(), level, entered.context).instrument(span);
-        let found = timeout_at(entered.deadline, reading)
-            .await
-            .unwrap_or(Err(ReadError::DeadlineExceeded { shard, deadline: budget }))?;
-        drop(entered.permit);
-        Ok(proto::GetReply {
-            receipt: Some(convert::receipt_out(&found.receipt)),
-            entry: found.entry.map(|entry| convert::entry_out(key, entry)),
+        let outcome = call.run(entered, patience).instrument(span).await?;
+        drop(permit);
+        let Outcome::Written { delivered, applied, repeated, results } = outcome else {
+            unreachable!("a write is answered as one")
+        };
+        Ok(proto::WriteReply {
+            receipt: Some(proto_out::receipt(&delivered)),
+            applied,
+            results: keys.into_iter().zip(results).map(|(key, result)| proto_out::result(key, result)).collect(),
+            repeated_request: repeated,
         })
     }
 
-    fn try_handshake(&self, stamp: Stamp) -> Result<proto::HandshakeReply, ReadError> {
-        self.door.observe(stamp)?;
+    async fn try_get(
+        &self,
+        request: Request<proto::GetRequest>,
+        seen: &mut Option<Entered>,
+    ) -> Result<proto::GetReply, ReadError> {
+        let (metadata, _, request) = request.into_parts();
+        let bytes = request.encoded_len();
+        let (header, epoch) = Asked::of(request.header)?;
+        let entered = &*seen.insert(self.door.enter(header)?);
+        let patience = self.patience(&metadata)?;
+        let permit = self.door.admit(bytes)?;
+        let level = asked::read_level(request.level)?;
+        let call = self.door.prepare_get(entered, &request.key, level, epoch)?;
+        let span = tracing::debug_span!(
+            "get", keyspace = %entered.keyspace.row.name, shard = %call.route.row.shard, level = %call.level,
+            trace = %entered.trace
+        );
+        let outcome = call.run(entered, patience).instrument(span).await?;
+        drop(permit);
+        let Outcome::Found { delivered, entry } = outcome else { unreachable!("a read is answered as one") };
+        Ok(proto::GetReply {
+            receipt: Some(proto_out::receipt(&delivered)),
+            entry: entry.map(|entry| proto_out::entry(request.key, entry)),
+        })
+    }
+
+    fn try_handshake(&self, request: &proto::HandshakeRequest) -> Result<proto::HandshakeReply, ReadError> {
+        self.door.observe(Stamp(request.stamp))?;
+        let hall = self.door.router.hall();
         Ok(proto::HandshakeReply {
             cluster: self.door.cluster.to_string(),
             node: self.door.id.0,
             stamp: self.door.node.stamp().0,
-            keyspaces: self.door.router.keyspaces().map(|keyspace| super::status_out::keyspace(keyspace)).collect(),
+            keyspaces: describe::keyspaces(&hall, &request.keyspaces),
             build: crate::BUILD.to_owned(),
-            ..proto::HandshakeReply::default()
+            nodes: describe::nodes(&hall),
+            map_revision: hall.map.revision,
         })
     }
 }
@@ -111,15 +142,17 @@ impl proto::kv_server::Kv for KvService {
         request: Request<proto::HandshakeRequest>,
     ) -> Result<Response<proto::HandshakeReply>, Status> {
         let started = Instant::now();
-        let result = self.try_handshake(Stamp(request.into_inner().stamp));
-        let result = result.map_err(|error| status::read_error(&error));
+        let result = self.try_handshake(request.get_ref()).map_err(|error| status::read_error(&error));
         metrics::request(Op::Handshake, started, &result);
         result.map(Response::new)
     }
 
     async fn get(&self, request: Request<proto::GetRequest>) -> Result<Response<proto::GetReply>, Status> {
         let started = Instant::now();
-        let result = self.try_get(request).await.map_err(|error| status::read_error(&error));
+        let mut seen = None;
+        let result = self.try_get(request, &mut seen).await;
+        let hall = seen.as_ref().map(|entered: &Entered| entered.hall.as_ref());
+        let result = result.map_err(|error| status::of(status::read_failure(&error, hall)));
         metrics::request(Op::Get, started, &result);
         result.map(Response::new)
     }
@@ -162,7 +195,7 @@ impl proto::kv_server::Kv for KvService {
 
     async fn scan(&self, request: Request<proto::ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {
         let started = Instant::now();
-        let result = scan::open(&self.door, request).await.map_err(|error| status::read_error(&error));
+        let result = scan::open(&self.door, request).await;
         metrics::request(Op::Scan, started, &result);
         result.map(Response::new)
     }

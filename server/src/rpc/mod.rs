@@ -1,26 +1,34 @@
 //! # Doors: gRPC
 //!
 //! ```text
-//!   clients ──▶ undecodable ─▶ kv · admin · health · reflection ──▶ door ─▶ hall
+//!   clients ──▶ undecodable ─▶ kv · stream · admin · health · reflection ──▶ door ─▶ calls ─▶ hall
 //!   nodes   ──▶ undecodable ─▶ peer ──▶ Node::handle
 //! ```
 //!
 //! `convert` is the only place where proto becomes domain and back, `status` the only one where an error becomes a
-//! status.
+//! status. Unary calls and calls within a frame meet in `calls`: they are checked and answered by the same lines.
 //!
 //! **Invariant.** Whatever bytes arrive, the answer is a sentence and the node goes on.
 
 pub mod admin;
+pub mod calls;
 pub mod convert;
 pub mod deadline;
+pub mod describe;
 pub mod door;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod join;
 pub mod kv;
+pub mod neighbours;
 pub mod peer;
 pub mod scan;
+mod scan_plan;
 pub mod status;
 pub mod status_out;
+pub mod stream;
 pub mod undecodable;
+mod wish;
 
 use kvorum_api::limits;
 

@@ -1,6 +1,8 @@
-//! Errors for the wire: the one place where an error becomes a `tonic::Status`.
+//! Errors for the wire: the one place where an error becomes a `frame::Failure`, and that a `tonic::Status`.
 //!
 //! ```text
+//!   error ──▶ Failure ─┬─ stream: an answer of its own
+//!                      └─ unary: Status
 //!   code       what a generic gRPC client understands
 //!   message    one sentence for people
 //!   details    google.rpc.ErrorInfo { domain "kvorum", reason, metadata }, what our client decides by:
@@ -8,13 +10,23 @@
 //!                retry           never | elsewhere | later | same_request_id
 //!                retry_after_ms  with `later`
 //!                limit           the name of the limit that was met
-//!                shard, leader, leader_address           where they apply
+//!                shard, epoch, leader, leader_address    where they apply
+//!                shard_entry     with stale_epoch: the map's row, a `kv.v1.Shard` in base64
 //! ```
+//!
+//! Every reason is described in `docs/errors.md`.
 //!
 //! **Invariant.** Every status that leaves a handler says its effect; whoever finds a status without one takes it as
 //! unknown.
 
-use kvorum_api::{AdminError, Effect, ReadError, Refused, Retry, WriteError, error::LeaderHint};
+use crate::router::Hall;
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use kvorum_api::{
+    AdminError, Effect, ReadError, Refused, Retry, ShardId, WriteError,
+    error::LeaderHint,
+    frame::{Failure, FrameUnreadable},
+};
+use prost::Message as _;
 use std::collections::BTreeMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorInfo, StatusExt as _};
@@ -46,7 +58,7 @@ impl Shape {
         }
     }
 
-    fn finish(mut self, message: String, effect: Effect, retry: Retry) -> Status {
+    fn finish(mut self, message: String, effect: Effect, retry: Retry) -> Failure {
         let effect = match effect {
             Effect::None => "none",
             Effect::Unknown => "unknown",
@@ -62,16 +74,72 @@ impl Shape {
             Retry::SameRequestId => "same_request_id",
         };
         self.metadata.insert("retry", word.to_owned());
-        let metadata = self.metadata.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        let info = ErrorInfo { reason: self.reason.to_owned(), domain: DOMAIN.to_owned(), metadata };
-        Status::with_error_details_vec(self.code, message, vec![info.into()])
+        Failure {
+            code: self.code as i32 as u8,
+            reason: self.reason.to_owned(),
+            message,
+            metadata: self.metadata.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        }
     }
+}
+
+/// A failure as the status of a unary call, or of a whole stream.
+#[must_use]
+pub fn of(failure: Failure) -> Status {
+    let metadata = failure.metadata.into_iter().collect();
+    let info = ErrorInfo { reason: failure.reason, domain: DOMAIN.to_owned(), metadata };
+    let code = Code::from_i32(failure.code.into());
+    Status::with_error_details_vec(code, failure.message, vec![info.into()])
+}
+
+/// What the map says about a shard, for an asker whose map is older (rule C3).
+fn shard_entry(hall: &Hall, shard: ShardId) -> Option<String> {
+    let route = hall.route_to(shard)?;
+    Some(BASE64.encode(super::describe::shard(hall, route).encode_to_vec()))
+}
+
+/// A write that was not acknowledged, with the map's row where the asker's is older.
+#[must_use]
+pub fn write_failure(error: &WriteError, hall: Option<&Hall>) -> Failure {
+    let mut failure = of_write(error);
+    if let (WriteError::StaleEpoch { shard, .. }, Some(hall)) = (error, hall) {
+        failure.metadata.extend(shard_entry(hall, *shard).map(|entry| ("shard_entry".to_owned(), entry)));
+    }
+    failure
+}
+
+/// A read that was not answered, with the map's row where the asker's is older.
+#[must_use]
+pub fn read_failure(error: &ReadError, hall: Option<&Hall>) -> Failure {
+    let mut failure = of_read(error);
+    if let (ReadError::StaleEpoch { shard, .. }, Some(hall)) = (error, hall) {
+        failure.metadata.extend(shard_entry(hall, *shard).map(|entry| ("shard_entry".to_owned(), entry)));
+    }
+    failure
+}
+
+/// Refused before its shard was known.
+#[must_use]
+pub fn refusal(error: &Refused) -> Failure {
+    refused_shape(error).finish(error.to_string(), Effect::None, error.retry())
+}
+
+/// A write that was not acknowledged.
+#[must_use]
+pub fn write_error(error: &WriteError) -> Status {
+    of(of_write(error))
+}
+
+/// A read that was not answered. Reads have no effect.
+#[must_use]
+pub fn read_error(error: &ReadError) -> Status {
+    of(of_read(error))
 }
 
 /// Refused at the door.
 #[must_use]
 pub fn refused(error: &Refused) -> Status {
-    refused_shape(error).finish(error.to_string(), Effect::None, error.retry())
+    of(refusal(error))
 }
 
 fn refused_shape(error: &Refused) -> Shape {
@@ -97,9 +165,7 @@ fn refused_shape(error: &Refused) -> Shape {
     }
 }
 
-/// A write that was not acknowledged.
-#[must_use]
-pub fn write_error(error: &WriteError) -> Status {
+fn of_write(error: &WriteError) -> Failure {
     let shape = match error {
         WriteError::Refused(refused) => refused_shape(refused),
         WriteError::NotLeader { shard, leader } => {
@@ -125,9 +191,7 @@ pub fn write_error(error: &WriteError) -> Status {
     shape.finish(error.to_string(), error.effect(), error.retry())
 }
 
-/// A read that was not answered. Reads have no effect.
-#[must_use]
-pub fn read_error(error: &ReadError) -> Status {
+fn of_read(error: &ReadError) -> Failure {
     let shape = match error {
         ReadError::Refused(refused) => refused_shape(refused),
         ReadError::NotLeader { shard, leader } => {
@@ -167,7 +231,7 @@ pub fn admin_error(error: &AdminError) -> Status {
         AdminError::WrongKey => Shape::new(Code::PermissionDenied, "WRONG_KEY").with("field", "proof"),
         AdminError::Unavailable { .. } => Shape::new(Code::Unavailable, "METADATA_UNAVAILABLE"),
     };
-    shape.finish(error.to_string(), error.effect(), error.retry())
+    of(shape.finish(error.to_string(), error.effect(), error.retry()))
 }
 
 /// What tonic refused before a handler saw it: no protobuf, or a message beyond the decode limit.
@@ -184,56 +248,16 @@ pub fn undecodable(status: &Status) -> Status {
         Code::OutOfRange => format!("request is over the limit request_bytes_max: {}", status.message()),
         _ => format!("request: no message of this method: {}", status.message()),
     };
-    shape.finish(message, Effect::None, Retry::Never)
+    of(shape.finish(message, Effect::None, Retry::Never))
+}
+
+/// Bytes within a stream that are no frame: everything before them was answered, nothing from them on was tried.
+#[must_use]
+pub fn unreadable_frame(error: &FrameUnreadable) -> Status {
+    let shape = Shape::new(Code::InvalidArgument, "MALFORMED").with("field", "frame");
+    of(shape.finish(error.to_string(), Effect::None, Retry::Never))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use kvorum_api::{NodeId, ShardId};
-    use std::time::Duration;
-
-    fn info(status: &Status) -> (String, BTreeMap<String, String>) {
-        let info = status.get_details_error_info().expect("every status carries an ErrorInfo");
-        assert_eq!(info.domain, DOMAIN);
-        (info.reason, info.metadata.into_iter().collect())
-    }
-
-    #[test]
-    fn a_leader_hint_travels_with_not_leader() {
-        let leader = Some(LeaderHint { node: NodeId(2), address: "127.0.0.1:7102".into() });
-        let status = write_error(&WriteError::NotLeader { shard: ShardId(1), leader });
-        assert_eq!(status.code(), Code::FailedPrecondition);
-        let (reason, metadata) = info(&status);
-        assert_eq!(reason, "NOT_LEADER");
-        assert_eq!(metadata["effect"], "none");
-        assert_eq!(metadata["retry"], "elsewhere");
-        assert_eq!(metadata["leader"], "2");
-        assert_eq!(metadata["leader_address"], "127.0.0.1:7102");
-        assert_eq!(metadata["shard"], "1");
-    }
-
-    #[test]
-    fn a_deadline_tells_its_true_effect() {
-        for (effect, word, retry) in
-            [(Effect::None, "none", "elsewhere"), (Effect::Unknown, "unknown", "same_request_id")]
-        {
-            let error = WriteError::DeadlineExceeded { shard: ShardId(1), deadline: Duration::from_secs(1), effect };
-            let status = write_error(&error);
-            assert_eq!(status.code(), Code::DeadlineExceeded);
-            let (_, metadata) = info(&status);
-            assert_eq!((metadata["effect"].as_str(), metadata["retry"].as_str()), (word, retry));
-        }
-    }
-
-    #[test]
-    fn a_limit_is_named_and_a_pause_is_given() {
-        let over = Refused::OverLimit { field: "value", actual: 9, limit: "value_bytes_max", max: 8, fix: "split it" };
-        let (reason, metadata) = info(&refused(&over));
-        assert_eq!((reason.as_str(), metadata["limit"].as_str()), ("OVER_LIMIT", "value_bytes_max"));
-        let busy = read_error(&ReadError::Refused(Refused::Overloaded { limit: "scans_max", max: 1 }));
-        assert_eq!(busy.code(), Code::ResourceExhausted);
-        let (_, metadata) = info(&busy);
-        assert_eq!((metadata["retry"].as_str(), metadata["retry_after_ms"].as_str()), ("later", "50"));
-    }
-}
+#[path = "status_tests.rs"]
+mod tests;

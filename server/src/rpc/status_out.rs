@@ -2,10 +2,10 @@
 //!
 //! **Invariant.** `ready` means: a request sent here now is served, or sent on to a leader this node knows.
 
-use super::{door::Door, join::JoinDesk};
+use super::{describe::images_word, door::Door, join::JoinDesk};
 use crate::{
     gossip::{GossipBoard, GossipView},
-    router::Keyspace,
+    router::Hall,
 };
 use kvorum_api::{StartCount, proto};
 use kvorum_consensus::{
@@ -13,10 +13,7 @@ use kvorum_consensus::{
     replicator::{ReplicaStatus, Role},
 };
 use kvorum_storage::Journal;
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, atomic::Ordering},
-};
+use std::sync::Arc;
 use tokio::time::Instant;
 
 /// Everything there is to say about a node.
@@ -29,8 +26,6 @@ pub struct Facts {
     pub start: StartCount,
     /// When it began.
     pub started: Instant,
-    /// Peer addresses, by node.
-    pub peers: BTreeMap<u64, String>,
     /// Lets nodes in.
     pub join_desk: Arc<JoinDesk>,
     /// What gossip says of the nodes: a hint.
@@ -42,7 +37,7 @@ impl Facts {
     #[must_use]
     pub fn unready(&self, status: &NodeStatus) -> Vec<String> {
         let mut reasons = Vec::new();
-        if self.door.is_draining.load(Ordering::Acquire) {
+        if self.door.is_draining() {
             reasons.push("draining: the process is stopping".to_owned());
         }
         reasons.extend(status.refused.clone());
@@ -62,11 +57,6 @@ impl Facts {
     pub fn gossip_view(&self) -> Arc<GossipView> {
         self.gossip.view()
     }
-
-    fn keyspace_of(&self, replica: &ReplicaStatus) -> String {
-        let holds = |keyspace: &&Arc<Keyspace>| keyspace.shards().iter().any(|shard| shard.shard == replica.shard);
-        self.door.router.keyspaces().find(holds).map_or_else(String::new, |keyspace| keyspace.name.clone())
-    }
 }
 
 /// The whole status.
@@ -74,6 +64,7 @@ impl Facts {
 pub fn node(facts: &Facts) -> proto::NodeStatusReply {
     let status = facts.door.node.status();
     let journal = facts.journal.status();
+    let hall = facts.door.router.hall();
     proto::NodeStatusReply {
         cluster: facts.door.cluster.to_string(),
         node: facts.door.id.0,
@@ -81,8 +72,8 @@ pub fn node(facts: &Facts) -> proto::NodeStatusReply {
         build: crate::BUILD.to_owned(),
         uptime_ms: facts.started.elapsed().as_millis() as u64,
         ready: facts.unready(&status).is_empty(),
-        replicas: status.replicas.iter().map(|one| replica(one, facts.keyspace_of(one))).collect(),
-        peers: status.peers.iter().map(|one| peer(one, &facts.peers)).collect(),
+        replicas: status.replicas.iter().map(|one| replica(one, &hall)).collect(),
+        peers: status.peers.iter().map(|one| peer(one, &hall)).collect(),
         workers: status
             .workers
             .iter()
@@ -102,14 +93,16 @@ pub fn node(facts: &Facts) -> proto::NodeStatusReply {
             poisoned: journal.poisoned.unwrap_or_default(),
         }),
         clock_offset_ms: status.clock_offset_ms,
-        ..proto::NodeStatusReply::default()
+        map_revision: hall.map.revision,
+        zone: hall.map.nodes.get(&facts.door.id).map_or_else(String::new, |row| row.zone.clone()),
     }
 }
 
-fn replica(replica: &ReplicaStatus, keyspace: String) -> proto::ReplicaStatus {
+fn replica(replica: &ReplicaStatus, hall: &Hall) -> proto::ReplicaStatus {
     let state = &replica.state;
+    let settings = state.settings.as_ref();
     proto::ReplicaStatus {
-        keyspace,
+        keyspace: hall.keyspace_of(replica.shard).map_or_else(String::new, |row| row.name.clone()),
         shard: replica.shard.0,
         replica: replica.replica.0,
         role: role(replica.role).to_owned(),
@@ -126,7 +119,10 @@ fn replica(replica: &ReplicaStatus, keyspace: String) -> proto::ReplicaStatus {
         change_oldest_seq: state.change_oldest_seq,
         change_next_seq: state.change_next_seq,
         installing: state.is_installing,
-        ..proto::ReplicaStatus::default()
+        epoch: settings.map_or(0, |settings| settings.epoch),
+        changes: settings.map_or("", |settings| images_word(settings.images)).to_owned(),
+        leases: settings.is_some_and(|settings| settings.has_leases),
+        behaviour: settings.map_or(0, |settings| settings.behaviour),
     }
 }
 
@@ -143,43 +139,12 @@ pub fn role(role: Role) -> &'static str {
     }
 }
 
-fn peer(peer: &PeerStatus, addresses: &BTreeMap<u64, String>) -> proto::PeerStatus {
+fn peer(peer: &PeerStatus, hall: &Hall) -> proto::PeerStatus {
     proto::PeerStatus {
         node: peer.node.0,
-        address: addresses.get(&peer.node.0).cloned().unwrap_or_default(),
+        address: hall.map.nodes.get(&peer.node).map_or_else(String::new, |row| row.peer.clone()),
         heard_ms_ago: peer.heard_ago.map(|ago| ago.as_millis() as u64),
         clock_offset_ms: peer.clock_offset_ms,
         refused: peer.refused.clone().unwrap_or_default(),
-    }
-}
-
-/// A keyspace and who leads its shards, for the handshake.
-#[must_use]
-pub fn keyspace(keyspace: &Keyspace) -> proto::Keyspace {
-    proto::Keyspace {
-        name: keyspace.name.clone(),
-        id: keyspace.id.0,
-        mode: keyspace.mode.to_string(),
-        value_bytes_max: keyspace.limits.value_bytes_max as u64,
-        shards: keyspace
-            .shards()
-            .iter()
-            .map(|shard| proto::Shard {
-                id: shard.shard.0,
-                epoch: shard.epoch,
-                leader: shard.replicator.status().leader.map(|node| node.0),
-                replicas: shard
-                    .replicas
-                    .iter()
-                    .map(|replica| proto::Replica {
-                        id: replica.replica.0,
-                        node: replica.node.0,
-                        address: replica.address.clone(),
-                    })
-                    .collect(),
-                ..proto::Shard::default()
-            })
-            .collect(),
-        ..proto::Keyspace::default()
     }
 }

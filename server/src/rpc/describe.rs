@@ -1,0 +1,174 @@
+//! The map, for the wire: nodes, keyspaces, shards; for clients that look for the way and for operators.
+
+use super::neighbours;
+use crate::router::{Hall, Keyspace, ShardRoute};
+use kvorum_api::{Mode, NodeId, ReadLevel, proto};
+use kvorum_consensus::{
+    Node,
+    metadata::{KeyspaceRow, ShardStage},
+};
+use kvorum_storage::command::Images;
+use std::sync::Arc;
+
+/// Every node, for clients.
+#[must_use]
+pub fn nodes(hall: &Hall) -> Vec<proto::Node> {
+    let node = |row: &kvorum_consensus::metadata::NodeRow| proto::Node {
+        id: row.node.0,
+        address: row.client.clone(),
+        zone: row.zone.clone(),
+    };
+    hall.map.nodes.values().map(node).collect()
+}
+
+/// The keyspaces of these names, or all of them, for clients.
+#[must_use]
+pub fn keyspaces(hall: &Hall, names: &[String]) -> Vec<proto::Keyspace> {
+    wanted(hall, names).map(|keyspace| self::keyspace(hall, keyspace)).collect()
+}
+
+fn wanted<'a>(hall: &'a Hall, names: &'a [String]) -> impl Iterator<Item = &'a Arc<Keyspace>> {
+    hall.keyspaces().filter(move |keyspace| names.is_empty() || names.contains(&keyspace.row.name))
+}
+
+fn keyspace(hall: &Hall, keyspace: &Keyspace) -> proto::Keyspace {
+    let row = &keyspace.row;
+    proto::Keyspace {
+        name: row.name.clone(),
+        id: row.id.0,
+        mode: row.mode.to_string(),
+        value_bytes_max: row.limits.value_bytes_max as u64,
+        shards: keyspace.shards().iter().map(|route| shard(hall, route)).collect(),
+        shard_by: row.sharding.to_string(),
+        read_level: row.read_level.to_string(),
+    }
+}
+
+/// A shard, for clients.
+#[must_use]
+pub fn shard(hall: &Hall, route: &ShardRoute) -> proto::Shard {
+    let row = &route.row;
+    let replica = |(replica, node): &(kvorum_api::ReplicaId, NodeId)| proto::Replica {
+        id: replica.0,
+        node: node.0,
+        address: hall.map.nodes.get(node).map_or_else(String::new, |node| node.client.clone()),
+    };
+    proto::Shard {
+        id: row.shard.0,
+        epoch: row.epoch,
+        leader: leader(route).map(|node| node.0),
+        replicas: row.founders.iter().map(replica).collect(),
+        start: row.range.start.clone(),
+        end: row.range.end.clone(),
+        incarnation: row.incarnation,
+    }
+}
+
+/// Who leads: what the replica here knows, else whom the map wants.
+fn leader(route: &ShardRoute) -> Option<NodeId> {
+    match route.is_here() {
+        true => route.leader(),
+        false => Some(route.row.leader_wish),
+    }
+}
+
+/// The keyspaces of these names, or all of them, for operators.
+#[must_use]
+pub fn descriptions(hall: &Hall, names: &[String]) -> Vec<proto::KeyspaceDescription> {
+    wanted(hall, names).map(|keyspace| description(hall, keyspace)).collect()
+}
+
+/// A keyspace, for operators.
+#[must_use]
+pub fn description(hall: &Hall, keyspace: &Keyspace) -> proto::KeyspaceDescription {
+    proto::KeyspaceDescription {
+        name: keyspace.row.name.clone(),
+        id: keyspace.row.id.0,
+        wish: Some(wish(keyspace)),
+        created_ms: keyspace.row.created_ms,
+        shards: keyspace.shards().iter().map(|route| shard_description(route)).collect(),
+        map_revision: hall.map.revision,
+    }
+}
+
+fn wish(keyspace: &Keyspace) -> proto::KeyspaceWish {
+    let KeyspaceRow { mode, sharding, replicas, read_level, limits, images, has_leases, .. } = &keyspace.row;
+    let cuts = keyspace.shards().iter().skip(1).map(|route| route.row.range.start.clone());
+    proto::KeyspaceWish {
+        mode: mode.to_string(),
+        shard_by: sharding.to_string(),
+        shards: keyspace.shards().len() as u32,
+        split_at: match sharding {
+            kvorum_api::Sharding::Range => cuts.collect(),
+            kvorum_api::Sharding::Hash => Vec::new(),
+        },
+        replicas: *replicas,
+        read_level: read_level.as_str().to_owned(),
+        staleness_ms_max: match read_level {
+            ReadLevel::Bounded(bound) => bound.as_millis() as u32,
+            _ => 0,
+        },
+        value_bytes_max: limits.value_bytes_max as u64,
+        changes: images_word(*images).to_owned(),
+        leases: (*mode == Mode::Cp).then_some(*has_leases),
+    }
+}
+
+/// The word for the images of a change record.
+#[must_use]
+pub const fn images_word(images: Images) -> &'static str {
+    match images {
+        Images::Keys => "keys",
+        Images::New => "new",
+        Images::NewAndOld => "new_and_old",
+    }
+}
+
+fn shard_description(route: &ShardRoute) -> proto::ShardDescription {
+    let row = &route.row;
+    proto::ShardDescription {
+        id: row.shard.0,
+        start: row.range.start.clone(),
+        end: row.range.end.clone(),
+        epoch: row.epoch,
+        incarnation: row.incarnation,
+        state: match row.stage {
+            ShardStage::Creating => "creating",
+            ShardStage::Ready => "ready",
+        }
+        .to_owned(),
+        replicas: row
+            .founders
+            .iter()
+            .map(|(replica, node)| proto::ShardReplica { id: replica.0, node: node.0 })
+            .collect(),
+        leader_wish: row.leader_wish.0,
+        leader: route.leader().map(|node| node.0),
+    }
+}
+
+/// Every node, for operators; `start` says which one this is, and in which of its lives.
+#[must_use]
+pub fn node_descriptions(hall: &Hall, here: &Node, start: (NodeId, u64)) -> Vec<proto::NodeDescription> {
+    let status = here.status();
+    let describe = |row: &kvorum_consensus::metadata::NodeRow| {
+        let peer = status.peers.iter().find(|peer| peer.node == row.node);
+        proto::NodeDescription {
+            id: row.node.0,
+            client: row.client.clone(),
+            peer: row.peer.clone(),
+            zone: row.zone.clone(),
+            metadata_voter: hall.map.metadata.iter().any(|(_, node)| *node == row.node),
+            liveness: neighbours::liveness(here, row.node).to_owned(),
+            heard_ms_ago: peer.and_then(|peer| peer.heard_ago).map(|ago| ago.as_millis() as u64),
+            replicas: replicas_on(hall, row.node),
+            start_count: if row.node == start.0 { start.1 } else { 0 },
+        }
+    };
+    hall.map.nodes.values().map(describe).collect()
+}
+
+fn replicas_on(hall: &Hall, node: NodeId) -> u64 {
+    let holds = |row: &&kvorum_consensus::metadata::ShardRow| row.founders.iter().any(|(_, holder)| *holder == node);
+    hall.map.shards.values().filter(holds).count() as u64
+}
