@@ -27,6 +27,10 @@ impl Node {
         }
         match request.kind {
             MessageKind::Hello => self.answer_hello(&request).await,
+            MessageKind::MetadataFollow | MessageKind::MetadataCommand => match self.answer_metadata(&request).await {
+                Ok(payload) => self.peers.reply(&request, payload),
+                Err(why) => self.peers.refuse(&request, Refusal::Replica, why),
+            },
             MessageKind::Append
             | MessageKind::Vote
             | MessageKind::PreVote
@@ -34,8 +38,6 @@ impl Node {
             | MessageKind::SnapshotBegin
             | MessageKind::SnapshotChunk
             | MessageKind::SnapshotFinish
-            | MessageKind::MetadataFollow
-            | MessageKind::MetadataCommand
             | MessageKind::Close
             | MessageKind::Open
             | MessageKind::Mark => match self.ask_replica(&request).await {

@@ -12,6 +12,7 @@
 //!   closing      500 ms   closes what nobody needs
 //!   records      1 s      opens what has something due; logs wishes; tells which new shards are founded
 //!   moving       2 s      a leader goes where the map wants it
+//!   map, reconcile, metadata: see `metadata/chores`
 //! ```
 //!
 //! **Invariant.** A chore decides nothing by itself: decisions are pure functions (`hello`, `suspect`), chores carry them
@@ -84,6 +85,7 @@ impl Node {
         start("closing", Duration::from_millis(500), Arc::default(), |node| Box::pin(node.close_idle()));
         start("records", Duration::from_secs(1), Arc::default(), |node| Box::pin(node.read_records()));
         start("moving", Duration::from_secs(2), Arc::default(), |node| Box::pin(node.move_leaders()));
+        self.start_metadata_chores(workers);
     }
 
     async fn keep_note(self: Arc<Self>) -> Step {

@@ -2,6 +2,7 @@
 //!
 //! **Deliberately absent.** Addresses of peers: finding them is the transport's part.
 
+use crate::metadata::{ClusterMap, Founding};
 use kvorum_api::{ClusterId, KeyspaceId, NodeId, ReplicaId, ShardId, StartCount};
 use kvorum_storage::command::Settings;
 use std::{collections::BTreeMap, time::Duration};
@@ -17,6 +18,11 @@ pub struct NodeConfig {
     pub start: StartCount,
     /// Random per process: tells two processes with the same directory image apart.
     pub boot_nonce: u64,
+    /// What the first start of the first nodes makes. Its row of this node says where this node is, also later; of the
+    /// rest nothing counts once there is a map.
+    pub founding: Founding,
+    /// The durable copy of the newest map that an earlier life of this node, or its joining, has kept.
+    pub map: Option<ClusterMap>,
     /// Client addresses of all nodes, itself included (`host:port`), for leader hints.
     pub nodes: BTreeMap<NodeId, String>,
     /// The shards and where their replicas are.

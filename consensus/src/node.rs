@@ -30,7 +30,7 @@ use crate::{
     hlc::{BOUND_AHEAD_MS, Hlc},
     identity::Identity,
     keeper::NoteKeeper,
-    metadata::{ClusterMap, ShardStage},
+    metadata::{ClusterMap, METADATA_SHARD, ShardStage, Study},
     peers::{Peers, TRACE},
     replicator::Replicator,
     suspect::Judgement,
@@ -89,6 +89,7 @@ pub struct Node {
     pub(crate) note: NoteKeeper,
     pub(crate) duties: Mutex<Duties>,
     pub(crate) groups: Groups,
+    pub(crate) study: Arc<Study>,
     /// Set once the node answers hellos.
     pub(crate) is_open: AtomicBool,
     pub(crate) hellos: Hellos,
@@ -138,6 +139,9 @@ impl Node {
             sync_overdue: None,
             full_since: None,
         };
+        let liveness = Arc::new(Liveness::new(config.node));
+        let (founding, map) = (config.founding.clone(), config.map.clone());
+        let study = Study::new(config.node, (env.clone(), Arc::clone(&peers)), Arc::clone(&liveness), founding, map);
         let (openings, closings) = Shared::limits();
         let shared = Shared {
             env: env.clone(),
@@ -148,7 +152,7 @@ impl Node {
             hlc: Arc::clone(&hlc),
             health: Arc::clone(&health),
             peers: Arc::clone(&peers),
-            liveness: Arc::new(Liveness::new(config.node)),
+            liveness,
             openings,
             closings,
             tasks: Tasks::default(),
@@ -165,6 +169,7 @@ impl Node {
             note,
             duties: Mutex::new(duties),
             groups: Groups::new(Arc::new(shared)),
+            study,
             is_open: AtomicBool::new(false),
             hellos: Hellos::default(),
             workers: Workers::default(),
@@ -181,9 +186,14 @@ impl Node {
         self.note.keep_first(&self.peers).await?;
         self.wait_for_clock().await;
         self.note.keep(&self.hlc, &self.peers).await?;
-        for config in &self.config.shards {
+        for config in self.study.shard_config().iter().chain(&self.config.shards) {
             self.groups.keep(config.clone()).await?;
         }
+        if let Some(replica) = self.replica(METADATA_SHARD) {
+            let shard = Arc::clone(replica.shard());
+            self.study.take_seat(replica, shard);
+        }
+        self.take_map_in().await?;
         self.is_open.store(true, Ordering::Release);
         self.admit_if_known();
         self.start_chores(&self.workers);

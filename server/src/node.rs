@@ -372,6 +372,8 @@ fn node_config(config: &Config, members: &[Member], identity: &Identity) -> Resu
         node: identity.node,
         start: identity.start,
         boot_nonce: random()?,
+        founding: kvorum_consensus::metadata::Founding::default(),
+        map: None,
         nodes: members.iter().map(|member| (member.id, member.client.clone())).collect(),
         shards: shards.collect(),
         timing: Timing {

@@ -336,4 +336,4 @@ pub(super) fn level(reader: &mut Reader) -> Result<ReadLevel, StorageError> {
 
 #[cfg(test)]
 #[path = "codec_tests.rs"]
-mod tests;
+pub(super) mod tests;

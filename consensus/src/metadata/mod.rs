@@ -12,13 +12,18 @@
 //! **Invariant.** The map only ever grows in revision, and two nodes at one revision hold the same map. A node acts on the
 //! newest map it has; nothing that was acknowledged depends on its being the newest there is.
 
+mod chores;
 pub mod codec;
+mod follow;
 pub mod map;
 pub mod placement;
 pub mod plan;
+pub mod study;
+mod wire;
 pub mod wish;
 
 pub use map::{ClusterMap, Counters, KeyspaceRow, NodeRow, Row, RowEdit, RowKey, ShardRow, ShardStage};
+pub use study::Study;
 
 use kvorum_api::{GroupId, KeyspaceId, NodeId, ShardId};
 

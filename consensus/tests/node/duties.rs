@@ -128,6 +128,9 @@ async fn every_chore_is_listed() {
             "closing",
             "records",
             "moving",
+            "map",
+            "reconcile",
+            "metadata",
         ]
     );
     assert!(workers.iter().all(|worker| worker.runs > 0), "{workers:?}");

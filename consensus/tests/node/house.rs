@@ -171,6 +171,8 @@ impl House {
             node: NodeId(id),
             start: StartCount(self.machines[&id].starts),
             boot_nonce: NONCES.fetch_add(1, Ordering::Relaxed),
+            founding: kvorum_consensus::metadata::Founding::default(),
+            map: None,
             nodes: (1..=3).map(|id| (NodeId(id), format!("node-{id}:1"))).collect(),
             shards: vec![ShardConfig {
                 shard: SHARD,

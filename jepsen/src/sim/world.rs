@@ -406,6 +406,8 @@ fn node_config(node: NodeId, start: StartCount, boot_nonce: u64, budget: Budget)
         node,
         start,
         boot_nonce,
+        founding: kvorum_consensus::metadata::Founding::default(),
+        map: None,
         nodes: (1..=3).map(|id| (NodeId(id), format!("node-{id}:1"))).collect(),
         shards: vec![shard],
         timing: Timing::default(),

@@ -1,0 +1,278 @@
+//! Follow: how the newest map gets to every node.
+//!
+//! ```text
+//!   a replica of group 0 is here:   its diary ──▶ fold ──▶ publish            fell off: every row, then the diary
+//!   none is:   revision, serial ──▶ a metadata replica ──▶ edits since │ the whole map in pages │ nothing for 5 s
+//! ```
+//!
+//! **Invariant.** A map is published only at the end of a change, never in its middle. Edits are taken only by whoever has
+//! the same history: the change before the asker's revision must be of the asker's serial.
+
+use super::{
+    map::{ClusterMap, Row, RowEdit},
+    study::{Seat, Study},
+    wire::{Follow, News},
+};
+use crate::{message::MessageKind, worker::Step};
+use bytes::{Bytes, BytesMut};
+use kvorum_api::NodeId;
+use kvorum_storage::{
+    Shard, StorageError,
+    changelog::{Change, ChangeReader, ChangesError},
+};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+use tokio::time::{sleep, timeout};
+
+/// Who asks for changes when there are none is answered after this.
+const LONG_POLL: Duration = Duration::from_secs(5);
+
+/// What the answer may need on its way besides.
+const WAY: Duration = Duration::from_secs(1);
+
+/// How long one step of the follower waits for news of its own diary.
+const NEWS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// After a failure.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Changes that are answered as edits; who is further behind takes the whole map.
+const EDITS_MAX: u64 = 1_000;
+
+/// Bytes of one page of a whole map.
+const PAGE_BYTES: usize = 512 << 10;
+
+/// Bytes and rows read at a time.
+const PORTION: (usize, usize) = (1 << 20, 4_096);
+
+/// Where this node's replica of group 0 was read up to.
+pub(super) struct Reading {
+    reader: ChangeReader,
+    map: ClusterMap,
+    /// Of a change that was not read to its end.
+    pending: Vec<RowEdit>,
+}
+
+/// A whole map as it is handed out: one that is a little old is as good, since edits lead on from it.
+#[derive(Clone)]
+pub(super) struct Whole {
+    revision: u64,
+    bytes: Bytes,
+}
+
+impl Study {
+    /// One step of the follower: takes what is new, or waits a moment for it.
+    pub(crate) async fn follow(&self) -> Step {
+        let followed = match self.seat.get() {
+            Some(seat) => self.follow_own(seat).await,
+            None => self.follow_another().await,
+        };
+        if followed.is_err() {
+            sleep(PAUSE).await;
+        }
+        followed
+    }
+
+    async fn follow_own(&self, seat: &Seat) -> Step {
+        let mut place = self.reading.lock().await;
+        if let Some(reading) = place.as_mut() {
+            // No news is no failure: the step ends so that it is seen to live.
+            let _ = timeout(NEWS_PATIENCE, reading.reader.wait()).await;
+        }
+        let (reading, shard) = (place.take(), Arc::clone(&seat.shard));
+        let read = self.env.blocking.run(move || match reading {
+            Some(reading) => reading.catch_up(),
+            None => Reading::begin(&shard),
+        });
+        match read.await {
+            Ok(reading) => {
+                if reading.map.revision > self.map().revision {
+                    self.publish(reading.map.clone());
+                }
+                *place = Some(reading);
+                Ok(())
+            }
+            // A snapshot brings it all anew.
+            Err(StorageError::Installing) => {
+                sleep(PAUSE).await;
+                Ok(())
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    async fn follow_another(&self) -> Step {
+        let map = self.map();
+        let others: Vec<NodeId> = map.metadata.iter().map(|(_, node)| *node).filter(|node| *node != self.me).collect();
+        let turn = self.followed.load(Ordering::Relaxed);
+        let Some(node) = others.get(turn % others.len().max(1)).copied() else {
+            sleep(NEWS_PATIENCE).await;
+            return Ok(());
+        };
+        let followed = self.follow_node(node, &map).await;
+        if followed.is_err() {
+            self.followed.fetch_add(1, Ordering::Relaxed);
+        }
+        followed.map_err(|why| format!("node {node}: {why}"))
+    }
+
+    async fn follow_node(&self, node: NodeId, map: &Arc<ClusterMap>) -> Step {
+        let asked = Follow { revision: map.revision, serial: map.counters.serial, page: None };
+        match self.ask_news(node, asked).await? {
+            News::Nothing => {}
+            News::Edits(revision, edits) => {
+                let mut newer = ClusterMap::clone(map);
+                edits.into_iter().for_each(|edit| newer.apply(edit));
+                newer.revision = revision;
+                self.publish(newer);
+            }
+            News::Page { revision, total, bytes } => {
+                let mut whole = BytesMut::from(&bytes[..]);
+                while (whole.len() as u64) < total {
+                    let asked = Follow { page: Some((revision, whole.len() as u64)), ..asked };
+                    match self.ask_news(node, asked).await? {
+                        News::Page { revision: same, bytes, .. } if same == revision && !bytes.is_empty() => {
+                            whole.extend_from_slice(&bytes);
+                        }
+                        _ => return Err(format!("its map of revision {revision} went while it was fetched")),
+                    }
+                }
+                self.publish(ClusterMap::decode(whole.freeze()).map_err(|error| error.to_string())?);
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask_news(&self, node: NodeId, asked: Follow) -> Result<News, String> {
+        let answer = self.call(node, MessageKind::MetadataFollow, asked.encode(), LONG_POLL + WAY).await?;
+        News::decode(answer).map_err(|error| error.to_string())
+    }
+
+    pub(super) async fn answer_follow(&self, asked: Bytes) -> Result<Bytes, String> {
+        let Some(seat) = self.seat.get() else {
+            return Err(format!("node {} holds no metadata", self.me));
+        };
+        let asked = Follow::decode(asked).map_err(|error| error.to_string())?;
+        if let Some((revision, from)) = asked.page {
+            let whole = self.whole.lock().clone().filter(|whole| whole.revision == revision);
+            return Ok(whole.map_or(News::Nothing, |whole| whole.page(from)).encode());
+        }
+        let mut map = self.watch();
+        let newer = timeout(LONG_POLL, map.wait_for(|map| map.revision > asked.revision)).await;
+        let Ok(Ok(newer)) = newer.map(|newer| newer.map(|map| Arc::clone(&map))) else {
+            return Ok(News::Nothing.encode());
+        };
+        if asked.revision > 1 && newer.revision - asked.revision <= EDITS_MAX {
+            let (shard, upto) = (Arc::clone(&seat.shard), newer.revision);
+            let edits = self.env.blocking.run(move || edits_since(&shard, asked, upto)).await;
+            if let Some(edits) = edits.map_err(|error| error.to_string())? {
+                return Ok(News::Edits(newer.revision, edits).encode());
+            }
+        }
+        Ok(self.whole(&newer).page(0).encode())
+    }
+
+    /// The map as it was handed out last, unless that is too old to go on from with edits.
+    fn whole(&self, map: &ClusterMap) -> Whole {
+        let mut kept = self.whole.lock();
+        let recent = kept.as_ref().filter(|whole| map.revision.saturating_sub(whole.revision) < EDITS_MAX);
+        let whole = recent.cloned().unwrap_or_else(|| Whole { revision: map.revision, bytes: map.encode() });
+        *kept = Some(whole.clone());
+        whole
+    }
+}
+
+impl Whole {
+    fn page(&self, from: u64) -> News {
+        let from = usize::try_from(from).map_or(self.bytes.len(), |from| from.min(self.bytes.len()));
+        let end = self.bytes.len().min(from + PAGE_BYTES);
+        News::Page { revision: self.revision, total: self.bytes.len() as u64, bytes: self.bytes.slice(from..end) }
+    }
+}
+
+impl Reading {
+    /// From every row of the shard.
+    fn begin(shard: &Arc<Shard>) -> Result<Self, StorageError> {
+        let mut reader = shard.changes(0);
+        let map = whole_map(&mut reader)?;
+        Ok(Reading { reader, map, pending: Vec::new() })
+    }
+
+    /// Up to the end of the diary.
+    fn catch_up(mut self) -> Result<Self, StorageError> {
+        loop {
+            match self.reader.read(PORTION.0, PORTION.1) {
+                Ok(changes) if changes.is_empty() => return Ok(self),
+                Ok(changes) => changes.into_iter().try_for_each(|change| self.take(change))?,
+                Err(ChangesError::Truncated { .. }) => {
+                    self.map = whole_map(&mut self.reader)?;
+                    self.pending.clear();
+                }
+                Err(ChangesError::Storage(error)) => return Err(error),
+            }
+        }
+    }
+
+    fn take(&mut self, change: Change) -> Result<(), StorageError> {
+        let (end, is_last) = (change.seq + 1, change.is_last_of_batch);
+        self.pending.extend(edit_of(change)?);
+        if is_last {
+            self.pending.drain(..).for_each(|edit| self.map.apply(edit));
+            self.map.revision = end;
+        }
+        Ok(())
+    }
+}
+
+/// The fold of every row, at the moment from which the reader goes on.
+fn whole_map(reader: &mut ChangeReader) -> Result<ClusterMap, StorageError> {
+    let mut resync = reader.resync()?;
+    let mut map = ClusterMap { revision: resync.next_seq, ..ClusterMap::default() };
+    loop {
+        let rows = resync.scan.next(PORTION.0, PORTION.1)?;
+        if rows.is_empty() {
+            return Ok(map);
+        }
+        for row in rows {
+            if let Some(edit) = RowEdit::of_change(&row.key, row.entry.value)? {
+                map.apply(edit);
+            }
+        }
+    }
+}
+
+fn edit_of(change: Change) -> Result<Option<RowEdit>, StorageError> {
+    RowEdit::of_change(&change.key, change.new.and_then(|entry| entry.value))
+}
+
+/// What leads from the asker's map to the revision `upto`; `None` if the diary does not reach back, does not reach that far
+/// yet, or is of another history.
+fn edits_since(shard: &Arc<Shard>, asked: Follow, upto: u64) -> Result<Option<Vec<RowEdit>>, StorageError> {
+    let mut reader = shard.changes(asked.revision - 1);
+    let mut edits = Vec::new();
+    while reader.next_seq() < upto {
+        let changes = match reader.read(PORTION.0, (upto - reader.next_seq()) as usize) {
+            Ok(changes) if changes.is_empty() => return Ok(None),
+            Ok(changes) => changes,
+            Err(ChangesError::Truncated { .. }) => return Ok(None),
+            Err(ChangesError::Storage(error)) => return Err(error),
+        };
+        for change in changes {
+            let is_before = change.seq < asked.revision;
+            let edit = edit_of(change)?;
+            if !is_before {
+                edits.extend(edit);
+            } else if !is_change_of(edit.as_ref(), asked.serial) {
+                return Ok(None);
+            }
+        }
+    }
+    Ok(Some(edits))
+}
+
+/// Whether this is the last edit of the change of that serial.
+fn is_change_of(edit: Option<&RowEdit>, serial: u64) -> bool {
+    matches!(edit, Some(RowEdit::Put(Row::Counters(counters))) if counters.serial == serial)
+}

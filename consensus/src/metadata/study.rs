@@ -1,0 +1,476 @@
+//! # Study: the one object that holds the map, changes it and follows it
+//!
+//! ```text
+//!   command ─▶ find who leads group 0 ─▶ there: read row `i` (linearizable) ─▶ map at that serial ─▶ plan ─▶ one batch
+//!                      │ nobody: nothing was sent, Effect::None                                    on condition of `i`
+//!                      └ the answer got lost: Effect::Unknown
+//! ```
+//!
+//! **Invariant.** The published map never goes back in revision. A command is sent to one node at a time, and only to one
+//! that has said that it leads; it is tried again only if it was provably not done, or if doing it twice is doing it once.
+//!
+//! **Deliberately absent.** What a change is (`plan`), and how the map gets here (`follow`).
+
+use super::{
+    Founding, METADATA_KEYSPACE, METADATA_SHARD, MetadataCommand, MetadataReply,
+    follow::{Reading, Whole},
+    map::{ClusterMap, Counters, NodeRow, Row, RowEdit, RowKey},
+    plan::{Plan, found, plan},
+    wire::{Answer, Ask, Verdict},
+};
+use crate::{
+    config::ShardConfig,
+    env::Env,
+    groups::Liveness,
+    message::{Incoming, MessageKind, Outgoing},
+    peers::Peers,
+    replicator::{Replicator, RequestContext, Role},
+    transport::Lane,
+};
+use bytes::Bytes;
+use kvorum_api::{AdminError, Effect, NodeId, PlacementRange, ReadLevel, ReplicaId, Version, limits};
+use kvorum_storage::{
+    Condition, Operation, Outcome, Shard, WriteCommand,
+    command::{Images, Settings},
+    journal::NODE_GROUP,
+    shard::BEHAVIOUR,
+};
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, AtomicUsize},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout_at},
+};
+
+/// How long one node may take to say who leads.
+const PROBE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long one linearizable read of the counters may take before the search for a leader begins anew.
+const READ_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Between two searches for a leader.
+const SEARCH_PACE: Duration = Duration::from_millis(100);
+
+/// How long a caller waits for its own copy of the map to show what it changed.
+const OWN_COPY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Plans that may lose against others before the caller is told.
+const PLANS_MAX: u32 = 16;
+
+/// What the cluster has agreed about itself, as one node knows it and changes it.
+pub struct Study {
+    pub(super) me: NodeId,
+    pub(super) env: Env,
+    pub(super) peers: Arc<Peers>,
+    liveness: Arc<Liveness>,
+    founding: Founding,
+    map: watch::Sender<Arc<ClusterMap>>,
+    pub(super) seat: OnceLock<Seat>,
+    /// One plan at a time on this node: a second one would only lose.
+    turn: tokio::sync::Mutex<()>,
+    /// Where this node's own replica of group 0 was read up to.
+    pub(super) reading: tokio::sync::Mutex<Option<Reading>>,
+    /// Which metadata node is followed, if none is here.
+    pub(super) followed: AtomicUsize,
+    /// The revision that the replicas here are in line with.
+    pub(super) reconciled: AtomicU64,
+    /// The whole map as it is handed out, in pages.
+    pub(super) whole: Mutex<Option<Whole>>,
+}
+
+/// The replica of group 0 on this node.
+pub(super) struct Seat {
+    pub(super) replicator: Arc<dyn Replicator>,
+    pub(super) shard: Arc<Shard>,
+}
+
+impl Study {
+    /// Begins with the durable copy of the map, or with what the founding says.
+    pub fn new(
+        me: NodeId,
+        (env, peers): (Env, Arc<Peers>),
+        liveness: Arc<Liveness>,
+        founding: Founding,
+        kept: Option<ClusterMap>,
+    ) -> Arc<Self> {
+        let study = Arc::new(Study {
+            me,
+            env,
+            peers,
+            liveness,
+            map: watch::Sender::new(Arc::new(first_map(&founding, kept))),
+            founding,
+            seat: OnceLock::new(),
+            turn: tokio::sync::Mutex::default(),
+            reading: tokio::sync::Mutex::default(),
+            followed: AtomicUsize::new(me.0 as usize),
+            reconciled: AtomicU64::new(0),
+            whole: Mutex::default(),
+        });
+        study.introduce(&study.map());
+        study
+    }
+
+    /// The newest map this node has.
+    pub fn map(&self) -> Arc<ClusterMap> {
+        Arc::clone(&self.map.borrow())
+    }
+
+    /// The newest map, as it changes.
+    pub fn watch(&self) -> watch::Receiver<Arc<ClusterMap>> {
+        self.map.subscribe()
+    }
+
+    /// What the replica of group 0 on this node is opened with; `None` = it holds none.
+    pub fn shard_config(&self) -> Option<ShardConfig> {
+        let founders = self.map().metadata.clone();
+        founders.iter().any(|(_, node)| *node == self.me).then(|| metadata_shard(founders))
+    }
+
+    /// Tells of the replica of group 0 on this node, once it is open.
+    pub fn take_seat(&self, replicator: Arc<dyn Replicator>, shard: Arc<Shard>) {
+        assert!(self.seat.set(Seat { replicator, shard }).is_ok(), "a node has one replica of group 0");
+    }
+
+    /// Changes the map, through whoever leads group 0, and returns once this node's own copy shows it or a second later.
+    ///
+    /// # Errors
+    /// What cannot be, or `Unavailable` with its effect.
+    pub async fn command(&self, command: MetadataCommand, patience: Duration) -> Result<MetadataReply, AdminError> {
+        let deadline = Instant::now() + patience;
+        let is_repeatable = is_repeatable(&command);
+        let mut effect = Effect::None;
+        loop {
+            let why = match self.attempt(&command, deadline).await {
+                Verdict::Done(reply) => {
+                    let patience = deadline.min(Instant::now() + OWN_COPY_PATIENCE);
+                    let mut map = self.watch();
+                    let _ = timeout_at(patience, map.wait_for(|map| map.revision >= reply.revision)).await;
+                    return Ok(reply);
+                }
+                Verdict::Refused(error) => return Err(error),
+                Verdict::NotDone(why) => why,
+                Verdict::Unknown(why) if is_repeatable => {
+                    effect = Effect::Unknown;
+                    why
+                }
+                Verdict::Unknown(why) => return Err(AdminError::Unavailable { why, effect: Effect::Unknown }),
+            };
+            if Instant::now() + SEARCH_PACE >= deadline {
+                return Err(AdminError::Unavailable { why, effect });
+            }
+            sleep(SEARCH_PACE).await;
+        }
+    }
+
+    /// Answers another node.
+    ///
+    /// # Errors
+    /// Why it cannot be answered.
+    pub async fn answer(&self, incoming: Incoming) -> Result<Bytes, String> {
+        match incoming.kind {
+            MessageKind::MetadataFollow => self.answer_follow(incoming.payload).await,
+            MessageKind::MetadataCommand => {
+                let answer = match Ask::decode(incoming.payload).map_err(|error| error.to_string())? {
+                    Ask::WhoLeads if self.leads() => Answer::Leads,
+                    Ask::WhoLeads => Answer::Follows(self.leader()),
+                    Ask::Do(command, patience) => {
+                        Answer::Verdict(self.decide(&command, Instant::now() + patience).await)
+                    }
+                };
+                Ok(answer.encode())
+            }
+            other => Err(format!("{other:?} is no question about the metadata")),
+        }
+    }
+
+    /// Makes the first change of all, once this node leads group 0 and nothing is there.
+    ///
+    /// # Errors
+    /// Why it could not.
+    pub async fn found(&self) -> Result<(), String> {
+        if self.map().is_founded() || !self.leads() || self.founding.nodes.is_empty() {
+            return Ok(());
+        }
+        let _turn = self.turn.lock().await;
+        let deadline = Instant::now() + READ_PATIENCE;
+        if self.counters(deadline).await?.is_some() {
+            return Ok(());
+        }
+        let plan = found(&self.founding, self.env.clock.now_ms()).map_err(|error| error.to_string())?;
+        match self.write(plan, None, deadline).await {
+            Ok(_) => {
+                tracing::info!(nodes = self.founding.nodes.len(), "founded the metadata");
+                Ok(())
+            }
+            Err(verdict) => Err(format!("the metadata is not founded yet: {verdict:?}")),
+        }
+    }
+
+    /// Says where this node is, if the map says something else.
+    ///
+    /// # Errors
+    /// Why it could not.
+    pub async fn announce(&self) -> Result<(), String> {
+        let map = self.map();
+        let (Some(wish), true) = (self.founding.nodes.iter().find(|row| row.node == self.me), map.is_founded()) else {
+            return Ok(());
+        };
+        let is_same = |row: &&NodeRow| (&row.client, &row.peer, &row.zone) == (&wish.client, &wish.peer, &wish.zone);
+        if map.nodes.get(&self.me).filter(is_same).is_some() {
+            return Ok(());
+        }
+        let NodeRow { client, peer, zone, .. } = wish.clone();
+        let command = MetadataCommand::Announce { node: self.me, client, peer, zone };
+        self.command(command, READ_PATIENCE).await.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Takes a newer map; an older one changes nothing, nor does one that nobody has founded.
+    pub(super) fn publish(&self, map: ClusterMap) {
+        if !map.is_founded() {
+            return;
+        }
+        let map = Arc::new(map);
+        let is_newer = self.map.send_if_modified(|current| {
+            let is_newer = map.revision > current.revision;
+            if is_newer {
+                *current = Arc::clone(&map);
+            }
+            is_newer
+        });
+        if is_newer {
+            self.introduce(&map);
+        }
+    }
+
+    /// Lets the peers and the transport know who is in the cluster, and where.
+    fn introduce(&self, map: &ClusterMap) {
+        if map.nodes.is_empty() {
+            return;
+        }
+        self.peers.set_nodes(&map.nodes.keys().copied().collect());
+        self.env.transport.set_peers(&map.nodes.values().map(|row| (row.node, row.peer.clone())).collect());
+    }
+
+    /// The node that leads group 0, as far as this one's replica knows.
+    fn leader(&self) -> Option<NodeId> {
+        self.seat.get()?.replicator.status().leader
+    }
+
+    fn leads(&self) -> bool {
+        self.seat.get().is_some_and(|seat| seat.replicator.status().role == Role::Leader)
+    }
+
+    async fn attempt(&self, command: &MetadataCommand, deadline: Instant) -> Verdict {
+        if self.leads() {
+            return self.decide(command, deadline).await;
+        }
+        match self.find_leader(deadline).await {
+            Ok(node) => self.hand_on(node, command, deadline).await,
+            Err(why) => Verdict::NotDone(why),
+        }
+    }
+
+    /// Asks the metadata nodes in turn who leads; whom they name first is believed only when it says so itself.
+    async fn find_leader(&self, deadline: Instant) -> Result<NodeId, String> {
+        let map = self.map();
+        let mut ahead: Vec<NodeId> = map.metadata.iter().rev().map(|(_, node)| *node).collect();
+        ahead.extend(self.leader());
+        let mut asked = BTreeSet::from([self.me]);
+        let mut answers = Vec::new();
+        while let Some(node) = ahead.pop() {
+            let patience = PROBE_PATIENCE.min(deadline.saturating_duration_since(Instant::now()));
+            if patience.is_zero() || !asked.insert(node) {
+                continue;
+            }
+            match self.ask(node, &Ask::WhoLeads, patience).await {
+                Ok(Answer::Leads) => return Ok(node),
+                Ok(Answer::Follows(Some(leader))) => ahead.push(leader),
+                Ok(answer) => answers.push(format!("node {node} knows no leader ({answer:?})")),
+                Err(why) => answers.push(format!("node {node}: {why}")),
+            }
+        }
+        if map.metadata.is_empty() {
+            answers.push("this node knows no node that holds the metadata".to_owned());
+        }
+        answers.push(format!("node {} does not lead it", self.me));
+        Err(answers.join("; "))
+    }
+
+    async fn hand_on(&self, node: NodeId, command: &MetadataCommand, deadline: Instant) -> Verdict {
+        let patience = deadline.saturating_duration_since(Instant::now());
+        // The leader gives up a little earlier, so that its honest answer arrives.
+        let theirs = patience.saturating_sub((patience / 8).min(Duration::from_millis(250)));
+        match self.ask(node, &Ask::Do(command.clone(), theirs), patience).await {
+            Ok(Answer::Verdict(verdict)) => verdict,
+            Ok(other) => Verdict::Unknown(format!("node {node} answered {other:?}")),
+            Err(why) => Verdict::Unknown(format!("no answer of node {node}, which led the metadata: {why}")),
+        }
+    }
+
+    async fn ask(&self, node: NodeId, ask: &Ask, patience: Duration) -> Result<Answer, String> {
+        let answer = self.call(node, MessageKind::MetadataCommand, ask.encode(), patience).await?;
+        Answer::decode(answer).map_err(|error| error.to_string())
+    }
+
+    /// Node to node, like a hello.
+    pub(super) async fn call(
+        &self,
+        to: NodeId,
+        kind: MessageKind,
+        payload: Bytes,
+        timeout: Duration,
+    ) -> Result<Bytes, String> {
+        let (from_replica, to_replica) = (ReplicaId(0), ReplicaId(0));
+        let message =
+            Outgoing { to, lane: Lane::Data, group: NODE_GROUP, from_replica, to_replica, kind, payload, timeout };
+        self.peers.call(message).await.map_err(|error| error.to_string())
+    }
+
+    /// Carries a command out here, if this node leads.
+    async fn decide(&self, command: &MetadataCommand, deadline: Instant) -> Verdict {
+        let Ok(_turn) = timeout_at(deadline, self.turn.lock()).await else {
+            return Verdict::NotDone("other changes took all the time".to_owned());
+        };
+        for _ in 0..PLANS_MAX {
+            let (version, counters) = match self.counters(deadline).await {
+                Ok(Some(found)) => found,
+                Ok(None) => return Verdict::NotDone("the metadata is not founded yet".to_owned()),
+                Err(why) => return Verdict::NotDone(why),
+            };
+            let Some(map) = self.map_of(counters.serial, deadline).await else {
+                return Verdict::NotDone("this node's copy of the map did not catch up in time".to_owned());
+            };
+            if map.counters != counters {
+                // Another change came between: what was read is old already.
+                continue;
+            }
+            let plan = match self.plan(Arc::clone(&map), command).await {
+                Ok(plan) => plan,
+                Err(error) => return Verdict::Refused(error),
+            };
+            let mut reply = MetadataReply { revision: map.revision, keyspace: plan.keyspace, node: plan.node };
+            if plan.edits.is_empty() {
+                return Verdict::Done(reply);
+            }
+            // Every edit is one change of the diary, and nothing else can come between.
+            reply.revision += plan.edits.len() as u64;
+            match self.write(plan, Some(version), deadline).await {
+                Ok(true) => return Verdict::Done(reply),
+                Ok(false) => {}
+                Err(verdict) => return verdict,
+            }
+        }
+        Verdict::NotDone(format!("{PLANS_MAX} other changes came first"))
+    }
+
+    /// This node's copy, once it has seen that many changes.
+    async fn map_of(&self, serial: u64, deadline: Instant) -> Option<Arc<ClusterMap>> {
+        let mut map = self.watch();
+        let seen = timeout_at(deadline, map.wait_for(|map| map.counters.serial >= serial)).await;
+        seen.ok()?.ok().map(|map| Arc::clone(&map))
+    }
+
+    /// Placing thousands of shards takes its time.
+    async fn plan(&self, map: Arc<ClusterMap>, command: &MetadataCommand) -> Result<Plan, AdminError> {
+        let (command, now_ms, lost) = (command.clone(), self.env.clock.now_ms(), self.lost());
+        self.env.blocking.run(move || plan(&map, &command, now_ms, &lost)).await
+    }
+
+    fn lost(&self) -> BTreeSet<NodeId> {
+        self.map().nodes.keys().copied().filter(|node| self.liveness.is_lost(*node)).collect()
+    }
+
+    /// The counters as they are now, and their version; `None` = nothing was founded.
+    async fn counters(&self, deadline: Instant) -> Result<Option<(Version, Counters)>, String> {
+        let seat = self.seat.get().ok_or("this node holds no metadata")?;
+        let timeout = READ_PATIENCE.min(deadline.saturating_duration_since(Instant::now()));
+        let context = RequestContext { timeout, ..RequestContext::default() };
+        let key = RowKey::Counters.encode();
+        let found = seat.replicator.get(key, ReadLevel::Linearizable, context).await;
+        let entry = found.map_err(|error| error.to_string())?.entry;
+        let Some((version, value)) = entry.and_then(|entry| Some((entry.version, entry.value?))) else {
+            return Ok(None);
+        };
+        match Row::decode(RowKey::Counters, value).map_err(|error| error.to_string())? {
+            Row::Counters(counters) => Ok(Some((version, counters))),
+            other => Err(format!("the counters are {other:?}")),
+        }
+    }
+
+    /// Writes a plan, if the counters are still in this version; whether they were.
+    async fn write(&self, plan: Plan, before: Option<Version>, deadline: Instant) -> Result<bool, Verdict> {
+        let seat = self.seat.get().ok_or_else(|| Verdict::NotDone("this node holds no metadata".to_owned()))?;
+        let condition = before.map_or(Condition::Absent, Condition::Version);
+        let operations = plan.edits.into_iter().map(|edit| operation(edit, &condition)).collect();
+        let timeout = deadline.saturating_duration_since(Instant::now());
+        let context = RequestContext { timeout, ..RequestContext::default() };
+        match seat.replicator.write(WriteCommand { request: None, operations }, context).await {
+            Ok(written) => Ok(matches!(written.outcome, Outcome::Written { applied: true, .. })),
+            Err(error) => Err(match error.effect() {
+                Effect::None => Verdict::NotDone(error.to_string()),
+                Effect::Unknown => Verdict::Unknown(error.to_string()),
+            }),
+        }
+    }
+}
+
+/// Doing it twice is doing it once.
+fn is_repeatable(command: &MetadataCommand) -> bool {
+    match command {
+        MetadataCommand::Join { .. } | MetadataCommand::Announce { .. } | MetadataCommand::ShardsReady { .. } => true,
+        MetadataCommand::CreateKeyspace { .. }
+        | MetadataCommand::AlterKeyspace { .. }
+        | MetadataCommand::DropKeyspace { .. } => false,
+    }
+}
+
+fn operation(edit: RowEdit, before: &Condition) -> Operation {
+    match edit {
+        RowEdit::Put(row) => Operation::Put {
+            key: row.key().encode(),
+            value: row.encode(),
+            ttl_ms: None,
+            condition: if matches!(row, Row::Counters(_)) { before.clone() } else { Condition::Always },
+            return_previous: false,
+        },
+        RowEdit::Remove(key) => {
+            Operation::Delete { key: key.encode(), condition: Condition::Always, return_previous: false }
+        }
+    }
+}
+
+/// The durable copy, or until something is founded: the first nodes, and where the metadata will be.
+pub(crate) fn first_map(founding: &Founding, kept: Option<ClusterMap>) -> ClusterMap {
+    kept.unwrap_or_else(|| ClusterMap {
+        nodes: founding.nodes.iter().map(|row| (row.node, row.clone())).collect::<BTreeMap<_, _>>(),
+        metadata: founding.metadata(),
+        ..ClusterMap::default()
+    })
+}
+
+/// Group 0 keeps new images: its diary alone must be enough to follow.
+fn metadata_shard(founders: Vec<(ReplicaId, NodeId)>) -> ShardConfig {
+    ShardConfig {
+        shard: METADATA_SHARD,
+        keyspace: METADATA_KEYSPACE,
+        incarnation: 0,
+        founders,
+        settings: Settings {
+            behaviour: BEHAVIOUR,
+            images: Images::New,
+            request_window_ms: limits::REQUEST_ID_AGE_MS_MAX,
+            request_outcomes_max: limits::REQUEST_OUTCOMES_MAX,
+            range: PlacementRange::all(),
+            epoch: 1,
+            has_leases: false,
+        },
+    }
+}

@@ -1,0 +1,419 @@
+//! What nodes say to each other about the metadata, as bytes.
+//!
+//! ```text
+//!   ask      │ 1 │ 0: who leads?  1: do this │ patience ms (4) │ command
+//!   answer   │ 1 │ 0: I lead  1: not I │ flags │ leader?  2: done │ reply  3: refused │ error  4: not done │ why  5: unknown │ why
+//!   follow   │ 1 │ revision (8) │ serial (8) │ flags │ page of revision (8), from byte (8)?
+//!   news     │ 1 │ 0: none  1: edits up to │ revision (8) │ (key, flags, value?) …  2: page │ revision (8) │ total (8) │ bytes
+//! ```
+//!
+//! **Invariant.** Decoding takes any bytes without a panic. Numbers are append-only.
+
+use super::{
+    KeyspaceWish, MetadataCommand, MetadataReply,
+    codec::{images, level, mode, mode_number, put_level, sharding, sharding_number, text},
+    map::RowEdit,
+};
+use bytes::Bytes;
+use kvorum_api::{AdminError, Effect, KeyspaceId, NodeId, ShardId};
+use kvorum_storage::{
+    StorageError,
+    codec::{Reader, Writer},
+};
+use std::time::Duration;
+
+const FORMAT: u8 = 1;
+
+/// Fields that an error may name; one that a newer build names is `request` here.
+const FIELDS: [&str; 15] = [
+    "name",
+    "mode",
+    "shard_by",
+    "shards",
+    "split_at",
+    "replicas",
+    "read_level",
+    "value_bytes_max",
+    "nodes",
+    "client",
+    "peer",
+    "zone",
+    "directory",
+    "wish",
+    "request",
+];
+
+/// Asked of a metadata replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ask {
+    /// Asked first: a command goes only to who says that it leads, so that a search that finds nobody has changed nothing.
+    WhoLeads,
+    /// Please change the map, within this time.
+    Do(MetadataCommand, Duration),
+}
+
+/// What it answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// It leads.
+    Leads,
+    /// It does not; this node does, as far as it knows.
+    Follows(Option<NodeId>),
+    /// What came of a command.
+    Verdict(Verdict),
+}
+
+/// What came of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The change is made.
+    Done(MetadataReply),
+    /// The change cannot be made.
+    Refused(AdminError),
+    /// Nothing was changed, and nothing will be.
+    NotDone(String),
+    /// It may have been made, or may still be.
+    Unknown(String),
+}
+
+/// Asked by whoever follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Follow {
+    /// Of the asker's map.
+    pub(super) revision: u64,
+    /// Of the asker's map: says whether it has the same history.
+    pub(super) serial: u64,
+    /// The next part of a whole map: which revision's, from which byte.
+    pub(super) page: Option<(u64, u64)>,
+}
+
+/// What changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// Nothing yet.
+    Nothing,
+    /// These edits lead to that revision.
+    Edits(u64, Vec<RowEdit>),
+    /// A part of the whole map.
+    Page {
+        /// Of this map.
+        revision: u64,
+        /// Bytes of the whole.
+        total: u64,
+        /// This part.
+        bytes: Bytes,
+    },
+}
+
+impl Ask {
+    pub(super) fn encode(&self) -> Bytes {
+        let mut writer = Writer::new(FORMAT, 64);
+        match self {
+            Ask::WhoLeads => writer.u8(0),
+            Ask::Do(command, patience) => {
+                writer.u8(1);
+                writer.u32(u32::try_from(patience.as_millis()).unwrap_or(u32::MAX));
+                put_command(&mut writer, command);
+            }
+        }
+        writer.finish()
+    }
+
+    pub(super) fn decode(bytes: Bytes) -> Result<Self, StorageError> {
+        let mut reader = Reader::open("metadata request", bytes, FORMAT)?;
+        let ask = match reader.u8()? {
+            0 => Ask::WhoLeads,
+            1 => {
+                let patience = Duration::from_millis(reader.u32()?.into());
+                Ask::Do(command(&mut reader)?, patience)
+            }
+            other => return Err(reader.unknown(format!("request {other}"))),
+        };
+        reader.end()?;
+        Ok(ask)
+    }
+}
+
+impl Answer {
+    pub(super) fn encode(&self) -> Bytes {
+        let mut writer = Writer::new(FORMAT, 64);
+        match self {
+            Answer::Leads => writer.u8(0),
+            Answer::Follows(leader) => {
+                writer.u8(1);
+                put_option(&mut writer, leader.as_ref(), |writer, node| writer.u64(node.0));
+            }
+            Answer::Verdict(Verdict::Done(reply)) => {
+                writer.u8(2);
+                writer.u64(reply.revision);
+                put_option(&mut writer, reply.keyspace.as_ref(), |writer, keyspace| writer.u32(keyspace.0));
+                put_option(&mut writer, reply.node.as_ref(), |writer, node| writer.u64(node.0));
+            }
+            Answer::Verdict(Verdict::Refused(error)) => {
+                writer.u8(3);
+                put_error(&mut writer, error);
+            }
+            Answer::Verdict(Verdict::NotDone(why)) => {
+                writer.u8(4);
+                writer.bytes(why.as_bytes());
+            }
+            Answer::Verdict(Verdict::Unknown(why)) => {
+                writer.u8(5);
+                writer.bytes(why.as_bytes());
+            }
+        }
+        writer.finish()
+    }
+
+    pub(super) fn decode(bytes: Bytes) -> Result<Self, StorageError> {
+        let mut reader = Reader::open("metadata answer", bytes, FORMAT)?;
+        let answer = match reader.u8()? {
+            0 => Answer::Leads,
+            1 => Answer::Follows(option(&mut reader, |reader| reader.u64().map(NodeId))?),
+            2 => Answer::Verdict(Verdict::Done(MetadataReply {
+                revision: reader.u64()?,
+                keyspace: option(&mut reader, |reader| reader.u32().map(KeyspaceId))?,
+                node: option(&mut reader, |reader| reader.u64().map(NodeId))?,
+            })),
+            3 => Answer::Verdict(Verdict::Refused(error(&mut reader)?)),
+            4 => Answer::Verdict(Verdict::NotDone(text(&mut reader)?)),
+            5 => Answer::Verdict(Verdict::Unknown(text(&mut reader)?)),
+            other => return Err(reader.unknown(format!("answer {other}"))),
+        };
+        reader.end()?;
+        Ok(answer)
+    }
+}
+
+impl Follow {
+    pub(super) fn encode(self) -> Bytes {
+        let mut writer = Writer::new(FORMAT, 40);
+        writer.u64(self.revision);
+        writer.u64(self.serial);
+        put_option(&mut writer, self.page.as_ref(), |writer, (revision, from)| {
+            writer.u64(*revision);
+            writer.u64(*from);
+        });
+        writer.finish()
+    }
+
+    pub(super) fn decode(bytes: Bytes) -> Result<Self, StorageError> {
+        let mut reader = Reader::open("metadata follow", bytes, FORMAT)?;
+        let follow = Follow {
+            revision: reader.u64()?,
+            serial: reader.u64()?,
+            page: option(&mut reader, |reader| Ok((reader.u64()?, reader.u64()?)))?,
+        };
+        reader.end()?;
+        Ok(follow)
+    }
+}
+
+impl News {
+    pub(super) fn encode(&self) -> Bytes {
+        let mut writer = Writer::new(FORMAT, 64);
+        match self {
+            News::Nothing => writer.u8(0),
+            News::Edits(revision, edits) => {
+                writer.u8(1);
+                writer.u64(*revision);
+                writer.count(edits.len());
+                for edit in edits {
+                    let (key, row) = match edit {
+                        RowEdit::Put(row) => (row.key(), Some(row.encode())),
+                        RowEdit::Remove(key) => (*key, None),
+                    };
+                    writer.bytes(&key.encode());
+                    put_option(&mut writer, row.as_ref(), |writer, row| writer.bytes(row));
+                }
+            }
+            News::Page { revision, total, bytes } => {
+                writer.u8(2);
+                writer.u64(*revision);
+                writer.u64(*total);
+                writer.bytes(bytes);
+            }
+        }
+        writer.finish()
+    }
+
+    pub(super) fn decode(bytes: Bytes) -> Result<Self, StorageError> {
+        let mut reader = Reader::open("metadata news", bytes, FORMAT)?;
+        let news = match reader.u8()? {
+            0 => News::Nothing,
+            1 => {
+                let revision = reader.u64()?;
+                let mut edits = Vec::new();
+                for _ in 0..reader.count(5)? {
+                    let (key, value) = (reader.bytes()?, option(&mut reader, Reader::bytes)?);
+                    edits.extend(RowEdit::of_change(&key, value)?);
+                }
+                News::Edits(revision, edits)
+            }
+            2 => News::Page { revision: reader.u64()?, total: reader.u64()?, bytes: reader.bytes()? },
+            other => return Err(reader.unknown(format!("news {other}"))),
+        };
+        reader.end()?;
+        Ok(news)
+    }
+}
+
+fn put_option<T>(writer: &mut Writer, value: Option<&T>, put: impl FnOnce(&mut Writer, &T)) {
+    writer.u8(value.is_some().into());
+    if let Some(value) = value {
+        put(writer, value);
+    }
+}
+
+fn option<T>(
+    reader: &mut Reader,
+    read: impl FnOnce(&mut Reader) -> Result<T, StorageError>,
+) -> Result<Option<T>, StorageError> {
+    if reader.flags(1)? == 1 { read(reader).map(Some) } else { Ok(None) }
+}
+
+fn put_command(writer: &mut Writer, command: &MetadataCommand) {
+    let put_node = |writer: &mut Writer, texts: [&String; 3]| {
+        texts.into_iter().for_each(|text| writer.bytes(text.as_bytes()));
+    };
+    match command {
+        MetadataCommand::CreateKeyspace { name, wish } => {
+            writer.u8(1);
+            writer.bytes(name.as_bytes());
+            put_wish(writer, wish);
+        }
+        MetadataCommand::AlterKeyspace { name, wish } => {
+            writer.u8(2);
+            writer.bytes(name.as_bytes());
+            put_wish(writer, wish);
+        }
+        MetadataCommand::DropKeyspace { name } => {
+            writer.u8(3);
+            writer.bytes(name.as_bytes());
+        }
+        MetadataCommand::Join { directory, client, peer, zone } => {
+            writer.u8(4);
+            writer.u128(*directory);
+            put_node(writer, [client, peer, zone]);
+        }
+        MetadataCommand::Announce { node, client, peer, zone } => {
+            writer.u8(5);
+            writer.u64(node.0);
+            put_node(writer, [client, peer, zone]);
+        }
+        MetadataCommand::ShardsReady { shards } => {
+            writer.u8(6);
+            writer.count(shards.len());
+            shards.iter().for_each(|shard| writer.u64(shard.0));
+        }
+    }
+}
+
+fn command(reader: &mut Reader) -> Result<MetadataCommand, StorageError> {
+    Ok(match reader.u8()? {
+        1 => MetadataCommand::CreateKeyspace { name: text(reader)?, wish: wish(reader)? },
+        2 => MetadataCommand::AlterKeyspace { name: text(reader)?, wish: wish(reader)? },
+        3 => MetadataCommand::DropKeyspace { name: text(reader)? },
+        4 => MetadataCommand::Join {
+            directory: reader.u128()?,
+            client: text(reader)?,
+            peer: text(reader)?,
+            zone: text(reader)?,
+        },
+        5 => MetadataCommand::Announce {
+            node: NodeId(reader.u64()?),
+            client: text(reader)?,
+            peer: text(reader)?,
+            zone: text(reader)?,
+        },
+        6 => {
+            let shards = (0..reader.count(8)?).map(|_| reader.u64().map(ShardId));
+            MetadataCommand::ShardsReady { shards: shards.collect::<Result<_, _>>()? }
+        }
+        other => return Err(reader.unknown(format!("command {other}"))),
+    })
+}
+
+fn put_wish(writer: &mut Writer, wish: &KeyspaceWish) {
+    put_option(writer, wish.mode.as_ref(), |writer, mode| writer.u8(mode_number(*mode)));
+    put_option(writer, wish.sharding.as_ref(), |writer, sharding| writer.u8(sharding_number(*sharding)));
+    put_option(writer, wish.shards.as_ref(), |writer, shards| writer.u32(*shards));
+    writer.count(wish.split_at.len());
+    wish.split_at.iter().for_each(|point| writer.bytes(point));
+    put_option(writer, wish.replicas.as_ref(), |writer, replicas| writer.u32(*replicas));
+    put_option(writer, wish.read_level.as_ref(), |writer, level| put_level(writer, *level));
+    put_option(writer, wish.value_bytes_max.as_ref(), |writer, bytes| writer.u64(*bytes));
+    put_option(writer, wish.images.as_ref(), |writer, images| writer.u8(*images as u8));
+    put_option(writer, wish.has_leases.as_ref(), |writer, leases| writer.u8((*leases).into()));
+}
+
+fn wish(reader: &mut Reader) -> Result<KeyspaceWish, StorageError> {
+    Ok(KeyspaceWish {
+        mode: option(reader, mode)?,
+        sharding: option(reader, sharding)?,
+        shards: option(reader, Reader::u32)?,
+        // Copied: a range outlives the message that asked for it.
+        split_at: (0..reader.count(4)?)
+            .map(|_| reader.bytes().map(|point| Bytes::copy_from_slice(&point)))
+            .collect::<Result<_, _>>()?,
+        replicas: option(reader, Reader::u32)?,
+        read_level: option(reader, level)?,
+        value_bytes_max: option(reader, Reader::u64)?,
+        images: option(reader, images)?,
+        has_leases: option(reader, |reader| Ok(reader.flags(1)? == 1))?,
+    })
+}
+
+fn put_error(writer: &mut Writer, error: &AdminError) {
+    match error {
+        AdminError::Invalid { field, problem } => {
+            writer.u8(1);
+            writer.bytes(field.as_bytes());
+            writer.bytes(problem.as_bytes());
+        }
+        AdminError::Refused(refused) => {
+            writer.u8(1);
+            writer.bytes(b"request");
+            writer.bytes(refused.to_string().as_bytes());
+        }
+        AdminError::Exists { what } => {
+            writer.u8(2);
+            writer.bytes(what.as_bytes());
+        }
+        AdminError::NotFound { what } => {
+            writer.u8(3);
+            writer.bytes(what.as_bytes());
+        }
+        AdminError::WrongKey => writer.u8(4),
+        AdminError::Unavailable { why, effect } => {
+            writer.u8(5);
+            writer.u8(match effect {
+                Effect::None => 0,
+                Effect::Unknown => 1,
+            });
+            writer.bytes(why.as_bytes());
+        }
+    }
+}
+
+fn error(reader: &mut Reader) -> Result<AdminError, StorageError> {
+    Ok(match reader.u8()? {
+        1 => {
+            let (field, problem) = (text(reader)?, text(reader)?);
+            let field = FIELDS.into_iter().find(|known| *known == field).unwrap_or("request");
+            AdminError::Invalid { field, problem }
+        }
+        2 => AdminError::Exists { what: text(reader)? },
+        3 => AdminError::NotFound { what: text(reader)? },
+        4 => AdminError::WrongKey,
+        5 => {
+            let effect = if reader.flags(1)? == 1 { Effect::Unknown } else { Effect::None };
+            AdminError::Unavailable { why: text(reader)?, effect }
+        }
+        other => return Err(reader.unknown(format!("error {other}"))),
+    })
+}
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;

@@ -1,0 +1,134 @@
+//! Whatever nodes say about the metadata reads back, and nothing makes reading panic.
+
+use super::{
+    super::codec::tests::{any_images, any_level, any_row},
+    *,
+};
+use kvorum_api::{Mode, Sharding};
+use proptest::{collection::vec, option, prelude::*};
+
+fn any_wish() -> impl Strategy<Value = KeyspaceWish> {
+    let shape = (option::of(any::<bool>()), option::of(any::<bool>()), any::<Option<u32>>(), any::<Option<u32>>());
+    let points = vec(vec(any::<u8>(), 0..5).prop_map(Bytes::from), 0..4);
+    let rest = (option::of(any_level()), any::<Option<u64>>(), option::of(any_images()), any::<Option<bool>>());
+    (shape, points, rest).prop_map(|((mode, sharding, shards, replicas), split_at, rest)| KeyspaceWish {
+        mode: mode.map(|is_cp| if is_cp { Mode::Cp } else { Mode::Ap }),
+        sharding: sharding.map(|is_hash| if is_hash { Sharding::Hash } else { Sharding::Range }),
+        shards,
+        split_at,
+        replicas,
+        read_level: rest.0,
+        value_bytes_max: rest.1,
+        images: rest.2,
+        has_leases: rest.3,
+    })
+}
+
+fn any_command() -> impl Strategy<Value = MetadataCommand> {
+    let place = (".{0,5}", ".{0,5}", ".{0,5}");
+    prop_oneof![
+        (".{0,5}", any_wish()).prop_map(|(name, wish)| MetadataCommand::CreateKeyspace { name, wish }),
+        (".{0,5}", any_wish()).prop_map(|(name, wish)| MetadataCommand::AlterKeyspace { name, wish }),
+        ".{0,5}".prop_map(|name| MetadataCommand::DropKeyspace { name }),
+        (any::<u128>(), place.clone()).prop_map(|(directory, (client, peer, zone))| MetadataCommand::Join {
+            directory,
+            client,
+            peer,
+            zone
+        }),
+        (any::<u64>(), place).prop_map(|(node, (client, peer, zone))| MetadataCommand::Announce {
+            node: NodeId(node),
+            client,
+            peer,
+            zone
+        }),
+        vec(any::<u64>().prop_map(ShardId), 0..5).prop_map(|shards| MetadataCommand::ShardsReady { shards }),
+    ]
+}
+
+fn any_answer() -> impl Strategy<Value = Answer> {
+    let unavailable = (".{0,5}", any::<bool>()).prop_map(|(why, is_known)| AdminError::Unavailable {
+        why,
+        effect: if is_known { Effect::None } else { Effect::Unknown },
+    });
+    let error = prop_oneof![
+        (0..FIELDS.len(), ".{0,5}").prop_map(|(field, problem)| AdminError::Invalid { field: FIELDS[field], problem }),
+        ".{0,5}".prop_map(|what| AdminError::Exists { what }),
+        ".{0,5}".prop_map(|what| AdminError::NotFound { what }),
+        Just(AdminError::WrongKey),
+        unavailable,
+    ];
+    let reply = (any::<u64>(), any::<Option<u32>>(), any::<Option<u64>>()).prop_map(|(revision, keyspace, node)| {
+        MetadataReply { revision, keyspace: keyspace.map(KeyspaceId), node: node.map(NodeId) }
+    });
+    prop_oneof![
+        Just(Answer::Leads),
+        any::<Option<u64>>().prop_map(|leader| Answer::Follows(leader.map(NodeId))),
+        reply.prop_map(|reply| Answer::Verdict(Verdict::Done(reply))),
+        error.prop_map(|error| Answer::Verdict(Verdict::Refused(error))),
+        ".{0,5}".prop_map(|why| Answer::Verdict(Verdict::NotDone(why))),
+        ".{0,5}".prop_map(|why| Answer::Verdict(Verdict::Unknown(why))),
+    ]
+}
+
+fn any_news() -> impl Strategy<Value = News> {
+    let edit = (any_row(), any::<bool>())
+        .prop_map(|(row, is_put)| if is_put { RowEdit::Put(row) } else { RowEdit::Remove(row.key()) });
+    let page = (any::<u64>(), any::<u64>(), vec(any::<u8>(), 0..9));
+    prop_oneof![
+        Just(News::Nothing),
+        (any::<u64>(), vec(edit, 0..6)).prop_map(|(revision, edits)| News::Edits(revision, edits)),
+        page.prop_map(|(revision, total, bytes)| News::Page { revision, total, bytes: Bytes::from(bytes) }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn what_is_asked_reads_back(command in any_command(), ms in any::<u32>()) {
+        let ask = Ask::Do(command, Duration::from_millis(ms.into()));
+        prop_assert_eq!(Ask::decode(ask.encode()).unwrap(), ask);
+        prop_assert_eq!(Ask::decode(Ask::WhoLeads.encode()).unwrap(), Ask::WhoLeads);
+    }
+
+    #[test]
+    fn what_is_answered_reads_back(answer in any_answer()) {
+        prop_assert_eq!(Answer::decode(answer.encode()).unwrap(), answer);
+    }
+
+    #[test]
+    fn what_is_followed_reads_back(revision in any::<u64>(), serial in any::<u64>(), page in any::<Option<(u64, u64)>>()) {
+        let follow = Follow { revision, serial, page };
+        prop_assert_eq!(Follow::decode(follow.encode()).unwrap(), follow);
+    }
+
+    #[test]
+    fn news_reads_back(news in any_news()) {
+        prop_assert_eq!(News::decode(news.encode()).unwrap(), news);
+    }
+
+    #[test]
+    fn no_bytes_make_reading_panic(bytes in vec(any::<u8>(), 0..200), fix in any::<bool>()) {
+        let mut bytes = bytes;
+        if fix && bytes.len() > 1 {
+            bytes[0] = FORMAT;
+            bytes[1] %= 7;
+        }
+        let bytes = Bytes::from(bytes);
+        let _ = (Ask::decode(bytes.clone()), Answer::decode(bytes.clone()));
+        let _ = (Follow::decode(bytes.clone()), News::decode(bytes));
+    }
+}
+
+/// The bytes of format 1, for ever.
+#[test]
+fn format_1_is_what_it_was() {
+    let drop = Ask::Do(MetadataCommand::DropKeyspace { name: "k".to_owned() }, Duration::from_millis(258));
+    assert_eq!(drop.encode(), &[1, 1, 0, 0, 1, 2, 3, 0, 0, 0, 1, b'k'][..]);
+    let follows = Answer::Follows(Some(NodeId(7)));
+    assert_eq!(follows.encode(), &[1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 7][..]);
+    let follow = Follow { revision: 2, serial: 3, page: None };
+    assert_eq!(follow.encode(), &[1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0][..]);
+    let page = News::Page { revision: 1, total: 2, bytes: Bytes::from_static(b"x") };
+    let expected = [1, 2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, b'x'];
+    assert_eq!(page.encode(), &expected[..]);
+}

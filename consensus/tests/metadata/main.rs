@@ -1,0 +1,6 @@
+//! What the metadata promises: whole nodes over a wire in memory, in paused time.
+
+mod changes;
+mod follow;
+mod house;
+mod nodes;
