@@ -108,7 +108,7 @@ impl Study {
         let others: Vec<NodeId> = map.metadata.iter().map(|(_, node)| *node).filter(|node| *node != self.me).collect();
         let turn = self.followed.load(Ordering::Relaxed);
         let Some(node) = others.get(turn % others.len().max(1)).copied() else {
-            sleep(NEWS_PATIENCE).await;
+            sleep(PAUSE).await;
             return Ok(());
         };
         let followed = self.follow_node(node, &map).await;

@@ -30,7 +30,7 @@ fn any_command() -> impl Strategy<Value = MetadataCommand> {
         (".{0,5}", any_wish()).prop_map(|(name, wish)| MetadataCommand::CreateKeyspace { name, wish }),
         (".{0,5}", any_wish()).prop_map(|(name, wish)| MetadataCommand::AlterKeyspace { name, wish }),
         ".{0,5}".prop_map(|name| MetadataCommand::DropKeyspace { name }),
-        (any::<u128>(), place.clone()).prop_map(|(directory, (client, peer, zone))| MetadataCommand::Join {
+        (any::<u128>(), place).prop_map(|(directory, (client, peer, zone))| MetadataCommand::Join {
             directory,
             client,
             peer,
