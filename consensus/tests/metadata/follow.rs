@@ -18,9 +18,10 @@ async fn seven() -> House {
 async fn changes(house: &House, count: u32) -> u64 {
     let mut revision = 0;
     for number in 0..count / 2 {
-        change(&house.nodes[&1], small("comes-and-goes")).await.unwrap();
+        change(&house.nodes[&1], small("comes-and-goes")).await.expect("a majority lives");
         if number + 1 < count / 2 {
-            revision = change(&house.nodes[&1], drop_keyspace("comes-and-goes")).await.unwrap().revision;
+            revision =
+                change(&house.nodes[&1], drop_keyspace("comes-and-goes")).await.expect("a majority lives").revision;
         }
     }
     revision

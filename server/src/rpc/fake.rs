@@ -200,6 +200,8 @@ fn node() -> Arc<Node> {
         node: HERE,
         start: StartCount(1),
         boot_nonce: 1,
+        founding: kvorum_consensus::metadata::Founding::default(),
+        map: None,
         nodes: BTreeMap::new(),
         shards: Vec::new(),
         timing: Timing::default(),
