@@ -20,6 +20,15 @@ impl Mode {
             Mode::Ap => "ap",
         }
     }
+
+    /// The read levels a keyspace of this mode offers, for people.
+    #[must_use]
+    pub const fn levels(self) -> &'static str {
+        match self {
+            Mode::Cp => "linearizable, session, bounded or local",
+            Mode::Ap => "session, bounded, one, quorum or all",
+        }
+    }
 }
 
 impl fmt::Display for Mode {

@@ -9,6 +9,7 @@
 
 use crate::{
     ids::{KeyspaceId, ShardId},
+    receipt::Receipt,
     version::{LogPosition, Stamp},
 };
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -49,6 +50,13 @@ impl SessionToken {
     #[must_use]
     pub fn new(keyspace: KeyspaceId) -> Self {
         SessionToken { keyspace, ..SessionToken::default() }
+    }
+
+    /// What one reply lets a session see of `keyspace`: the shard that answered, where it stood.
+    #[must_use]
+    pub fn of(keyspace: KeyspaceId, receipt: &Receipt) -> Self {
+        let seen = Seen { incarnation: receipt.incarnation, position: receipt.position };
+        SessionToken { keyspace, stamp: receipt.stamp, shards: BTreeMap::from([(receipt.shard, seen)]) }
     }
 
     /// Takes in what another token of the same keyspace has seen; false = it is of another keyspace, nothing changed.
@@ -135,6 +143,25 @@ mod tests {
         assert!(one.merge(&token(&[(1, 0, 2, 7), (3, 0, 1, 4)])));
         assert_eq!(one, token(&[(1, 0, 2, 9), (2, 0, 1, 1), (3, 0, 1, 4)]));
         assert!(!one.merge(&SessionToken::new(KeyspaceId(8))));
+    }
+
+    #[test]
+    fn a_reply_shows_its_shard_at_its_position() {
+        let position = LogPosition { term: 4, index: 5 };
+        let receipt = Receipt {
+            mode: crate::Mode::Cp,
+            level: None,
+            shard: ShardId(3),
+            epoch: 2,
+            incarnation: 1,
+            node: crate::NodeId(1),
+            version: None,
+            position,
+            staleness: None,
+            durable_replicas: 2,
+            stamp: Stamp(9),
+        };
+        assert_eq!(SessionToken::of(KeyspaceId(7), &receipt), token(&[(3, 1, 4, 5)]));
     }
 
     proptest! {

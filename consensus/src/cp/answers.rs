@@ -31,20 +31,24 @@ impl Group {
             return Err(format!("this replica takes no part any more: {why}"));
         }
         let from = message.from_replica.0;
+        let kind = message.kind;
         let answer = match message.kind {
             MessageKind::Append => self.answer_append(from, message.payload).await?,
             MessageKind::Vote => {
                 let request = decode_vote_request(message.payload).map_err(unreadable)?;
                 speaks_for(from, request.vote.leader_id.voted_for)?;
+                self.core.lease.refuses_vote(request.leadership_transfer)?;
                 let reply = self.raft.vote(request).await.map_err(|error| error.to_string())?;
                 encode_vote_reply(&reply)
             }
             MessageKind::PreVote => {
                 let request = decode_vote_request(message.payload).map_err(unreadable)?;
                 speaks_for(from, request.vote.leader_id.voted_for)?;
+                self.core.lease.refuses_vote(false)?;
                 let reply = self.raft.pre_vote(request).await.map_err(|error| error.to_string())?;
                 encode_vote_reply(&reply)
             }
+            MessageKind::Mark => self.answer_mark(message.payload).await?,
             MessageKind::TransferLeader => self.answer_transfer(from, message.payload).await?,
             MessageKind::SnapshotBegin => {
                 let begin = SnapshotBegin::decode(message.payload).map_err(unreadable)?;
@@ -66,9 +70,11 @@ impl Group {
             | MessageKind::MetadataCommand
             | MessageKind::Close
             | MessageKind::Open
-            | MessageKind::Mark
             | MessageKind::Heartbeats => return Err(format!("{:?} is not for a replica", message.kind)),
         };
+        if is_of_a_leader(kind) {
+            self.core.lease.promise();
+        }
         // Poisoned while it was answered: what was promised in between may not be durable.
         self.refuse_if_poisoned()?;
         Ok(answer)
@@ -119,6 +125,14 @@ impl Group {
             None => Ok(()),
         }
     }
+}
+
+/// Whether only a leader sends it, and hears from the answer that it still leads.
+fn is_of_a_leader(kind: MessageKind) -> bool {
+    matches!(
+        kind,
+        MessageKind::Append | MessageKind::SnapshotBegin | MessageKind::SnapshotChunk | MessageKind::SnapshotFinish
+    )
 }
 
 fn speaks_for(from: u64, voted_for: u64) -> Result<(), String> {

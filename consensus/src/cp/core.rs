@@ -5,15 +5,13 @@
 use super::{
     codec::message::{AppendNotes, Moment, ReplyNotes},
     group::GroupContext,
+    lease::Lease,
     staleness::Staleness,
     store::ReplicaStore,
     types::{Metrics, Types},
 };
 use kvorum_api::{GroupId, NodeId, ReplicaId, ShardId, error::LeaderHint};
-use openraft::{
-    ServerState,
-    async_runtime::{Instant as _, watch::WatchReceiver},
-};
+use openraft::{ServerState, async_runtime::watch::WatchReceiver};
 use parking_lot::Mutex;
 use std::{
     collections::BTreeMap,
@@ -23,6 +21,7 @@ use std::{
     },
     time::Duration,
 };
+use tokio::time::Instant;
 
 /// openraft's figures, as they change.
 pub(crate) type MetricsReceiver = openraft::alias::WatchReceiverOf<Types, Metrics>;
@@ -34,6 +33,8 @@ pub(crate) struct Core {
     pub(crate) group: GroupId,
     pub(crate) store: Arc<ReplicaStore>,
     pub(crate) staleness: Staleness,
+    /// What this replica promised its leader, and what it may conclude from such promises when it leads.
+    pub(crate) lease: Lease,
     /// Whether this replica is fit to stand for election.
     pub(crate) is_electable: AtomicBool,
     /// Whether it may: a follower that was just opened waits until its leader has spoken (rule G3).
@@ -61,10 +62,12 @@ impl Core {
     pub(crate) fn new(context: GroupContext, replica: ReplicaId, store: Arc<ReplicaStore>) -> Arc<Self> {
         // A stamp is given once over all lives of the node, so it names this life of the replica.
         let life = context.hlc.now().0;
+        let lease = Lease::new(&context.timing, Lease::may_have_promised(&store, &context.config.settings));
         Arc::new(Core {
             replica,
             group: store.group,
             staleness: Staleness::new(life),
+            lease,
             is_electable: AtomicBool::new(true),
             may_stand: AtomicBool::new(true),
             keep_from: AtomicU64::new(0),
@@ -138,8 +141,8 @@ impl Core {
         (voters.unwrap_or(1) / 2 + 1) as u32
     }
 
-    /// On a leader that has committed an entry of its own term: how long ago a majority last acknowledged it.
-    pub(crate) fn quorum_age(&self) -> Option<Duration> {
+    /// On a leader that has committed an entry of its own term: when a majority last acknowledged it, on its own clock.
+    pub(crate) fn quorum_moment(&self) -> Option<Instant> {
         self.look(|metrics| {
             let is_settled = metrics.state == ServerState::Leader
                 && metrics.cluster_committed.is_some_and(|log_id| log_id.leader_id.term == metrics.current_term);
@@ -148,32 +151,40 @@ impl Core {
             }
             let is_alone = metrics.membership_config.voter_ids().all(|voter| voter == self.replica.0);
             // Nobody else could have acknowledged anything.
-            if is_alone { Some(Duration::ZERO) } else { metrics.last_quorum_acked.map(|moment| moment.elapsed()) }
+            if is_alone { Some(Instant::now()) } else { metrics.last_quorum_acked.and_then(|acked| moment(*acked)) }
         })
         .flatten()
     }
 
-    /// How stale a `local` read may be (rule R2).
-    pub(crate) fn local_staleness(&self) -> Option<Duration> {
+    /// The last index openraft knows decided.
+    pub(crate) fn committed_index(&self) -> u64 {
+        self.look(|metrics| metrics.cluster_committed.map_or(0, |log_id| log_id.index)).unwrap_or(0)
+    }
+
+    /// The moment before which everything acknowledged is applied here, as far as this replica can prove without asking
+    /// anybody; `None` = unknown (rule R2). Taken before a lookup, it holds for what is found.
+    pub(crate) fn proven_until(&self) -> Option<Instant> {
         let applied = self.store.shard.watch_applied().borrow().as_ref().copied();
-        let as_follower = self.staleness.bound(applied.map(|position| position.index));
+        let as_follower = self.staleness.holds_until(applied.map(|position| position.index));
         let leads_in = match self.office() {
             Office::Leads { term } => Some(term),
             Office::Follows { .. } | Office::Stopped { .. } => None,
         };
         // What a leader acknowledges it has applied, and what earlier ones did lies before its own first entry.
         let is_current = leads_in.is_some() && applied.map(|position| position.term) == leads_in;
-        let as_leader = if is_current { self.quorum_age() } else { None };
-        match (as_leader, as_follower) {
-            (Some(left), Some(right)) => Some(left.min(right)),
-            (one, other) => one.or(other),
-        }
+        let as_leader = if is_current { self.quorum_moment() } else { None };
+        as_leader.max(as_follower)
+    }
+
+    /// How stale a `local` read may be (rule R2).
+    pub(crate) fn local_staleness(&self) -> Option<Duration> {
+        self.proven_until().map(|moment| moment.elapsed())
     }
 
     /// What goes along with an append to `target`.
     pub(crate) fn append_notes(&self, target: u64) -> AppendNotes {
         AppendNotes {
-            quorum_age: self.quorum_age(),
+            quorum_age: self.quorum_moment().map(|moment| moment.elapsed()),
             echo: self.followers.lock().get(&target).map(|notes| notes.now).filter(|now| *now != Moment::default()),
             keep_from: self.keep_from.load(Ordering::Relaxed),
         }
@@ -193,4 +204,10 @@ impl Core {
     pub(crate) fn reply_notes(&self) -> ReplyNotes {
         ReplyNotes { now: self.staleness.moment(), is_electable: self.is_electable.load(Ordering::Relaxed) }
     }
+}
+
+/// A moment openraft names, as tokio names it; rather earlier than later.
+pub(crate) fn moment(named: impl openraft::async_runtime::Instant) -> Option<Instant> {
+    let now = Instant::now();
+    now.checked_sub(named.elapsed())
 }

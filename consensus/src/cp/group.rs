@@ -13,6 +13,7 @@ use super::{
     door::{Door, Pass},
     figures,
     install::finish_interrupted,
+    lease::stand_after_guard,
     log_store::LogStore,
     network::Network,
     proposer::Proposer,
@@ -136,6 +137,7 @@ impl Group {
                 let raft = Raft::build(replica.0, Arc::new(config), Network::new(core.clone()), log, machine).await?;
                 store.is_starting.store(false, Ordering::Release);
                 core.follow(raft.metrics());
+                core.lease.allow_standing(|| true, |stands| raft.runtime_config().elect(stands));
                 raft.run();
                 Ok::<_, openraft::errors::Fatal<Types>>(raft)
             })
@@ -147,6 +149,7 @@ impl Group {
         let mut tasks = JoinSet::new();
         tasks.spawn(Proposer::new(core.clone(), raft.clone(), queue.clone()).run());
         tasks.spawn(rounds.run());
+        tasks.spawn(stand_after_guard(core.clone(), raft.clone()));
         tasks.spawn(watch_office(core.clone(), queue.clone()));
         if !opening.may_stand {
             tasks.spawn(stand_after_silence(core.clone(), raft.clone()));
@@ -196,6 +199,11 @@ impl Group {
     /// Read-index rounds run so far: many reads share one.
     pub fn read_rounds(&self) -> u64 {
         self.read_index.rounds()
+    }
+
+    /// Marks asked of the leader so far: many reads share one.
+    pub fn marks(&self) -> u64 {
+        self.read_index.marks()
     }
 
     /// Stops the Raft instance and waits for it.

@@ -6,7 +6,7 @@
 //!                         network ◀──┘  └── answers      (other replicas, through the node's peers)
 //!                                    ▼
 //!                              state_machine ─▶ shard
-//!   read  ─▶ read_index ─▶ shard
+//!   read  ─▶ levels ─▶ lease, read_index, staleness ─▶ shard
 //! ```
 //!
 //! [`group`] puts the parts together; [`serve`] is what the router sees; [`duties`] is what a replica does unasked. Only
@@ -26,6 +26,8 @@ pub mod duties;
 mod figures;
 pub mod group;
 mod install;
+mod lease;
+mod levels;
 mod log_bytes;
 pub mod log_store;
 mod network;

@@ -13,7 +13,7 @@ use super::{
 use crate::replicator::{Found, ReplicaStatus, Replicator, RequestContext, Role, Rows, Written};
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use kvorum_api::{Effect, LogPosition, Mode, ReadError, ReadLevel, Receipt, Refused, Version, WriteError};
+use kvorum_api::{Effect, LogPosition, Mode, ReadError, ReadLevel, Receipt, Version, WriteError};
 use kvorum_storage::{
     Entry, Outcome, StorageError, WriteCommand,
     command::{Command, ExpiredBecause},
@@ -21,17 +21,11 @@ use kvorum_storage::{
 };
 use openraft::ServerState;
 use std::time::Duration;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 use tracing::Instrument as _;
 
 /// Nothing is decided before the founding settings are.
 const EPOCH_UNFOUNDED: u64 = 0;
-
-/// What `Refused::LevelNotOffered` names.
-const LEVELS_OFFERED: &str = "linearizable or local";
-
-/// A leader whose logged time is older than this brings it up to date before a read, if something is due (rule T3).
-const LOGGED_TIME_AGE_MS_MAX: u64 = 1_000;
 
 impl Group {
     async fn decide(&self, commands: Vec<WriteCommand>, context: RequestContext) -> Vec<Result<Written, WriteError>> {
@@ -108,15 +102,8 @@ impl Group {
         fates.collect()
     }
 
-    /// The shard's epoch and what does not fit, if the asker believes in an older one (rule C3). Whoever believes in a
-    /// newer one is answered by this replica's own range: what the log has not decided here yet, it cannot know.
-    fn refuse_older_epoch(&self, context: &RequestContext) -> Option<(u64, String)> {
-        let (believed, epoch) = (context.epoch?, self.epoch());
-        (believed < epoch).then(|| (epoch, format!("the asker believes in epoch {believed}")))
-    }
-
     /// The epoch that is in force here.
-    fn epoch(&self) -> u64 {
+    pub(super) fn epoch(&self) -> u64 {
         self.shard().state().settings.map_or(EPOCH_UNFOUNDED, |settings| settings.epoch)
     }
 
@@ -125,83 +112,6 @@ impl Group {
             Some(why) => WriteError::Poisoned { why, effect },
             None => WriteError::Stopped { shard: self.core.shard_id(), why, effect },
         }
-    }
-
-    /// Proves a level, and says how old the answer may be; `None` = unknown.
-    async fn prove(&self, level: ReadLevel, context: &RequestContext) -> Result<Option<Duration>, ReadError> {
-        let _ = self.core.context.hlc.observe(context.stamp);
-        match level {
-            ReadLevel::Local => Ok(self.core.local_staleness()),
-            ReadLevel::Linearizable => {
-                let began = Instant::now();
-                let deadline = context.timeout;
-                let proven = timeout_at(began + deadline, self.prove_linearizable(deadline)).await;
-                proven.unwrap_or(Err(ReadError::DeadlineExceeded { shard: self.core.shard_id(), deadline }))?;
-                // Everything acknowledged before the read began is in the answer.
-                Ok(Some(began.elapsed()))
-            }
-            ReadLevel::Session | ReadLevel::Bounded(_) | ReadLevel::One | ReadLevel::Quorum | ReadLevel::All => {
-                Err(Refused::LevelNotOffered { level, mode: Mode::Cp, offered: LEVELS_OFFERED }.into())
-            }
-        }
-    }
-
-    async fn prove_linearizable(&self, patience: Duration) -> Result<(), ReadError> {
-        let shard = self.core.shard_id();
-        if !self.core.context.health.is_clear() {
-            let causes = self.core.context.health.causes();
-            if let Some(why) = causes.poisoned {
-                return Err(ReadError::Stopped { shard, why });
-            }
-            if let Some(why) = causes.clock_suspect {
-                return Err(ReadError::ClockSuspect { why });
-            }
-            if causes.draining {
-                return Err(Refused::Draining.into());
-            }
-        }
-        match self.core.office() {
-            Office::Leads { .. } => {}
-            Office::Follows { leader } => {
-                return Err(ReadError::NotLeader { shard, leader: self.core.hint(leader) });
-            }
-            Office::Stopped { why } => return Err(ReadError::Stopped { shard, why }),
-        }
-        let index = if cfg!(feature = "bug-reads-unconfirmed") {
-            self.applied().index
-        } else {
-            self.read_index.confirm(&self.core).await?
-        };
-        let mut applied = self.shard().watch_applied();
-        if applied.wait_for(|applied| applied.is_some_and(|applied| applied.index >= index)).await.is_err() {
-            return Err(ReadError::Stopped { shard, why: "the shard was closed".to_owned() });
-        }
-        self.bring_time_up_to_date(patience).await
-    }
-
-    /// Rule T3: what is due by the leader's clock must be gone before the leader's first read, also after a silence.
-    async fn bring_time_up_to_date(&self, patience: Duration) -> Result<(), ReadError> {
-        if !self.is_time_overdue() {
-            return Ok(());
-        }
-        let _turn = self.expiring.lock().await;
-        if !self.is_time_overdue() {
-            return Ok(());
-        }
-        let up_to_ms = self.core.context.hlc.physical_ms();
-        let shard = self.core.shard_id();
-        match self.propose(Command::Expire { up_to_ms }, patience, Bytes::new()).await {
-            Ok(_) => Ok(()),
-            Err(WriteError::NotLeader { leader, .. }) => Err(ReadError::NotLeader { shard, leader }),
-            Err(error) => Err(ReadError::NoQuorum { shard, why: format!("logged time is old: {error}") }),
-        }
-    }
-
-    fn is_time_overdue(&self) -> bool {
-        let state = self.shard().state();
-        let now_ms = self.core.context.hlc.physical_ms();
-        state.next_expiry_ms.is_some_and(|due_ms| due_ms <= now_ms)
-            && now_ms.saturating_sub(state.logged_time_ms) > LOGGED_TIME_AGE_MS_MAX
     }
 
     /// One key, from memory if it is there, else where reading may wait for the disk.
@@ -219,10 +129,6 @@ impl Group {
     fn span(&self, operation: &'static str, context: &RequestContext) -> tracing::Span {
         let (shard, replica) = (self.core.shard_id(), self.core.replica);
         tracing::debug_span!("cp", %shard, %replica, operation, trace = %context.trace)
-    }
-
-    fn applied(&self) -> LogPosition {
-        self.shard().watch_applied().borrow().as_ref().copied().unwrap_or_default()
     }
 
     fn receipt(&self, position: LogPosition, version: Option<Version>, staleness: Option<Duration>) -> Receipt {
@@ -256,10 +162,13 @@ impl Replicator for Group {
     fn get(&self, key: Bytes, level: ReadLevel, context: RequestContext) -> BoxFuture<'_, Result<Found, ReadError>> {
         let span = self.span(level.as_str(), &context);
         let found = async move {
-            let staleness = self.prove(level, &context).await?;
-            // Taken before the lookup: the answer holds at least this much.
-            let position = self.applied();
-            let entry = self.look_up(key).await.map_err(|error| unreadable(self.core.shard_id(), error))?;
+            let look_up = || async {
+                // Taken before the lookup: the answer holds at least this much.
+                let position = self.applied();
+                let entry = self.look_up(key.clone()).await;
+                Ok((entry.map_err(|error| unreadable(self.core.shard_id(), error))?, position))
+            };
+            let ((entry, position), staleness) = self.read(level, &context, look_up).await?;
             let version = entry.as_ref().map(|entry| entry.version);
             let receipt = Receipt { level: Some(level), ..self.receipt(position, version, staleness) };
             Ok(Found { entry, receipt })
@@ -275,10 +184,13 @@ impl Replicator for Group {
     ) -> BoxFuture<'_, Result<Box<dyn Rows>, ReadError>> {
         let span = self.span(level.as_str(), &context);
         let rows = async move {
-            let staleness = self.prove(level, &context).await?;
-            let (shard, blocking) = (self.shard().clone(), self.core.context.env.blocking.clone());
-            let scan = blocking.run(move || shard.scan(range)).await;
-            let scan = scan.map_err(|error| unreadable(self.core.shard_id(), error))?;
+            let look_up = || async {
+                let (shard, range) = (self.shard().clone(), range.clone());
+                let scan = self.core.context.env.blocking.run(move || shard.scan(range)).await;
+                scan.map_err(|error| unreadable(self.core.shard_id(), error))
+            };
+            let (scan, staleness) = self.read(level, &context, look_up).await?;
+            let blocking = self.core.context.env.blocking.clone();
             let position = scan.position().unwrap_or_default();
             let receipt = Receipt { level: Some(level), ..self.receipt(position, None, staleness) };
             Ok(Box::new(ShardRows::new(scan, self.core.shard_id(), blocking, receipt)) as Box<dyn Rows>)

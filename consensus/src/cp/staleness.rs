@@ -64,8 +64,9 @@ impl Staleness {
         proofs.pending.push_back((commit, acknowledged_after));
     }
 
-    /// How stale the shard may be now that it has applied `applied`; `None` = unknown.
-    pub(crate) fn bound(&self, applied: Option<u64>) -> Option<Duration> {
+    /// The moment before which everything acknowledged is in the shard, now that it has applied `applied`; `None` =
+    /// unknown. How stale an answer may be is what has passed since, whenever it is handed out.
+    pub(crate) fn holds_until(&self, applied: Option<u64>) -> Option<Instant> {
         let mut proofs = self.proofs.lock();
         let Proofs { holds_until, pending } = &mut *proofs;
         pending.retain(|(commit, moment)| {
@@ -75,13 +76,19 @@ impl Staleness {
             }
             !is_proven
         });
-        holds_until.map(|moment| moment.elapsed())
+        *holds_until
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Staleness {
+        fn bound(&self, applied: Option<u64>) -> Option<Duration> {
+            self.holds_until(applied).map(|moment| moment.elapsed())
+        }
+    }
 
     fn notes(age_ms: u64, echo: Moment) -> AppendNotes {
         AppendNotes { quorum_age: Some(Duration::from_millis(age_ms)), echo: Some(echo), keep_from: 0 }

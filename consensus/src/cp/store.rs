@@ -10,6 +10,7 @@
 
 use super::{
     codec::raft::{decode_log_id, decode_vote, encode_log_id},
+    lease::logs_leases,
     log_bytes::LogBytes,
     traces::Traces,
     types::{LogId, Vote, log_id},
@@ -49,6 +50,8 @@ pub struct ReplicaStore {
     /// While the Raft instance is being made, snapshots are answered without bytes (rule S1).
     pub(crate) is_starting: AtomicBool,
     pub(crate) traces: Traces,
+    /// Whether what is applied or logged here at the start says that the group has leases (rule G5).
+    pub(crate) knows_leases: bool,
     bounds: Mutex<Bounds>,
     /// Grows whenever the journal's end moved for another reason than an append.
     moved: watch::Sender<u64>,
@@ -100,6 +103,10 @@ impl ReplicaStore {
             journal_next: last.map(|last| last.index + 1),
             bytes: LogBytes::new(state.entries.map_or(0, |(first, last)| last + 1 - first), last),
         };
+        let shard_state = shard.state();
+        let applied = shard_state.applied.position.map(|position| position.index);
+        let knows_leases =
+            shard_state.settings.is_some_and(|settings| settings.has_leases) || logs_leases(&*journal, group, applied)?;
         let flushed = shard.flushed()?.position;
         let stage_first = Self::own_stages(group, &engine.stages()?).max().map_or(0, |stage| stage + 1);
         Ok(Arc::new(ReplicaStore {
@@ -112,6 +119,7 @@ impl ReplicaStore {
             read_bytes_max,
             is_starting: AtomicBool::new(true),
             traces: Traces::default(),
+            knows_leases,
             bounds: Mutex::new(bounds),
             moved: watch::Sender::new(0),
             stage_counter: AtomicU64::new(stage_first),

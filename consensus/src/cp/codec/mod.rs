@@ -13,6 +13,7 @@
 //!
 //! **Invariant.** Decoding never panics and never allocates more than the input announces with bytes of its own.
 
+pub mod mark;
 pub mod message;
 pub mod raft;
 pub mod transfer;

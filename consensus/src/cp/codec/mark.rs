@@ -1,0 +1,63 @@
+//! What a follower asks its leader before a `bounded` read, and what it is told (rule R1).
+
+use super::{DecodeError, Reader, begin};
+use bytes::{BufMut, Bytes};
+
+/// Up to which index must I have applied, to hold everything that was acknowledged before I asked?
+#[must_use]
+pub fn encode_mark_request() -> Bytes {
+    begin(0).freeze()
+}
+
+/// The reverse of [`encode_mark_request`].
+///
+/// # Errors
+/// Other bytes.
+pub fn decode_mark_request(bytes: Bytes) -> Result<(), DecodeError> {
+    Reader::open(bytes, "question for a mark")?.end()
+}
+
+/// Up to this index.
+#[must_use]
+pub fn encode_mark_reply(index: u64) -> Bytes {
+    let mut out = begin(8);
+    out.put_u64(index);
+    out.freeze()
+}
+
+/// The reverse of [`encode_mark_reply`].
+///
+/// # Errors
+/// Other bytes.
+pub fn decode_mark_reply(bytes: Bytes) -> Result<u64, DecodeError> {
+    let mut reader = Reader::open(bytes, "mark")?;
+    let index = reader.u64()?;
+    reader.end()?;
+    Ok(index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn version_1_is_what_it_was() {
+        assert_eq!(encode_mark_request(), [1_u8].as_slice());
+        assert_eq!(encode_mark_reply(0x0102), [1_u8, 0, 0, 0, 0, 0, 0, 1, 2].as_slice());
+    }
+
+    proptest! {
+        #[test]
+        fn any_mark_comes_back(index: u64) {
+            prop_assert_eq!(decode_mark_reply(encode_mark_reply(index)), Ok(index));
+            prop_assert_eq!(decode_mark_request(encode_mark_request()), Ok(()));
+        }
+
+        #[test]
+        fn no_bytes_make_decoding_panic(bytes in proptest::collection::vec(any::<u8>(), 0..20)) {
+            let _ = decode_mark_request(bytes.clone().into());
+            let _ = decode_mark_reply(bytes.into());
+        }
+    }
+}

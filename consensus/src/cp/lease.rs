@@ -1,0 +1,275 @@
+//! Leases: a leader answers linearizable reads alone while nobody else can have become leader.
+//!
+//! ```text
+//!   leader     sent t ────────────────▶ trusts until t + election_min / 2
+//!   follower        heard, acknowledged ─────────────────────────────────▶ votes for nobody else until heard + election_max
+//! ```
+//!
+//! A follower that acknowledged what was sent at `t` heard it after `t`. It keeps its promise at its own door for
+//! `election_max`; the leader trusts a majority's promises for `election_min / 2`, a third of that or less. Only the
+//! *rates* of two monotonic clocks are compared, never their values (rule R3): they would have to differ by a factor of two
+//! between leader and follower before a second leader could be elected while the first one still trusts.
+//!
+//! Four things would break the promise, and are kept from it:
+//! * A restart forgets it. In a group whose settings have leases, or may have, a replica that ever took part answers votes
+//!   as if it were not there and does not stand, for `election_max` after it was opened (rule G5). What may have leases:
+//!   settings that are applied, logged or wished here. A leader trusts only acknowledgements of followers whose log
+//!   reaches to where it saw the settings itself, so no follower that knows nothing of leases is counted.
+//! * A vote seen elsewhere makes openraft forget it. The promise is kept here, at the door, not there.
+//! * A leader that hands over asks another one to be elected at once, past all promises. It gives its lease up before.
+//! * A group that is closed ends its Raft instances. The leader gives its lease up before, and trusts only what was
+//!   acknowledged after it took that back.
+//!
+//! **Assumed, and why leases are off unless asked for.** The monotonic clock runs on while the process or machine is
+//! paused. A machine that is suspended with its clock must not have leases.
+//!
+//! **Invariant.** While a leader trusts its lease, nobody has been elected in a later term.
+
+use super::{
+    codec::raft::{decode_entry, decode_proposal},
+    core::{Core, Office, moment},
+    state_machine::StateMachine,
+    store::ReplicaStore,
+    types::{Metrics, Payload, Types},
+};
+use crate::config::Timing;
+use kvorum_api::GroupId;
+use kvorum_storage::{
+    Journal, StorageError,
+    command::{Command, Settings},
+};
+use openraft::{Raft, ServerState};
+use parking_lot::Mutex;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// Bytes of log looked through at a time.
+const LOOK_BYTES: usize = 1 << 20;
+
+/// Both sides of the lease of one replica.
+pub(crate) struct Lease {
+    /// For how long a leader trusts an acknowledgement after it sent what was acknowledged.
+    trusted_for: Duration,
+    /// For how long a follower votes for nobody else after it heard its leader.
+    promised_for: Duration,
+    /// In an earlier life it may have promised something until then.
+    guarded_until: Option<Instant>,
+    promised_until: Mutex<Option<Instant>>,
+    trust: Mutex<Trust>,
+    /// Held while it is decided whether the replica stands for election.
+    standing: Mutex<()>,
+}
+
+#[derive(Default)]
+struct Trust {
+    /// The term whose lease was given up.
+    given_up_in: Option<u64>,
+    /// Only what was sent from then on is trusted.
+    from: Option<Instant>,
+    /// Where this replica stood when it first saw that the group has leases: whoever reaches that far has the settings too.
+    known_at: Option<u64>,
+}
+
+impl Lease {
+    /// `may_have_promised`: whether an earlier life of the replica may have promised something a lease relies on.
+    pub(crate) fn new(timing: &Timing, may_have_promised: bool) -> Self {
+        Lease {
+            trusted_for: timing.election_min / 2,
+            promised_for: timing.election_max,
+            guarded_until: may_have_promised.then(|| Instant::now() + timing.election_max),
+            promised_until: Mutex::default(),
+            trust: Mutex::default(),
+            standing: Mutex::default(),
+        }
+    }
+
+    /// Whether a replica with this store, of a group with these settings in its founding list, may have promised something
+    /// in an earlier life.
+    pub(crate) fn may_have_promised(store: &ReplicaStore, wish: &Settings) -> bool {
+        let state = store.journal.group(store.group);
+        let took_part = state.vote.is_some() || state.entries.is_some() || store.shard.state().settings.is_some();
+        took_part && (wish.has_leases || store.knows_leases)
+    }
+
+    /// Until when it answers no votes and does not stand for election, if it is guarded still.
+    pub(crate) fn guarded_until(&self) -> Option<Instant> {
+        self.guarded_until.filter(|until| Instant::now() < *until)
+    }
+
+    /// Notes that a leader was heard. Said after openraft has taken its message in: what is acknowledged is promised.
+    pub(crate) fn promise(&self) {
+        *self.promised_until.lock() = Some(Instant::now() + self.promised_for);
+    }
+
+    /// Why a vote is not even looked at. `is_authorised`: the leader itself asked for the election.
+    pub(crate) fn refuses_vote(&self, is_authorised: bool) -> Result<(), String> {
+        if self.guarded_until().is_some() {
+            return Err("this replica may have promised a leader in an earlier life to vote for nobody else".to_owned());
+        }
+        let is_promised = self.promised_until.lock().is_some_and(|until| Instant::now() < until);
+        if is_promised && !is_authorised {
+            return Err("this replica has heard its leader lately".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Says whether the replica stands for election: if it is `fit` and not guarded. Several may say so at once; what is said
+    /// last is true.
+    pub(crate) fn allow_standing(&self, fit: impl FnOnce() -> bool, say: impl FnOnce(bool)) {
+        let _turn = self.standing.lock();
+        say(fit() && self.guarded_until().is_none());
+    }
+
+    /// The leader trusts its lease no more in this term: said before a transfer of leadership and before closing.
+    pub(crate) fn give_up(&self, term: u64) {
+        self.trust.lock().given_up_in = Some(term);
+    }
+
+    /// The leader goes on after all: what is sent from now on may be trusted.
+    pub(crate) fn take_back(&self) {
+        let mut trust = self.trust.lock();
+        trust.given_up_in = None;
+        trust.from = Some(Instant::now());
+    }
+
+    /// Whether the leader of `term` may answer alone now.
+    pub(crate) fn holds(&self, core: &Core, term: u64) -> bool {
+        let state = core.store.shard.state();
+        let Some(applied) = state.applied.position else { return false };
+        let mut trust = self.trust.lock();
+        if !state.settings.is_some_and(|settings| settings.has_leases) {
+            trust.known_at = None;
+            return false;
+        }
+        let known_at = *trust.known_at.get_or_insert(applied.index);
+        if applied.term != term || trust.given_up_in == Some(term) {
+            return false;
+        }
+        let acknowledged = core.look(|metrics| acknowledged(metrics, core.replica.0, term, known_at)).flatten();
+        acknowledged.is_some_and(|moment| Some(moment) >= trust.from && moment.elapsed() < self.trusted_for)
+    }
+}
+
+impl Core {
+    /// Gives up the lease of the term in which this replica leads, if it does.
+    pub(crate) fn give_up_lease(&self) {
+        if let Office::Leads { term } = self.office() {
+            self.lease.give_up(term);
+        }
+    }
+}
+
+/// Keeps a guarded replica from standing for election until the guard ends.
+pub(super) async fn stand_after_guard(core: Arc<Core>, raft: Raft<Types, StateMachine>) {
+    let say = |stands| raft.runtime_config().elect(stands);
+    let Some(until) = core.lease.guarded_until() else { return };
+    core.lease.allow_standing(|| core.is_electable.load(Ordering::Relaxed), say);
+    tokio::time::sleep_until(until).await;
+    core.lease.allow_standing(|| core.is_electable.load(Ordering::Relaxed), say);
+}
+
+/// When what a majority acknowledged last was sent, counting only voters whose log reaches to `known_at`; `None` also if
+/// this replica does not lead in `term`, or has not committed an entry of it.
+fn acknowledged(metrics: &Metrics, own: u64, term: u64, known_at: u64) -> Option<Instant> {
+    let is_settled = metrics.state == ServerState::Leader
+        && metrics.current_term == term
+        && metrics.cluster_committed.is_some_and(|log_id| log_id.leader_id.term == term);
+    if !is_settled {
+        return None;
+    }
+    let (matched, heard) = (metrics.replication.as_ref()?, metrics.heartbeat.as_ref()?);
+    let sent = |voter: u64| {
+        let knows = matched.get(&voter).copied().flatten().is_some_and(|log_id| log_id.index >= known_at);
+        let heard = heard.get(&voter).copied().flatten().and_then(|heard| moment(*heard));
+        heard.filter(|_| knows)
+    };
+    let configs = metrics.membership_config.membership().get_joint_config();
+    let moments = configs.iter().map(|voters| majority_moment(voters, own, Instant::now(), sent));
+    // A joint configuration needs a majority of each.
+    moments.min().flatten()
+}
+
+/// The newest moment that a majority of `voters` has reached; `own` is always at `now`.
+fn majority_moment(
+    voters: &BTreeSet<u64>,
+    own: u64,
+    now: Instant,
+    reached: impl Fn(u64) -> Option<Instant>,
+) -> Option<Instant> {
+    let mut moments: Vec<Option<Instant>> =
+        voters.iter().map(|voter| if *voter == own { Some(now) } else { reached(*voter) }).collect();
+    moments.sort_by(|left, right| right.cmp(left));
+    moments.get(voters.len() / 2).copied().flatten()
+}
+
+/// Whether the log behind `after` says somewhere that the group has leases. It may not be decided yet.
+pub(super) fn logs_leases(journal: &dyn Journal, group: GroupId, after: Option<u64>) -> Result<bool, StorageError> {
+    let Some((first, last)) = journal.group(group).entries else { return Ok(false) };
+    let mut next = first.max(after.map_or(0, |index| index + 1));
+    while next <= last {
+        let records = journal.entries(group, next..last + 1, LOOK_BYTES)?;
+        let Some(end) = records.last().map(|record| record.index) else { return Ok(false) };
+        for record in records {
+            let entry = decode_entry(record).map_err(super::store::unknown_format)?;
+            let Payload::Normal(encoded) = entry.payload else { continue };
+            let commands = decode_proposal(&encoded)?.commands;
+            if commands.iter().any(|command| matches!(command, Command::Configure(settings) if settings.has_leases)) {
+                return Ok(true);
+            }
+        }
+        next = end + 1;
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn timing() -> Timing {
+        Timing::default()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_that_may_have_promised_votes_for_nobody_for_one_election() {
+        let lease = Lease::new(&timing(), true);
+        assert!(lease.refuses_vote(false).is_err() && lease.refuses_vote(true).is_err());
+        tokio::time::advance(timing().election_max).await;
+        assert_eq!(lease.refuses_vote(false), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_promise_holds_against_all_but_the_leader_itself() {
+        let lease = Lease::new(&timing(), false);
+        assert_eq!(lease.refuses_vote(false), Ok(()));
+        lease.promise();
+        tokio::time::advance(timing().election_max - Duration::from_millis(1)).await;
+        assert!(lease.refuses_vote(false).is_err());
+        assert_eq!(lease.refuses_vote(true), Ok(()));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(lease.refuses_vote(false), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_majority_is_as_old_as_its_oldest_member() {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let now = Instant::now();
+        let ago = |ms: u64| now.checked_sub(Duration::from_millis(ms));
+        let three = BTreeSet::from([1, 2, 3]);
+        let reached = |voter: u64| match voter {
+            2 => ago(300),
+            3 => ago(100),
+            _ => None,
+        };
+        assert_eq!(majority_moment(&three, 1, now, reached), ago(100));
+        assert_eq!(majority_moment(&BTreeSet::from([1, 2]), 1, now, reached), ago(300));
+        assert_eq!(majority_moment(&BTreeSet::from([1, 2, 3, 4, 5]), 1, now, reached), ago(300));
+        assert_eq!(majority_moment(&three, 1, now, |voter| ago(9).filter(|_| voter == 9)), None);
+        assert_eq!(majority_moment(&BTreeSet::from([1]), 1, now, |_| None), Some(now));
+        assert_eq!(majority_moment(&BTreeSet::from([2, 3]), 1, now, reached), ago(300), "a leader that has no vote");
+    }
+}
