@@ -31,7 +31,6 @@ impl Group {
             return Err(format!("this replica takes no part any more: {why}"));
         }
         let from = message.from_replica.0;
-        let kind = message.kind;
         let answer = match message.kind {
             MessageKind::Append => self.answer_append(from, message.payload).await?,
             MessageKind::Vote => {
@@ -72,9 +71,6 @@ impl Group {
             | MessageKind::Open
             | MessageKind::Heartbeats => return Err(format!("{:?} is not for a replica", message.kind)),
         };
-        if is_of_a_leader(kind) {
-            self.core.lease.promise();
-        }
         // Poisoned while it was answered: what was promised in between may not be durable.
         self.refuse_if_poisoned()?;
         Ok(answer)
@@ -86,6 +82,7 @@ impl Group {
         if !request.entries.is_empty() {
             self.refuse_if_full()?;
         }
+        self.promise(request.vote.leader_id.term);
         let commit = request.leader_commit.map(|log_id| log_id.index);
         let reply = self.raft.append_entries(request).await.map_err(|error| error.to_string())?;
         match &reply {
@@ -97,6 +94,15 @@ impl Group {
             AppendEntriesResponse::Conflict | AppendEntriesResponse::HigherVote(_) => {}
         }
         Ok(encode_append_reply(&reply, &self.core.reply_notes()))
+    }
+
+    /// Promises a leader not to vote for anybody else for a while: before openraft takes its message in, so that no vote
+    /// slips in between. One whose term is known to be over is promised nothing.
+    fn promise(&self, term: u64) {
+        let is_over = self.core.look(|metrics| metrics.current_term > term) == Some(true);
+        if !is_over {
+            self.core.lease.promise();
+        }
     }
 
     async fn answer_transfer(&self, from: u64, payload: Bytes) -> Result<Bytes, String> {
@@ -125,14 +131,6 @@ impl Group {
             None => Ok(()),
         }
     }
-}
-
-/// Whether only a leader sends it, and hears from the answer that it still leads.
-fn is_of_a_leader(kind: MessageKind) -> bool {
-    matches!(
-        kind,
-        MessageKind::Append | MessageKind::SnapshotBegin | MessageKind::SnapshotChunk | MessageKind::SnapshotFinish
-    )
 }
 
 fn speaks_for(from: u64, voted_for: u64) -> Result<(), String> {

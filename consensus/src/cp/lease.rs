@@ -100,7 +100,7 @@ impl Lease {
         self.guarded_until.filter(|until| Instant::now() < *until)
     }
 
-    /// Notes that a leader was heard. Said after openraft has taken its message in: what is acknowledged is promised.
+    /// Notes that a leader was heard: what will be acknowledged is promised.
     pub(crate) fn promise(&self) {
         *self.promised_until.lock() = Some(Instant::now() + self.promised_for);
     }

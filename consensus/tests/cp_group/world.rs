@@ -111,6 +111,11 @@ impl Net {
         }
     }
 
+    /// Cuts two nodes off from each other.
+    pub fn cut_pair(&self, one: u64, other: u64) {
+        self.cut.lock().extend([(NodeId(one), NodeId(other)), (NodeId(other), NodeId(one))]);
+    }
+
     pub fn heal(&self) {
         self.cut.lock().clear();
         self.slow.lock().clear();
@@ -290,6 +295,8 @@ pub struct World {
     pub running: BTreeMap<u64, Running>,
     pub budget: Budget,
     pub has_chores: bool,
+    /// What the founding `Configure` says.
+    pub settings: Settings,
     /// Milliseconds by which a node's wall clock is ahead.
     pub clock_ahead_ms: BTreeMap<u64, u64>,
     began: Instant,
@@ -316,6 +323,7 @@ impl World {
             running: BTreeMap::new(),
             budget: Budget::default(),
             has_chores: true,
+            settings: settings(),
             clock_ahead_ms: BTreeMap::new(),
             began: Instant::now(),
         }
@@ -324,6 +332,15 @@ impl World {
     /// Three nodes, founded, with a leader that has been heard.
     pub async fn founded() -> Self {
         let mut world = World::new();
+        world.start_all().await;
+        world.found().await;
+        world
+    }
+
+    /// Like [`World::founded`], and the leader has leases.
+    pub async fn founded_with_leases() -> Self {
+        let mut world = World::new();
+        world.settings.has_leases = true;
         world.start_all().await;
         world.found().await;
         world
@@ -340,7 +357,7 @@ impl World {
         self.group(1).initialize().await.unwrap();
         self.leader().await;
         self.eventually("the founding settings are applied", || {
-            self.running.values().all(|node| node.group.shard().state().settings == Some(settings()))
+            self.running.values().all(|node| node.group.shard().state().settings.as_ref() == Some(&self.settings))
         })
         .await;
     }
@@ -384,7 +401,7 @@ impl World {
                 keyspace: SPEC.keyspace,
                 incarnation: 0,
                 founders: (1..=3).map(|node| (ReplicaId(node * 10), NodeId(node))).collect(),
-                settings: settings(),
+                settings: self.settings.clone(),
             },
             actor: Actor { node: NodeId(node), start },
             nodes: Arc::new(ArcSwap::from_pointee(
