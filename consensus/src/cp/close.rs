@@ -132,6 +132,8 @@ impl Group {
 
     /// Sends no heartbeats and stands for no election, until [`Group::speak`].
     pub(crate) fn hush(&self) {
+        // Followers that close forget what they promised.
+        self.core.give_up_lease();
         let runtime = self.raft.runtime_config();
         runtime.heartbeat(false);
         runtime.elect(false);
@@ -139,6 +141,7 @@ impl Group {
 
     /// Takes [`Group::hush`] back. A leader speaks at once: that opens again who had closed.
     pub(crate) async fn speak(&self) {
+        self.core.lease.take_back();
         self.raft.runtime_config().heartbeat(true);
         self.allow_standing();
         let _ = self.raft.trigger().heartbeat().await;
@@ -146,8 +149,7 @@ impl Group {
 
     /// Lets the replica stand for election if it is fit and may.
     pub(crate) fn allow_standing(&self) {
-        let is_allowed = self.core.is_electable.load(Ordering::Relaxed) && self.core.may_stand.load(Ordering::Relaxed);
-        self.raft.runtime_config().elect(is_allowed);
+        self.core.allow_standing(&self.raft);
     }
 
     /// A leader has spoken: from now on this replica may stand when it falls silent (rule G3).
@@ -246,7 +248,9 @@ impl Group {
 
     /// Stands for election now, if a majority would have it: no term is wasted on asking.
     pub(crate) async fn stand(&self) {
-        if self.core.is_electable.load(Ordering::Relaxed) {
+        let is_fit = self.core.is_electable.load(Ordering::Relaxed);
+        // openraft would stand although it is told not to (rule G5).
+        if is_fit && self.core.lease.guarded_until().is_none() {
             let _ = self.raft.trigger().elect(true).await;
         }
     }
@@ -259,6 +263,8 @@ impl Group {
         }
         tracing::info!(shard = %self.core.shard_id(), %heir, "handing leadership to whom the map names");
         figures::handed_over();
+        // The heir may be elected past all promises.
+        self.core.give_up_lease();
         self.raft.trigger().transfer_leader(heir.0).await.is_ok()
     }
 }

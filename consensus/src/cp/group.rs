@@ -137,7 +137,7 @@ impl Group {
                 let raft = Raft::build(replica.0, Arc::new(config), Network::new(core.clone()), log, machine).await?;
                 store.is_starting.store(false, Ordering::Release);
                 core.follow(raft.metrics());
-                core.lease.allow_standing(|| true, |stands| raft.runtime_config().elect(stands));
+                core.allow_standing(&raft);
                 raft.run();
                 Ok::<_, openraft::errors::Fatal<Types>>(raft)
             })
@@ -296,7 +296,7 @@ fn raft_config(context: &GroupContext, opening: &Opening) -> Config {
 async fn stand_after_silence(core: Arc<Core>, raft: Raft<Types, StateMachine>) {
     tokio::time::sleep(FOLLOWER_PATIENCE_TIMEOUTS * core.context.timing.election_max).await;
     if !core.may_stand.swap(true, Ordering::Relaxed) {
-        raft.runtime_config().elect(core.is_electable.load(Ordering::Relaxed));
+        core.allow_standing(&raft);
     }
 }
 

@@ -117,13 +117,6 @@ impl Lease {
         Ok(())
     }
 
-    /// Says whether the replica stands for election: if it is `fit` and not guarded. Several may say so at once; what is said
-    /// last is true.
-    pub(crate) fn allow_standing(&self, fit: impl FnOnce() -> bool, say: impl FnOnce(bool)) {
-        let _turn = self.standing.lock();
-        say(fit() && self.guarded_until().is_none());
-    }
-
     /// The leader trusts its lease no more in this term: said before a transfer of leadership and before closing.
     pub(crate) fn give_up(&self, term: u64) {
         self.trust.lock().given_up_in = Some(term);
@@ -155,6 +148,14 @@ impl Lease {
 }
 
 impl Core {
+    /// Tells openraft whether to stand for election: if the replica is fit, may, and is not guarded. Several may tell it at
+    /// once; what is told last is true.
+    pub(super) fn allow_standing(&self, raft: &Raft<Types, StateMachine>) {
+        let _turn = self.lease.standing.lock();
+        let is_fit = self.is_electable.load(Ordering::Relaxed) && self.may_stand.load(Ordering::Relaxed);
+        raft.runtime_config().elect(is_fit && self.lease.guarded_until().is_none());
+    }
+
     /// Gives up the lease of the term in which this replica leads, if it does.
     pub(crate) fn give_up_lease(&self) {
         if let Office::Leads { term } = self.office() {
@@ -165,11 +166,9 @@ impl Core {
 
 /// Keeps a guarded replica from standing for election until the guard ends.
 pub(super) async fn stand_after_guard(core: Arc<Core>, raft: Raft<Types, StateMachine>) {
-    let say = |stands| raft.runtime_config().elect(stands);
     let Some(until) = core.lease.guarded_until() else { return };
-    core.lease.allow_standing(|| core.is_electable.load(Ordering::Relaxed), say);
     tokio::time::sleep_until(until).await;
-    core.lease.allow_standing(|| core.is_electable.load(Ordering::Relaxed), say);
+    core.allow_standing(&raft);
 }
 
 /// When what a majority acknowledged last was sent, counting only voters whose log reaches to `known_at`; `None` also if

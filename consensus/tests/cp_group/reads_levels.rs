@@ -95,6 +95,8 @@ async fn a_healthy_follower_answers_bounded_reads_from_a_proof_or_a_mark() {
     assert_eq!((group.marks(), world.group(leader).read_rounds()), (marks, rounds), "nobody had to be asked");
     for _ in 0..20 {
         let written = world.put(leader, "k", "new").await.unwrap();
+        // What is known here already is too old then.
+        tokio::time::sleep(Duration::from_millis(21)).await;
         let found = join_all((0..10).map(|_| bounded(&world, follower, 20))).await;
         for found in found {
             let receipt = found.unwrap().receipt;
