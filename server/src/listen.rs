@@ -6,7 +6,7 @@ use crate::{
     admin::{self, Admin},
     config::{Config, Limits},
     rpc::{
-        ENVELOPE_BYTES_MAX, REQUEST_BYTES_MAX, admin::AdminService, kv::KvService, peer::PeerService,
+        REQUEST_BYTES_MAX, admin::AdminService, kv::KvService, lane::FRAME_BYTES_MAX, peer::PeerService,
         status_out::Facts, stream::StreamService, undecodable::UndecodableLayer,
     },
     transport::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
@@ -23,8 +23,8 @@ use tonic_health::server::HealthReporter;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Messages in flight on one connection of a peer.
-const PEER_STREAMS_MAX: u32 = 1_024;
+/// Streams on one connection of a peer: a lane is one.
+const PEER_STREAMS_MAX: u32 = 16;
 
 /// Three ports of this node.
 pub struct Listeners {
@@ -119,9 +119,9 @@ pub async fn clients(
 /// # Errors
 /// The port cannot be served any more.
 pub async fn peers(listener: TcpListener, facts: Arc<Facts>, stop: watch::Receiver<bool>) -> Result<(), String> {
-    let peer = PeerServer::new(PeerService::new(facts.door.node.clone(), facts.join_desk.clone()))
-        .max_decoding_message_size(ENVELOPE_BYTES_MAX)
-        .max_encoding_message_size(ENVELOPE_BYTES_MAX);
+    let peer = PeerServer::new(PeerService::new(facts.door.node.clone(), facts.join_desk.clone(), stop.clone()))
+        .max_decoding_message_size(FRAME_BYTES_MAX)
+        .max_encoding_message_size(FRAME_BYTES_MAX);
     server(PEER_STREAMS_MAX)
         .layer(UndecodableLayer)
         .add_service(peer)

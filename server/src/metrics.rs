@@ -155,6 +155,16 @@ pub fn peer_sent(bytes: usize) {
     counter!("kv_server_peer_bytes_total", "direction" => "out").increment(bytes as u64);
 }
 
+/// A frame of envelopes arrived on a lane.
+pub fn peer_frame_received() {
+    counter!("kv_server_peer_frames_total", "direction" => "in").increment(1);
+}
+
+/// A frame of envelopes left on a lane.
+pub fn peer_frame_sent() {
+    counter!("kv_server_peer_frames_total", "direction" => "out").increment(1);
+}
+
 /// A look at the disk.
 pub fn disk(free_bytes: u64, is_full: bool) {
     gauge!("kv_server_disk_free_bytes").set(free_bytes as f64);

@@ -299,8 +299,10 @@ async fn bytes_that_are_no_envelope_are_answered_with_one() {
     let (_root, node) = node().await;
     let mut peer = proto::peer_client::PeerClient::new(cluster::channel(node.ports.peer));
     for envelope in [vec![], vec![0xff; 3], vec![0; 4_096], b"GET / HTTP/1.1\r\n\r\n".to_vec()] {
-        let answer = peer.call(proto::PeerFrame { envelope: envelope.into() }).await.unwrap().into_inner();
-        assert!(!answer.envelope.is_empty());
+        let call = proto::LaneCall { id: 7, envelope: envelope.into() };
+        let calls = tokio_stream::once(proto::LaneFrame { calls: vec![call] });
+        let answers = peer.lane(calls).await.unwrap().into_inner().message().await.unwrap().unwrap();
+        assert!(answers.calls.len() == 1 && answers.calls[0].id == 7 && !answers.calls[0].envelope.is_empty());
     }
     assert!(node.kv().put(calls::put("k", "v")).await.is_ok());
 }

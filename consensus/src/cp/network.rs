@@ -117,16 +117,13 @@ impl Route {
         }
     }
 
-    /// What goes along with an append. It proves nothing about staleness when its commit index, which openraft may have
-    /// looked up a while ago, lies behind what this leader may have acknowledged since.
+    /// What goes along with an append.
     fn notes(&self, request: &AppendEntriesRequest<Types>) -> AppendNotes {
         let notes = self.core.append_notes(self.target);
         // Looked up after the notes: whatever was acknowledged before them is applied by now.
         let applied = self.core.store.shard.watch_applied().borrow().map(|position| position.index);
-        let covers_everything = request.leader_commit.is_some_and(|commit| {
-            commit.leader_id.term == request.vote.leader_id.term && Some(commit.index) >= applied
-        });
-        AppendNotes { quorum_age: notes.quorum_age.filter(|_| covers_everything), ..notes }
+        let is_whole = covers_everything(request, applied);
+        AppendNotes { quorum_age: notes.quorum_age.filter(|_| is_whole), ..notes }
     }
 
     fn judge(&self, answer: Result<Bytes, CallError>, what: RPCTypes) -> Result<Bytes, RPCError<Types>> {
@@ -171,6 +168,15 @@ impl Route {
         self.core.heard(self.target, notes);
         Ok(reply)
     }
+}
+
+/// Whether an append tells its follower of everything that a leader which has applied up to `applied` may have
+/// acknowledged. Openraft looks up the commit index when it makes the request, and keeps a request for a while: one that
+/// lies behind proves nothing about staleness (rule R2).
+fn covers_everything(request: &AppendEntriesRequest<Types>, applied: Option<u64>) -> bool {
+    request
+        .leader_commit
+        .is_some_and(|commit| commit.leader_id.term == request.vote.leader_id.term && Some(commit.index) >= applied)
 }
 
 /// A peer that answers nonsense is as good as none.
@@ -252,5 +258,35 @@ impl RaftNetworkV2<Types> for Link {
 
     fn backoff(&self) -> Option<Backoff> {
         Some(Backoff::new(std::iter::repeat(self.core().context.timing.heartbeat)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cp::types::LogId;
+
+    fn append(term: u64, commit: Option<(u64, u64)>) -> AppendEntriesRequest<Types> {
+        AppendEntriesRequest {
+            vote: Vote::new_committed(term, 1),
+            prev_log_id: None,
+            entries: Vec::new(),
+            leader_commit: commit.map(|(term, index)| LogId::new_term_index(term, index)),
+        }
+    }
+
+    /// Rule R2: the leader has acknowledged what the follower is not told of.
+    #[test]
+    fn an_append_whose_commit_index_lies_behind_proves_no_staleness() {
+        assert!(covers_everything(&append(3, Some((3, 7))), Some(7)));
+        assert!(covers_everything(&append(3, Some((3, 8))), Some(7)), "committed and not applied here yet");
+        assert!(!covers_everything(&append(3, Some((3, 6))), Some(7)));
+        assert!(!covers_everything(&append(3, None), None));
+    }
+
+    /// Rule R2: until an entry of its own term is committed, a leader does not know what was acknowledged before it.
+    #[test]
+    fn an_append_before_the_first_commit_of_its_term_proves_no_staleness() {
+        assert!(!covers_everything(&append(3, Some((2, 9))), Some(7)));
     }
 }

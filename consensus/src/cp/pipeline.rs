@@ -136,3 +136,159 @@ async fn next_of<S: futures::Stream + Unpin>(input: &mut Option<S>) -> Option<S:
         None => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cp::types::Vote;
+    use futures::FutureExt as _;
+    use openraft::raft::StreamAppendError;
+    use parking_lot::Mutex;
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+        time::Duration,
+    };
+    use tokio::time::sleep;
+
+    const ROUND_TRIP: Duration = Duration::from_millis(50);
+
+    fn log_id(index: u64) -> LogId {
+        LogId::new_term_index(1, index)
+    }
+
+    /// Asks whether the follower has everything up to `index`.
+    fn request(index: u64) -> AppendEntriesRequest<Types> {
+        AppendEntriesRequest {
+            vote: Vote::new_committed(1, 1),
+            prev_log_id: Some(log_id(index)),
+            entries: Vec::new(),
+            leader_commit: None,
+        }
+    }
+
+    fn lost() -> RPCError<Types> {
+        RPCError::Unreachable(Unreachable::new(&Impossible))
+    }
+
+    /// Requests 1 to `count`, and how many of them were taken.
+    fn input(
+        count: u64,
+    ) -> (impl futures::Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin, Arc<AtomicUsize>) {
+        let taken = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&taken);
+        let requests = futures::stream::iter(1..=count).map(move |index| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            request(index)
+        });
+        (requests, taken)
+    }
+
+    /// Runs a stream to its end against a peer that answers each request after a round trip.
+    async fn run(
+        count: u64,
+        is_answering: &mut bool,
+        answer: impl Fn(u64) -> Answer + Send + Sync + 'static,
+    ) -> (Vec<Result<StreamAppendResult<Types>, RPCError<Types>>>, usize, usize) {
+        let (input, taken) = input(count);
+        let (under_way, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (highest, answer) = (Arc::clone(&most), Arc::new(answer));
+        let send = move |request: AppendEntriesRequest<Types>| {
+            let (under_way, highest, answer) = (Arc::clone(&under_way), Arc::clone(&highest), Arc::clone(&answer));
+            async move {
+                highest.fetch_max(1 + under_way.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
+                let index = request.prev_log_id.map_or(0, |log_id| log_id.index);
+                // Later ones are answered first.
+                sleep(ROUND_TRIP - Duration::from_millis(index % 8)).await;
+                under_way.fetch_sub(1, Ordering::SeqCst);
+                answer(index)
+            }
+            .boxed()
+        };
+        let results: Vec<_> = Pipeline::new(input, is_answering, send).results().collect().await;
+        (results, taken.load(Ordering::SeqCst), most.load(Ordering::SeqCst))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn several_are_under_way_and_their_results_keep_the_order() {
+        let began = tokio::time::Instant::now();
+        let (results, taken, most) = run(80, &mut true, |_| Ok(AppendEntriesResponse::Success)).await;
+        let confirmed: Vec<_> = results.into_iter().map(|result| result.unwrap().unwrap().unwrap().index).collect();
+        assert_eq!(confirmed, (1..=80).collect::<Vec<_>>());
+        assert_eq!((taken, most), (80, APPENDS_MAX));
+        assert!(began.elapsed() <= ROUND_TRIP * 11, "80 took {:?}", began.elapsed());
+    }
+
+    /// Rule G7.
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_cannot_be_reached_costs_one_request() {
+        let mut is_answering = false;
+        for _ in 0..3 {
+            let (results, taken, _) = run(80, &mut is_answering, |_| Err(lost())).await;
+            assert!(matches!(results[..], [Err(RPCError::Unreachable(_))]));
+            assert_eq!(taken, 1);
+        }
+        let (_, _, most) = run(80, &mut is_answering, |_| Ok(AppendEntriesResponse::Success)).await;
+        assert_eq!(most, APPENDS_MAX, "it is back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_ends_the_stream_and_what_was_sent_after_it_is_forgotten() {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (answer, heard) = (Arc::clone(&asked), Arc::clone(&asked));
+        let mut is_answering = true;
+        let (results, _, _) = run(80, &mut is_answering, move |index| {
+            answer.lock().push(index);
+            if index == 5 { Err(lost()) } else { Ok(AppendEntriesResponse::Success) }
+        })
+        .await;
+        assert_eq!(results.len(), 5);
+        assert!(results[..4].iter().all(Result::is_ok) && results[4].is_err());
+        assert!(!is_answering);
+        assert!(heard.lock().len() < 20, "the rest is not sent");
+    }
+
+    /// Openraft takes a conflict about what is confirmed for a log that was lost.
+    #[tokio::test(start_paused = true)]
+    async fn an_overtaken_append_is_a_failed_call_and_no_conflict() {
+        let overtaken = Arc::new(AtomicUsize::new(0));
+        let (results, _, _) = run(8, &mut true, move |_| {
+            // Everything is asked about what the first one has confirmed.
+            match overtaken.fetch_add(1, Ordering::SeqCst) {
+                0 => Ok(AppendEntriesResponse::Conflict),
+                _ => Ok(AppendEntriesResponse::Success),
+            }
+        })
+        .await;
+        // The answer to the seventh, which comes first, is a conflict about more than is confirmed: a real one.
+        let last = results.last().unwrap();
+        assert!(matches!(last, Ok(Err(StreamAppendError::Conflict(found))) if found.index == 7), "{results:?}");
+
+        let (input, _) = input(0);
+        let send = |_| -> BoxFuture<'static, Answer> { std::future::pending().boxed() };
+        let mut is_answering = true;
+        let mut pipeline = Pipeline::new(input, &mut is_answering, send);
+        let sent = |index, answer| Sent { prev: Some(log_id(index)), last: Some(log_id(index)), answer: Ok(answer) };
+        assert!(pipeline.judge(sent(7, AppendEntriesResponse::Success)).is_ok());
+        let judged = pipeline.judge(sent(7, AppendEntriesResponse::Conflict));
+        assert!(matches!(judged, Err(RPCError::Network(_))), "{judged:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_real_conflict_is_reported_and_ends_the_stream() {
+        let (results, _, _) = run(80, &mut true, |_| Ok(AppendEntriesResponse::Conflict)).await;
+        assert!(matches!(&results[..], [Ok(Err(StreamAppendError::Conflict(found)))] if found.index == 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_conflict_before_the_first_entry_is_nonsense() {
+        let (input, _) = input(0);
+        let send = |_| -> BoxFuture<'static, Answer> { std::future::pending().boxed() };
+        let mut is_answering = true;
+        let mut pipeline = Pipeline::new(input, &mut is_answering, send);
+        let sent = Sent { prev: None, last: None, answer: Ok(AppendEntriesResponse::Conflict) };
+        assert!(matches!(pipeline.judge(sent), Err(RPCError::Unreachable(_))));
+    }
+}

@@ -7,6 +7,7 @@ mod duties;
 mod effects;
 mod expiry;
 mod failures;
+mod pipeline;
 mod reads;
 mod reads_leases;
 mod reads_levels;

@@ -54,6 +54,7 @@ pub struct Net {
     cut: Mutex<BTreeSet<(NodeId, NodeId)>>,
     slow: Mutex<BTreeMap<(NodeId, NodeId), Duration>>,
     lossy: Mutex<Option<(MessageKind, u32)>>,
+    swallowed: Mutex<Option<(MessageKind, u32)>>,
     hung_up: Mutex<BTreeMap<u8, u32>>,
     damaged: Mutex<Option<(MessageKind, u32)>>,
     last_begin: Mutex<Bytes>,
@@ -126,6 +127,11 @@ impl Net {
         self.slow.lock().insert((NodeId(from), NodeId(to)), by);
     }
 
+    /// Loses the next `count` messages of a kind on their way.
+    pub fn lose_requests(&self, kind: MessageKind, count: u32) {
+        *self.swallowed.lock() = Some((kind, count));
+    }
+
     /// Loses the replies to the next `count` messages of a kind.
     pub fn lose_replies(&self, kind: MessageKind, count: u32) {
         *self.lossy.lock() = Some((kind, count));
@@ -165,17 +171,22 @@ impl Net {
     }
 
     fn is_reply_lost(&self, kind: MessageKind) -> bool {
-        match &mut *self.lossy.lock() {
-            Some((lossy, count)) if *lossy == kind && *count > 0 => {
-                *count -= 1;
-                true
-            }
-            Some(_) | None => false,
-        }
+        is_next(&self.lossy, kind)
     }
 
     fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
         self.cut.lock().contains(&(from, to))
+    }
+}
+
+/// Whether the next one of a kind is meant, and one fewer after it.
+fn is_next(meant: &Mutex<Option<(MessageKind, u32)>>, kind: MessageKind) -> bool {
+    match &mut *meant.lock() {
+        Some((meant, count)) if *meant == kind && *count > 0 => {
+            *count -= 1;
+            true
+        }
+        Some(_) | None => false,
     }
 }
 
@@ -236,6 +247,9 @@ async fn answer(net: &Net, group: &Group, peers: &Peers, envelope: &Bytes) -> Op
     *net.kinds.lock().entry(received.kind as u8).or_default() += 1;
     if received.kind == MessageKind::Append {
         net.traces.lock().insert((received.envelope.to, received.envelope.trace.clone()));
+    }
+    if is_next(&net.swallowed, received.kind) {
+        return None;
     }
     let incoming = Incoming {
         from: received.envelope.from,

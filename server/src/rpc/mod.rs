@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   clients ──▶ undecodable ─▶ kv · stream · admin · health · reflection ──▶ door ─▶ calls ─▶ hall
-//!   nodes   ──▶ undecodable ─▶ peer ──▶ Node::handle
+//!   nodes   ──▶ undecodable ─▶ peer ──▶ lane ──▶ Node::handle
 //! ```
 //!
 //! `convert` is the only place where proto becomes domain and back, `status` the only one where an error becomes a
@@ -20,6 +20,7 @@ pub mod door;
 pub(crate) mod fake;
 pub mod join;
 pub mod kv;
+pub mod lane;
 pub mod neighbours;
 pub mod peer;
 pub mod scan;
