@@ -61,11 +61,11 @@ impl Transport for ToFar {
                 std::future::pending::<()>().await;
             }
             sleep(Duration::from_millis(1)).await;
-            let peers = far.peers.get().unwrap();
-            let request = peers.receive(&envelope).unwrap();
+            let peers = far.peers.get().expect("it was there before anybody called");
+            let request = peers.receive(&envelope).expect("an honest node is let in");
             let payload = request.envelope.payload.clone();
             let payload = match request.kind {
-                MessageKind::Heartbeats => heartbeats::answer(payload, echo).await.unwrap(),
+                MessageKind::Heartbeats => heartbeats::answer(payload, echo).await.expect("heartbeats"),
                 _ => {
                     let (group, from_replica) = (request.envelope.group, request.envelope.from_replica);
                     let to_replica = request.envelope.to_replica;
