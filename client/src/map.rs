@@ -9,7 +9,7 @@
 
 use bytes::Bytes;
 use kvorum_api::{KeyspaceId, PlacementRange, ReadLevel, ShardId, Sharding, proto};
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// An address, `host:port`.
 pub(crate) type Address = Arc<str>;
@@ -43,16 +43,15 @@ impl KeyspaceMap {
     pub(crate) fn learn(keyspace: &proto::Keyspace, revision: u64, known: Option<&KeyspaceMap>) -> Self {
         let id = KeyspaceId(keyspace.id);
         let known = known.filter(|known| known.id == id);
-        let leader_of = |shard: ShardId| {
-            let entry = known.and_then(|known| known.shards.iter().find(|entry| entry.id == shard));
-            entry.and_then(|entry| entry.leader.clone())
-        };
         // A greeting about another keyspace names this one without its shards.
         let keeps = known.is_some_and(|known| keyspace.shards.is_empty() || revision < known.revision);
         let shards = match known {
             Some(known) if keeps => known.shards.clone(),
             _ => {
-                let entries = keyspace.shards.iter().map(|shard| ShardEntry::read(shard, leader_of(ShardId(shard.id))));
+                let leaders: BTreeMap<ShardId, &Address> =
+                    known.iter().flat_map(|known| &known.shards).filter_map(ShardEntry::named_leader).collect();
+                let last_leader = |shard: &proto::Shard| leaders.get(&ShardId(shard.id)).copied().cloned();
+                let entries = keyspace.shards.iter().map(|shard| ShardEntry::read(shard, last_leader(shard)));
                 let mut shards: Vec<ShardEntry> = entries.collect();
                 shards.sort_by(|left, right| left.range.start.cmp(&right.range.start));
                 shards
@@ -122,6 +121,10 @@ impl KeyspaceMap {
 }
 
 impl ShardEntry {
+    fn named_leader(&self) -> Option<(ShardId, &Address)> {
+        self.leader.as_ref().map(|leader| (self.id, leader))
+    }
+
     fn read(shard: &proto::Shard, last_leader: Option<Address>) -> Self {
         let named = shard.replicas.iter().filter(|replica| !replica.address.is_empty());
         let leader = named.clone().find(|replica| shard.leader == Some(replica.node));

@@ -72,9 +72,12 @@ impl Maps {
     /// As [`Maps::aim`], of a write that is about to be sent there.
     pub(crate) fn aim_write(&self, keyspace: &Arc<str>, target: &Target, ticket: &Ticket) -> Option<Aim> {
         let known = self.known.lock();
-        let aim = aim(&known, keyspace, target)?;
-        ticket.place(keyspace, aim.shard);
-        Some(aim)
+        let aim = aim(&known, keyspace, target);
+        match &aim {
+            Some(aim) => ticket.place(keyspace, aim.shard),
+            None => ticket.place_somewhere(),
+        }
+        aim
     }
 
     /// The node at `address` leads the shard, or is said to.

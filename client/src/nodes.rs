@@ -38,6 +38,10 @@ use tokio::{
 };
 use tonic::transport::{Channel, Endpoint};
 
+/// A connection with a stream on it that is silent for this long is asked for a sign of life, and given up after as long
+/// again: else one that a partition swallowed would hang for minutes after the partition is over.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
 #[derive(Debug, Default)]
 struct Known {
     cluster: Option<String>,
@@ -252,6 +256,7 @@ impl Nodes {
         }
         let endpoint =
             endpoint_of(address).map_err(|refused| Failure::not_sent("ADDRESS", refused.to_string(), Some(address)))?;
+        let endpoint = endpoint.http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE);
         let channel = endpoint.connect_timeout(self.options.connect_timeout).connect_lazy();
         let address = Address::from(address);
         let node = Arc::new(Node::new(address.clone(), channel, &self.options));

@@ -174,6 +174,9 @@ impl IntoFuture for Scan {
 async fn known_sharding(inner: &Inner, reading: &Reading) -> Result<Sharding, ClientError> {
     let deadline = Instant::now() + reading.timeout;
     let mut reasons = Vec::new();
+    if let Some((_, sharding)) = inner.nodes.maps.kind(&reading.keyspace) {
+        return Ok(sharding);
+    }
     for address in inner.nodes.addresses() {
         if let Some(sharding) = inner.nodes.maps.read(&reading.keyspace, |map| map.sharding) {
             return Ok(sharding);

@@ -49,7 +49,7 @@ enum Place {
         keyspace: Arc<str>,
         shard: ShardId,
     },
-    /// To a shard that may not be its own any more.
+    /// To a shard that may not be its own any more, or that nobody knew.
     Moved,
 }
 
@@ -196,6 +196,13 @@ impl Ticket {
         state.by_shard.entry(shard).or_default().insert(self.sequence);
     }
 
+    /// Its write goes to whoever answers: nobody knows yet which shard that is.
+    pub(crate) fn place_somewhere(&self) {
+        if let Some(place @ Place::New) = self.tracker.state.lock().open.get_mut(&self.sequence) {
+            *place = Place::Moved;
+        }
+    }
+
     /// Its outcome is known, or it provably never happens: dropping it then gives nothing up.
     pub(crate) fn settle(&self) {
         self.tracker.state.lock().leave(self.sequence, false);
@@ -266,6 +273,10 @@ mod tests {
         assert_eq!((lowest(&tracker, A), lowest(&tracker, B), lowest(&tracker, ShardId(9))), (3, 1, 2));
         // A copy may still be on its way to the shard it lay in before.
         assert_eq!(tracker.floor(Some(A)).abandoned, 1);
+        let blind = tracker.open();
+        blind.place_somewhere();
+        drop(blind);
+        assert_eq!(tracker.floor(Some(B)).abandoned, 3, "sent without a map: to any shard");
     }
 
     proptest! {
