@@ -14,7 +14,7 @@ use tokio::time::Instant;
 /// One client of one cluster; cheap to clone, all clones share connections and request sequences.
 #[derive(Clone, Debug)]
 pub struct Client {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 impl Client {

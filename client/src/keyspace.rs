@@ -112,7 +112,7 @@ impl<M> Keyspace<M> {
     /// # }
     /// ```
     pub fn scan(&self) -> Scan {
-        Scan { reading: self.reading(), request: proto::ScanRequest::default(), after: None }
+        Scan { reading: self.reading(), request: proto::ScanRequest::default() }
     }
 
     /// Stores a value.

@@ -6,7 +6,7 @@
 //! ```text
 //!   Client ── keyspace("orders") ─▶ Keyspace<Cp> ── put · get · delete · compare_and_set · increment · batch · scan
 //!     │                                │ session()         │                get_many · put_many · write_many
-//!     └─ cluster_status                ▼                retry.rs: the only place that retries
+//!     └─ cluster_status · admin()      ▼                retry.rs: the only place that retries
 //!                                   Session<Cp>            │ maps.rs: key → shard → leader, replicas
 //!                                                          ▼
 //!                                 node.rs: breaker · bulkhead · stream.rs: frames ─▶ kv.v1.KvStream, else kv.v1.Kv
@@ -44,6 +44,7 @@
 //!
 //! **Deliberately absent.** Everything inside the server; a clock of its own (stamps come from servers).
 
+pub mod admin;
 mod breaker;
 mod call;
 mod client;
@@ -78,13 +79,14 @@ mod unanswered;
 mod unknown;
 mod write;
 
+pub use admin::Admin;
 pub use client::Client;
 pub use cluster::NodeReport;
 pub use error::{ClientError, NotApplied};
 pub use failure::{Failure, FailureKind};
 pub use into_bytes::IntoBytes;
 pub use keyspace::{Cp, Keyspace};
-pub use kvorum_api::{Effect, LogPosition, ReadLevel, Receipt, Refused, Retry, Stamp, Version};
+pub use kvorum_api::{Effect, LogPosition, NodeId, ReadLevel, Receipt, Refused, Retry, ShardId, Stamp, Version};
 pub use operation::{Condition, Delete, Increment, Operation, Put};
 pub use options::{Options, Transport};
 pub use read::Get;

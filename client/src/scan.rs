@@ -36,8 +36,6 @@ use tonic::Streaming;
 pub struct Scan {
     pub(crate) reading: Reading,
     pub(crate) request: proto::ScanRequest,
-    /// Only what comes after this key, in the direction of the scan.
-    pub(crate) after: Option<Bytes>,
 }
 
 impl Scan {
@@ -64,7 +62,7 @@ impl Scan {
     /// Goes on behind `key`, where an earlier scan of the same bounds and direction stopped
     /// ([`ScanStream::position`]). The key need not be there any more.
     pub fn after(mut self, key: impl IntoBytes) -> Self {
-        self.after = Some(key.into_bytes());
+        self.request.after = key.into_bytes();
         self
     }
 
@@ -106,8 +104,8 @@ impl Scan {
     }
 
     fn check(&self) -> Result<(), Refused> {
-        let after = self.after.clone().unwrap_or_default();
-        for (field, key) in [("start", &self.request.start), ("end", &self.request.end), ("after", &after)] {
+        let request = &self.request;
+        for (field, key) in [("start", &request.start), ("end", &request.end), ("after", &request.after)] {
             check_bound(field, key)?;
         }
         Ok(())
@@ -127,7 +125,8 @@ fn after_prefix(prefix: &[u8]) -> Bytes {
 }
 
 fn check_bound(field: &'static str, key: &[u8]) -> Result<(), Refused> {
-    if key.len() <= limits::KEY_BYTES_MAX {
+    // The first bound behind the longest key is one byte longer.
+    if key.len() <= limits::KEY_BYTES_MAX + 1 {
         return Ok(());
     }
     Err(Refused::OverLimit {
@@ -154,7 +153,6 @@ impl IntoFuture for Scan {
             }
             let mut stream = ScanStream {
                 cursor: Cursor::begin(&self, sharding),
-                after: self.after.as_ref().map(|key| sharding.placement_key(key)),
                 left: (self.request.limit > 0).then_some(self.request.limit),
                 request: self.request,
                 reading: self.reading,
@@ -209,7 +207,7 @@ enum Cursor {
 
 impl Cursor {
     fn begin(scan: &Scan, sharding: Sharding) -> Self {
-        let after = scan.after.as_ref().map(|key| sharding.placement_key(key));
+        let after = Some(&scan.request.after).filter(|key| !key.is_empty()).map(|key| sharding.placement_key(key));
         let (start, end) = match sharding {
             Sharding::Range => (scan.request.start.clone(), scan.request.end.clone()),
             Sharding::Hash => (Bytes::new(), Bytes::new()),
@@ -234,8 +232,6 @@ pub struct ScanStream {
     request: proto::ScanRequest,
     sharding: Sharding,
     cursor: Cursor,
-    /// The placement an earlier scan stopped at.
-    after: Option<Bytes>,
     /// Entries that may still come; `None` = any number.
     left: Option<u64>,
     open: Option<Open>,
@@ -250,8 +246,6 @@ struct Open {
     node: std::sync::Arc<str>,
     messages: Streaming<proto::ScanReply>,
     target: Target,
-    /// How far an earlier scan has read this shard.
-    had: Option<Bytes>,
 }
 
 impl ScanStream {
@@ -311,26 +305,12 @@ impl ScanStream {
 
     /// Opens the shard at the cursor and moves the cursor behind it.
     async fn open_next(&mut self) -> Result<(), ClientError> {
-        let (shard, placement, had) = self.shard_at_cursor();
-        let left = self.left.unwrap_or(0);
-        let (mut start, mut end) = (self.request.start.clone(), self.request.end.clone());
-        // What was had before and is sent again is dropped here, so it must not use up the limit there.
-        let limit = match (&had, self.sharding) {
-            (Some(_), Sharding::Hash) => 0,
-            (Some(had), Sharding::Range) if self.request.reverse => {
-                end = had.clone();
-                left
-            }
-            (Some(had), Sharding::Range) => {
-                start = start.max(had.clone());
-                if left > 0 { left.saturating_add(1) } else { 0 }
-            }
-            (None, _) => left,
-        };
+        let (shard, placement) = self.shard_at_cursor();
+        let limit = self.left.unwrap_or(0);
         let call = ShardScan {
             reading: self.reading.clone(),
             target: Target::Placement(placement),
-            request: proto::ScanRequest { start, end, shard, limit, ..self.request.clone() },
+            request: proto::ScanRequest { shard, limit, ..self.request.clone() },
         };
         let answered = match run(&self.reading.inner, &call, self.reading.timeout).await {
             Ok(answered) => answered,
@@ -340,7 +320,7 @@ impl ScanStream {
             }
         };
         let (first, messages) = answered.reply;
-        self.open = Some(Open { node: answered.node, messages, target: call.target, had });
+        self.open = Some(Open { node: answered.node, messages, target: call.target });
         match first {
             Some(message) => self.take(message),
             None => {
@@ -350,24 +330,23 @@ impl ScanStream {
         }
     }
 
-    /// The shard to be read next, a placement in it, and how far it was read before. Moves the cursor.
-    fn shard_at_cursor(&mut self) -> (u64, Bytes, Option<Bytes>) {
+    /// The shard to be read next, and a placement in it. Moves the cursor.
+    fn shard_at_cursor(&mut self) -> (u64, Bytes) {
         let found = self.reading.inner.nodes.maps.read(&self.reading.keyspace, |map| {
             let entry = match &self.cursor {
                 Cursor::Up(placement) => map.shard_of(placement),
                 Cursor::Down(end) => map.shard_below(end.as_deref()),
                 Cursor::End => None,
             }?;
-            let had = self.after.clone().filter(|after| entry.range.contains(after));
-            Some((entry.id.0, entry.range.clone(), had))
+            Some((entry.id.0, entry.range.clone()))
         });
         // Without a map a server is asked for all there is.
-        let Some((shard, range, had)) = found.flatten() else {
+        let Some((shard, range)) = found.flatten() else {
             self.cursor = Cursor::End;
-            return (0, Bytes::new(), None);
+            return (0, Bytes::new());
         };
         self.cursor = self.behind(&range);
-        (shard, range.start, had)
+        (shard, range.start)
     }
 
     /// Where the cursor stands behind a shard.
@@ -396,15 +375,7 @@ impl ScanStream {
                 Err(failure) => return Err(self.broken(failure)),
             }
         }
-        let (sharding, is_reverse) = (self.sharding, self.request.reverse);
-        let had = open.had.clone();
-        let is_new = |entry: &proto::Entry| {
-            had.as_ref().is_none_or(|had| {
-                let placement = sharding.placement_key(&entry.key);
-                if is_reverse { placement < had } else { placement > had }
-            })
-        };
-        self.ready.extend(message.entries.into_iter().filter(is_new));
+        self.ready.extend(message.entries);
         Ok(())
     }
 

@@ -103,14 +103,14 @@ impl Door {
         status.status()
     }
 
-    fn check_leader(&self, shard: u64) -> Result<(), Status> {
+    pub fn check_leader(&self, shard: u64) -> Result<(), Status> {
         if self.world.lock().leader_of(shard) == Some(self.node) {
             return Ok(());
         }
         Err(self.not_led(Code::FailedPrecondition, "NOT_LEADER", shard))
     }
 
-    fn next_fault(&self) -> Option<Fault> {
+    pub fn next_fault(&self) -> Option<Fault> {
         self.world.lock().faults.get_mut(&self.node)?.pop_front()
     }
 
@@ -366,6 +366,11 @@ impl Kv for Door {
         let mut entries: Vec<proto::Entry> =
             shard.entries.values().filter(|entry| inside(&entry.key)).cloned().collect();
         entries.sort_by_key(|entry| sharding.placement_key(&entry.key));
+        if !scan.after.is_empty() {
+            let after = sharding.placement_key(&scan.after);
+            let is_behind = |placement: Bytes| if scan.reverse { placement < after } else { placement > after };
+            entries.retain(|entry| is_behind(sharding.placement_key(&entry.key)));
+        }
         if scan.reverse {
             entries.reverse();
         }

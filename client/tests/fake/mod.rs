@@ -98,6 +98,8 @@ pub struct World {
     pub seen: Vec<Seen>,
     pub held: Vec<(u64, Frame)>,
     pub handshakes: usize,
+    /// Keyspaces somebody asked to create.
+    pub changes: usize,
     pub keyspaces: Vec<(&'static str, &'static str)>,
     pub entries_a_message: usize,
     /// These take connections and answer nothing.
@@ -179,6 +181,7 @@ impl Fake {
             seen: Vec::new(),
             held: Vec::new(),
             handshakes: 0,
+            changes: 0,
             keyspaces: vec![("default", "cp"), ("orders", "cp")],
             entries_a_message: 2,
             frozen: BTreeSet::new(),

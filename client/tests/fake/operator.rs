@@ -1,9 +1,9 @@
 //! What an operator is told by the scripted cluster.
 
-use super::door::Door;
+use super::{Fault, Told, World, door::Door};
 use kvorum_api::proto;
 use proto::admin_server::Admin;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 #[tonic::async_trait]
 impl Admin for Door {
@@ -43,47 +43,110 @@ impl Admin for Door {
 
     async fn list_keyspaces(
         &self,
-        _: Request<proto::ListKeyspacesRequest>,
+        request: Request<proto::ListKeyspacesRequest>,
     ) -> Result<Response<proto::ListKeyspacesReply>, Status> {
-        Err(Status::unimplemented("no test asks the scripted cluster for it"))
+        let names = request.into_inner().names;
+        self.scripted()?;
+        let world = self.world.lock();
+        let is_asked = |name: &str| names.is_empty() || names.iter().any(|asked| asked == name);
+        let keyspaces = world.keyspaces.iter().filter(|(name, _)| is_asked(name));
+        let keyspaces = keyspaces.map(|(name, _)| describe(&world, name)).collect();
+        Ok(Response::new(proto::ListKeyspacesReply { keyspaces, map_revision: world.revision }))
     }
 
     async fn list_nodes(&self, _: Request<proto::ListNodesRequest>) -> Result<Response<proto::ListNodesReply>, Status> {
-        Err(Status::unimplemented("no test asks the scripted cluster for it"))
+        let world = self.world.lock();
+        let node = |(node, address): (usize, &String)| proto::NodeDescription {
+            id: node as u64 + 1,
+            client: address.clone(),
+            liveness: "alive".to_owned(),
+            ..Default::default()
+        };
+        let nodes = world.addresses.iter().enumerate().map(node).collect();
+        Ok(Response::new(proto::ListNodesReply { nodes, map_revision: world.revision }))
     }
 
     async fn capabilities(
         &self,
         _: Request<proto::CapabilitiesRequest>,
     ) -> Result<Response<proto::CapabilitiesReply>, Status> {
-        Err(Status::unimplemented("no test asks the scripted cluster for it"))
+        let row = proto::Capability { feature: "scan".to_owned(), cp: "yes".to_owned(), ap: "yes".to_owned() };
+        Ok(Response::new(proto::CapabilitiesReply { rows: vec![row] }))
     }
 
     async fn create_keyspace(
         &self,
-        _: Request<proto::CreateKeyspaceRequest>,
+        request: Request<proto::CreateKeyspaceRequest>,
     ) -> Result<Response<proto::KeyspaceDescription>, Status> {
-        Err(Status::unimplemented("no test asks the scripted cluster for it"))
+        let request = request.into_inner();
+        self.world.lock().changes += 1;
+        self.scripted()?;
+        let mut world = self.world.lock();
+        if world.keyspaces.iter().any(|(name, _)| *name == request.name) {
+            return Err(Told::new(Code::AlreadyExists, "EXISTS", &[("effect", "none"), ("retry", "never")]).status());
+        }
+        world.keyspaces.push((request.name.clone().leak(), "cp"));
+        world.revision += 1;
+        Ok(Response::new(proto::KeyspaceDescription { wish: request.wish, ..describe(&world, &request.name) }))
     }
 
     async fn alter_keyspace(
         &self,
-        _: Request<proto::AlterKeyspaceRequest>,
+        request: Request<proto::AlterKeyspaceRequest>,
     ) -> Result<Response<proto::KeyspaceDescription>, Status> {
-        Err(Status::unimplemented("no test asks the scripted cluster for it"))
+        let request = request.into_inner();
+        let world = self.world.lock();
+        known(&world, &request.name)?;
+        Ok(Response::new(proto::KeyspaceDescription { wish: request.wish, ..describe(&world, &request.name) }))
     }
 
     async fn drop_keyspace(
         &self,
-        _: Request<proto::DropKeyspaceRequest>,
+        request: Request<proto::DropKeyspaceRequest>,
     ) -> Result<Response<proto::DropKeyspaceReply>, Status> {
-        Err(Status::unimplemented("no test asks the scripted cluster for it"))
+        let request = request.into_inner();
+        let mut world = self.world.lock();
+        known(&world, &request.name)?;
+        world.keyspaces.retain(|(name, _)| *name != request.name);
+        world.revision += 1;
+        Ok(Response::new(proto::DropKeyspaceReply { id: world.keyspace, map_revision: world.revision }))
     }
 
     async fn transfer_leader(
         &self,
-        _: Request<proto::TransferLeaderRequest>,
+        request: Request<proto::TransferLeaderRequest>,
     ) -> Result<Response<proto::TransferLeaderReply>, Status> {
-        Err(Status::unimplemented("no test asks the scripted cluster for it"))
+        let request = request.into_inner();
+        self.check_leader(request.shard)?;
+        let to = usize::try_from(request.to_node.max(1)).unwrap() - 1;
+        self.world.lock().leaders.insert(request.shard, to);
+        Ok(Response::new(proto::TransferLeaderReply { leader: to as u64 + 1 }))
+    }
+}
+
+impl Door {
+    /// What the script says of the next request of an operator.
+    fn scripted(&self) -> Result<(), Status> {
+        match self.next_fault() {
+            Some(Fault::Refuse(told)) => Err(told.status()),
+            Some(_) => Err(Status::unavailable("connection lost by the script")),
+            None => Ok(()),
+        }
+    }
+}
+
+fn known(world: &World, name: &str) -> Result<(), Status> {
+    if world.keyspaces.iter().any(|(known, _)| *known == name) {
+        return Ok(());
+    }
+    Err(Told::new(Code::NotFound, "NOT_FOUND", &[("effect", "none"), ("retry", "never")]).status())
+}
+
+fn describe(world: &World, name: &str) -> proto::KeyspaceDescription {
+    proto::KeyspaceDescription {
+        name: name.to_owned(),
+        id: world.keyspace,
+        map_revision: world.revision,
+        ..Default::default()
     }
 }
