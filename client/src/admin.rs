@@ -139,8 +139,8 @@ impl Admin {
     /// Hands the leadership of a shard over to a node, `None` = to whoever is best. Answers who leads then.
     ///
     /// # Errors
-    /// Of kind [`crate::FailureKind::Request`] if that node holds no replica of the shard, [`crate::FailureKind::Unavailable`]
-    /// if it is not there or nobody leads; then the leader stays.
+    /// Of kind [`crate::FailureKind::Request`] if that node holds no replica of the shard, of kind
+    /// [`crate::FailureKind::Unavailable`] if it is not there or nobody leads; then the leader stays.
     pub async fn transfer_leader(&self, shard: ShardId, to: Option<NodeId>) -> Result<NodeId, ClientError> {
         let request = proto::TransferLeaderRequest { shard: shard.0, to_node: to.map_or(0, |node| node.0) };
         let reply: proto::TransferLeaderReply =
