@@ -7,11 +7,14 @@
 
 use crate::config::Config;
 use kvorum_api::ShardId;
+use kvorum_consensus::metadata::METADATA_KEYSPACE;
 #[cfg(feature = "rocks")]
 use kvorum_storage::engine::rocks::{RocksEngine, RocksOptions};
 use kvorum_storage::{
-    Engine, Journal, Shard, StorageError,
+    Column, Engine, Journal, Shard, StorageError,
+    engine::{Direction, KeyRange},
     journal::{BatchNumber, FileJournal, JournalOptions},
+    keys::MetaKind,
     shard::ShardSpec,
 };
 use std::{path::Path, sync::Arc};
@@ -35,7 +38,7 @@ impl Cellar {
             segment_bytes: config.storage.journal_segment,
             bytes_max: config.storage.journal_bytes_max,
             cache_bytes_max: config.storage.journal_cache as usize,
-            resume_above: highest_batch(config, &engine)?,
+            resume_above: highest_batch(&engine)?,
             ..JournalOptions::default()
         };
         let journal = FileJournal::open(&directory.join("journal"), options)?;
@@ -55,11 +58,17 @@ fn open_engine(_: &Config, _: &Path) -> Result<Arc<dyn Engine>, StorageError> {
     Err(StorageError::Engine("this build leaves RocksDB out (feature rocks) and can keep no data".to_owned()))
 }
 
-/// The highest journal batch any position of the engine names.
-fn highest_batch(config: &Config, engine: &Arc<dyn Engine>) -> Result<BatchNumber, StorageError> {
+/// The highest journal batch any position of the engine names. Asked of the engine itself: whatever map this node has may
+/// be older than what it holds.
+fn highest_batch(engine: &Arc<dyn Engine>) -> Result<BatchNumber, StorageError> {
     let mut highest = BatchNumber(0);
-    for keyspace in &config.keyspaces {
-        let spec = ShardSpec { shard: ShardId(keyspace.id.0.into()), keyspace: keyspace.id };
+    let positions = KeyRange::prefix([MetaKind::Position as u8]);
+    let mut cursor = engine.view().cursor(Column::Meta, positions, Direction::Forward);
+    while let Some((key, _)) = cursor.next()? {
+        let shard: [u8; 8] =
+            key[1..].try_into().map_err(|_| StorageError::Engine("a position without shard".into()))?;
+        // Which keyspace it is of does not matter to its position.
+        let spec = ShardSpec { shard: ShardId(u64::from_be_bytes(shard)), keyspace: METADATA_KEYSPACE };
         highest = highest.max(Shard::open(engine.clone(), spec)?.state().applied.batch);
     }
     Ok(highest)

@@ -1,7 +1,7 @@
 //! # server: the process `kvd`
 //!
 //! ```text
-//!   main ──▶ config ──▶ node (composition root) ─┬─ identity · cellar · transport ──▶ consensus::Node
+//!   main ──▶ config ──▶ node ──▶ beginning · house (composition root) ─┬─ cellar · transport ──▶ consensus::Node
 //!                                                 ├─ rpc     front door, back door
 //!                                                 ├─ router  the hall
 //!                                                 ├─ admin   /metrics /healthz /readyz
@@ -23,7 +23,9 @@ pub mod cluster_key;
 pub mod config;
 pub mod disk;
 mod durable;
+mod founding;
 pub mod gossip;
+mod house;
 pub mod identity;
 pub mod join;
 mod listen;
@@ -32,7 +34,6 @@ pub mod node;
 pub mod router;
 pub mod routing_copy;
 pub mod rpc;
-pub mod study;
 pub mod telemetry;
 pub mod transport;
 

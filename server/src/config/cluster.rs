@@ -29,6 +29,8 @@ pub struct Member {
     pub client: String,
     /// Where nodes reach it.
     pub peer: String,
+    /// Where it stands.
+    pub zone: String,
 }
 
 /// One founding keyspace.
@@ -78,6 +80,13 @@ pub(super) fn founders(table: &Table, node: &Node) -> Result<(Option<ClusterId>,
             return Err(ConfigError::invalid("cluster.nodes", format!("uses the address {address} twice")));
         }
     }
+    if let Some(here) = members.iter().find(|member| Some(member.id) == node.id)
+        && !here.zone.is_empty()
+        && here.zone != node.zone
+    {
+        let problem = format!("is {:?}, and {:?} in [[cluster.nodes]]: write the same", node.zone, here.zone);
+        return Err(ConfigError::invalid("node.zone", problem));
+    }
     let id_here = node.id.unwrap_or(FIRST_NODE);
     if !members.iter().any(|member| member.id == id_here) {
         let problem = format!("is {id_here}, which is not among [[cluster.nodes]]");
@@ -98,7 +107,12 @@ fn member(entry: &Value) -> Result<Member, ConfigError> {
     };
     let id = entry.get("id").and_then(Value::as_integer).and_then(|id| u64::try_from(id).ok());
     let id = id.ok_or_else(|| ConfigError::invalid("cluster.nodes.id", "is missing: every entry needs it"))?;
-    Ok(Member { id: NodeId(id), client: text("client")?, peer: text("peer")? })
+    let zone = entry.get("zone").and_then(Value::as_str).unwrap_or_default().to_owned();
+    if zone.len() > super::ZONE_BYTES_MAX {
+        let problem = format!("has {} bytes: write at most {}", zone.len(), super::ZONE_BYTES_MAX);
+        return Err(ConfigError::invalid("cluster.nodes.zone", problem));
+    }
+    Ok(Member { id: NodeId(id), client: text("client")?, peer: text("peer")?, zone })
 }
 
 /// The founding keyspaces, one called `default` when none are listed.

@@ -75,6 +75,8 @@ pub const FIELDS: &[Field] = &[
         "`host:port` under which clients reach the node"),
     field("cluster.nodes", "peer", Kind::Text, None,
         "`host:port` under which the other nodes reach it"),
+    field("cluster.nodes", "zone", Kind::Text, None,
+        "where the node stands, if zones count for the first keyspaces; the same as its `node.zone`"),
     field("keyspaces", "name", Kind::Text, None,
         "1 to 64 of `a-z 0-9 -`"),
     field("keyspaces", "mode", Kind::Word(&["cp", "ap"]), Some("cp"),

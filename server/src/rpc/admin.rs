@@ -54,8 +54,8 @@ impl AdminService {
         }
         let budget = deadline::unary(metadata, &door.limits)?;
         let until = Instant::now() + budget.door;
-        let reply = door.study.metadata(command, budget.shard).await?;
-        let mut watch = door.study.watch_map();
+        let reply = door.node.metadata(command, budget.shard).await?;
+        let mut watch = door.node.watch_map();
         let newer = timeout_at(until, watch.wait_for(|map| map.revision >= reply.revision)).await;
         let map = match newer {
             Ok(Ok(map)) => Arc::clone(&map),

@@ -10,7 +10,6 @@ use crate::{
     admission::{Admission, Permit},
     config::Limits,
     router::{Hall, Keyspace, Router, ShardRoute},
-    study::Study,
 };
 use bytes::Bytes;
 use kvorum_api::{ClusterId, KeyspaceId, NodeId, Refused, SessionToken, Stamp, error::LeaderHint, limits, proto};
@@ -23,8 +22,6 @@ use tokio_util::task::TaskTracker;
 pub struct Door {
     /// The node behind the doors.
     pub node: Arc<Node>,
-    /// Who knows the map.
-    pub study: Study,
     /// The hall.
     pub router: Router,
     /// What is being worked on.

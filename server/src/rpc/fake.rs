@@ -1,7 +1,7 @@
 //! A door over shards that are a map in memory, for tests of the doors alone.
 
 use super::door::Door;
-use crate::{admission::Admission, config::Config, router::Router, router::tests::HERE, study::Study};
+use crate::{admission::Admission, config::Config, router::Router, router::tests::HERE};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use kvorum_api::{
@@ -9,7 +9,7 @@ use kvorum_api::{
 };
 use kvorum_consensus::{
     Clock, Env, Lane, Node, NodeConfig, Replicator, RequestContext, Transport, TransportError, Written,
-    metadata::ClusterMap,
+    metadata::{ClusterMap, Founding},
     node::{Budget, Timing},
     replicator::{Found, ReplicaStatus, Rows},
 };
@@ -160,8 +160,7 @@ impl World {
         router.take_in(&Arc::new(map.clone()));
         let limits = config.limits;
         let door = Door {
-            node: node(),
-            study: Study::of(map),
+            node: node(map),
             router,
             admission: Admission::new(
                 limits.request_bytes_in_flight_max,
@@ -185,7 +184,7 @@ impl World {
 }
 
 /// A node that holds nothing: the doors ask it for the time and for its peers.
-fn node() -> Arc<Node> {
+fn node(map: ClusterMap) -> Arc<Node> {
     let journal = MemJournal::open(journal::MemDisk::new(), JournalOptions::small()).unwrap();
     let env = Env {
         engine: engine::mem::MemDisk::new().open(),
@@ -200,8 +199,8 @@ fn node() -> Arc<Node> {
         node: HERE,
         start: StartCount(1),
         boot_nonce: 1,
-        founding: kvorum_consensus::metadata::Founding::default(),
-        map: None,
+        founding: Founding::default(),
+        map: Some(map),
         nodes: BTreeMap::new(),
         shards: Vec::new(),
         timing: Timing::default(),

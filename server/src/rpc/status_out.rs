@@ -42,10 +42,13 @@ impl Facts {
         }
         reasons.extend(status.refused.clone());
         reasons.extend(status.degraded.iter().filter(|why| why.starts_with("poisoned")).cloned());
+        if !self.door.router.hall().map.is_founded() {
+            reasons.push("the cluster is not founded yet: its map is not known".to_owned());
+        }
         for replica in &status.replicas {
             if replica.state.is_installing {
                 reasons.push(format!("shard {}: installing a snapshot", replica.shard));
-            } else if replica.role != Role::Leader && replica.leader.is_none() {
+            } else if !matches!(replica.role, Role::Leader | Role::Closed) && replica.leader.is_none() {
                 reasons.push(format!("shard {}: no leader is known", replica.shard));
             }
         }

@@ -57,6 +57,21 @@ pub async fn value(kv: &mut KvClient<Channel>, key: impl AsRef<[u8]>) -> Result<
     Ok(reply.entry.map(|entry| entry.value.to_vec()))
 }
 
+/// A put into a keyspace.
+pub fn put_in(keyspace: &str, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> proto::PutRequest {
+    proto::PutRequest { header: header_of(keyspace), ..put(key, value) }
+}
+
+/// A linearizable get from a keyspace.
+pub fn get_from(keyspace: &str, key: impl AsRef<[u8]>) -> proto::GetRequest {
+    proto::GetRequest { header: header_of(keyspace), ..get_at(key, proto::read_level::Kind::Linearizable) }
+}
+
+/// A wish for a keyspace spread by hash.
+pub fn hash(shards: u32) -> Option<proto::KeyspaceWish> {
+    Some(proto::KeyspaceWish { shard_by: "hash".to_owned(), shards, ..proto::KeyspaceWish::default() })
+}
+
 /// What an error says besides its sentence.
 #[derive(Debug)]
 pub struct Said {

@@ -76,6 +76,8 @@ pub struct Kvd {
     pub id: u64,
     pub ports: Ports,
     pub directory: PathBuf,
+    /// More flags for its process.
+    pub flags: Vec<String>,
     child: Option<Child>,
 }
 
@@ -83,7 +85,7 @@ impl Kvd {
     /// A node that lives under `directory` and does not run yet.
     pub fn new(id: u64, directory: &Path) -> Kvd {
         fs::create_dir_all(directory).unwrap();
-        Kvd { id, ports: Ports::free(), directory: directory.to_owned(), child: None }
+        Kvd { id, ports: Ports::free(), directory: directory.to_owned(), flags: Vec::new(), child: None }
     }
 
     /// Its data directory.
@@ -94,10 +96,12 @@ impl Kvd {
     /// Writes its configuration: `[node]`, then `rest`.
     pub fn configure(&self, rest: &str) {
         let Ports { client, peer, admin } = self.ports;
+        // A node that joins is given its number.
+        let joins = self.flags.iter().any(|flag| flag == "--join");
+        let id = if joins { String::new() } else { format!("id = {}", self.id) };
         let node = format!(
-            "[node]\nid = {}\ndata = \"{}\"\nlisten_client = \"127.0.0.1:{client}\"\n\
+            "[node]\n{id}\ndata = \"{}\"\nlisten_client = \"127.0.0.1:{client}\"\n\
              listen_peer = \"127.0.0.1:{peer}\"\nlisten_admin = \"127.0.0.1:{admin}\"\n\n{rest}",
-            self.id,
             self.data().display()
         );
         fs::write(self.directory.join("node.toml"), node).unwrap();
@@ -108,7 +112,7 @@ impl Kvd {
         assert!(self.child.is_none(), "node {} runs already", self.id);
         let log = File::options().create(true).append(true).open(self.directory.join("kvd.log")).unwrap();
         let mut command = kvd();
-        command.arg("--config").arg(self.directory.join("node.toml"));
+        command.arg("--config").arg(self.directory.join("node.toml")).args(&self.flags);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.child = Some(command.spawn().unwrap());
     }
@@ -200,6 +204,11 @@ impl Kvd {
         format!("127.0.0.1:{}", self.ports.client)
     }
 
+    /// Its admin door for programs.
+    pub fn admin(&self) -> AdminClient<Channel> {
+        AdminClient::new(self.channel())
+    }
+
     /// A channel to its client door.
     pub fn channel(&self) -> Channel {
         channel(self.ports.client)
@@ -269,6 +278,27 @@ impl Cluster {
             return cluster;
         }
         panic!("no free ports after {STARTS_MAX} attempts");
+    }
+
+    /// A node that is to join this cluster, and is not started.
+    pub fn applicant(&self) -> Kvd {
+        let number = self.nodes.len() as u64 + 1;
+        let mut node = Kvd::new(number, &self.root.path().join(format!("node{number}")));
+        let peers: Vec<String> = self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.ports.peer)).collect();
+        let key = self.key_file().display().to_string();
+        node.flags = vec!["--join".to_owned(), peers.join(","), "--cluster-key".to_owned(), key];
+        node.configure(small());
+        node
+    }
+
+    /// Lets one more node join, waits until it is ready, and gives its id.
+    pub async fn join(&mut self) -> u64 {
+        let mut node = self.applicant();
+        node.start();
+        node.ready().await;
+        let id = node.status().await.node;
+        self.nodes.push(node);
+        id
     }
 
     /// Everything but `[node]`.

@@ -1,0 +1,232 @@
+//! The map under real processes: restarts, a lost majority of the metadata, a long absence, a dropped keyspace.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
+
+mod cluster;
+
+use bytes::Bytes;
+use cluster::{Cluster, calls, calls::Said, until};
+use kvorum_api::{PlacementRange, Sharding, proto};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{task::JoinSet, time::timeout};
+
+/// No call may take longer, whatever happened to the nodes.
+const CALL_MAX: Duration = Duration::from_secs(30);
+
+async fn create(
+    cluster: &mut Cluster,
+    node: u64,
+    name: &str,
+    wish: Option<proto::KeyspaceWish>,
+) -> proto::KeyspaceDescription {
+    let request = proto::CreateKeyspaceRequest { name: name.into(), wish };
+    cluster.node(node).admin().create_keyspace(request).await.unwrap().into_inner()
+}
+
+async fn keyspaces(cluster: &mut Cluster, node: u64) -> Option<proto::ListKeyspacesReply> {
+    let request = proto::ListKeyspacesRequest::default();
+    cluster.node(node).admin().list_keyspaces(request).await.ok().map(tonic::Response::into_inner)
+}
+
+/// Writes at whichever of these nodes takes it.
+async fn put_at(cluster: &Cluster, nodes: &[u64], keyspace: &str, key: &str) -> Option<()> {
+    for node in nodes {
+        let put = cluster.nodes[*node as usize - 1].kv().put(calls::put_in(keyspace, key, "v")).await;
+        if put.is_ok() {
+            return Some(());
+        }
+    }
+    None
+}
+
+/// Reads, linearizable, at whichever of these nodes answers.
+async fn get_at(cluster: &Cluster, nodes: &[u64], keyspace: &str, key: &str) -> Option<Option<Bytes>> {
+    for node in nodes {
+        if let Ok(reply) = cluster.nodes[*node as usize - 1].kv().get(calls::get_from(keyspace, key)).await {
+            return Some(reply.into_inner().entry.map(|entry| entry.value));
+        }
+    }
+    None
+}
+
+/// Keys that lie in these shards of a keyspace spread by hash.
+fn keys_in(shards: &[&proto::ShardDescription], count: usize) -> Vec<String> {
+    let ranges: Vec<PlacementRange> =
+        shards.iter().map(|shard| PlacementRange { start: shard.start.clone(), end: shard.end.clone() }).collect();
+    let lies = |key: &String| {
+        let placement = Sharding::Hash.placement_key(&Bytes::copy_from_slice(key.as_bytes()));
+        ranges.iter().any(|range| range.contains(&placement))
+    };
+    (0..).map(|number| format!("k{number}")).filter(lies).take(count).collect()
+}
+
+/// All nodes are killed at once; from their copies of the map they find their shards and each other.
+#[tokio::test]
+async fn all_nodes_start_again_from_their_copies_of_the_map() {
+    let mut cluster = Cluster::start(3).await;
+    create(&mut cluster, 2, "orders", calls::hash(8)).await;
+    for number in 0..24 {
+        let key = format!("k{number}");
+        until("a write", || put_at(&cluster, &[1, 2, 3], "orders", &key)).await;
+    }
+    for node in 1..=3 {
+        until("the map on disk", || async { cluster.nodes[node - 1].data().join("map").exists().then_some(()) }).await;
+    }
+    let before = keyspaces(&mut cluster, 1).await.unwrap();
+    cluster.nodes.iter_mut().for_each(cluster::Kvd::kill);
+    cluster.nodes.iter_mut().for_each(cluster::Kvd::start);
+    for node in &mut cluster.nodes {
+        node.ready().await;
+    }
+    for number in 0..24 {
+        let key = format!("k{number}");
+        let value = until("a read", || get_at(&cluster, &[1, 2, 3], "orders", &key)).await;
+        assert_eq!(value.as_deref(), Some(&b"v"[..]), "{key}");
+    }
+    let after = keyspaces(&mut cluster, 3).await.unwrap();
+    let names = |reply: &proto::ListKeyspacesReply| {
+        reply.keyspaces.iter().map(|one| (one.id, one.name.clone(), one.shards.len())).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&before), names(&after));
+}
+
+/// Invariant 8 for CP: with a majority of the metadata down, shards that have a majority elsewhere serve reads and writes;
+/// changes are refused with that reason, and without effect. They are made again once it is back.
+#[tokio::test]
+async fn with_the_metadata_down_data_goes_on_and_changes_are_refused() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.join().await;
+    cluster.join().await;
+    let made = create(&mut cluster, 1, "orders", calls::hash(20)).await;
+    let survivors = BTreeSet::from([3, 4, 5]);
+    let survives = |shard: &&proto::ShardDescription| {
+        shard.replicas.iter().filter(|replica| survivors.contains(&replica.node)).count() >= 2
+    };
+    let surviving: Vec<&proto::ShardDescription> = made.shards.iter().filter(survives).collect();
+    assert!(surviving.len() >= 8, "three replicas on five nodes: most shards have two on three of them");
+    let keys = keys_in(&surviving, 12);
+    for key in &keys {
+        until("a write", || put_at(&cluster, &[1, 2, 3, 4, 5], "orders", key)).await;
+    }
+    cluster.node(1).kill();
+    cluster.node(2).kill();
+    for key in &keys {
+        let value = until("a read", || get_at(&cluster, &[3, 4, 5], "orders", key)).await;
+        assert_eq!(value.as_deref(), Some(&b"v"[..]), "{key}");
+        until("a write", || put_at(&cluster, &[3, 4, 5], "orders", key)).await;
+    }
+    let request = proto::CreateKeyspaceRequest { name: "carts".into(), wish: None };
+    let refused = timeout(CALL_MAX, cluster.node(4).admin().create_keyspace(request)).await.unwrap();
+    let said = Said::of(&refused.expect_err("the metadata has no majority"));
+    assert_eq!((said.reason.as_str(), said.effect()), ("METADATA_UNAVAILABLE", "none"), "{said:?}");
+    assert!(
+        keyspaces(&mut cluster, 5).await.is_some_and(|reply| reply.keyspaces.iter().any(|one| one.name == "orders"))
+    );
+
+    cluster.node(1).start();
+    cluster.node(1).ready().await;
+    until("a change", || async {
+        let request = proto::CreateKeyspaceRequest { name: "carts".into(), wish: None };
+        let reply = cluster.nodes[4].admin().create_keyspace(request).await;
+        match reply {
+            Ok(_) => Some(()),
+            Err(status) => (Said::of(&status).reason == "EXISTS").then_some(()),
+        }
+    })
+    .await;
+}
+
+/// A node that missed five hundred changes of the map has the same map as the others once it is back.
+#[tokio::test]
+async fn a_node_away_through_five_hundred_changes_comes_back_right() {
+    let mut cluster = Cluster::start(3).await;
+    create(&mut cluster, 1, "orders", calls::hash(2)).await;
+    assert!(cluster.node(3).stop().await.success());
+    for round in 0..50 {
+        create(&mut cluster, 1, &format!("one-{round}"), None).await;
+        for number in 0..8 {
+            let read_level = ["local", "linearizable"][number % 2].to_owned();
+            let wish = Some(proto::KeyspaceWish { read_level, ..proto::KeyspaceWish::default() });
+            let request = proto::AlterKeyspaceRequest { name: "orders".into(), wish };
+            cluster.node(1).admin().alter_keyspace(request).await.unwrap();
+        }
+        if round % 10 != 0 {
+            let request = proto::DropKeyspaceRequest { name: format!("one-{round}") };
+            cluster.node(2).admin().drop_keyspace(request).await.unwrap();
+        }
+    }
+    cluster.node(3).start();
+    cluster.node(3).ready().await;
+    let expected = keyspaces(&mut cluster, 1).await.unwrap();
+    assert_eq!(expected.keyspaces.len(), 7, "default, orders, and five that were not dropped");
+    let wishes = |reply: proto::ListKeyspacesReply| {
+        reply.keyspaces.into_iter().map(|one| (one.id, one.name, one.wish, one.shards.len())).collect::<Vec<_>>()
+    };
+    let expected = wishes(expected);
+    until("the same map", || async {
+        let request = proto::ListKeyspacesRequest::default();
+        let reply = cluster.nodes[2].admin().list_keyspaces(request).await.ok()?.into_inner();
+        (wishes(reply) == expected).then_some(())
+    })
+    .await;
+    until("a write to a keyspace made meanwhile", || put_at(&cluster, &[1, 2, 3], "one-40", "k")).await;
+}
+
+/// A keyspace is dropped while many write to it: everybody is answered, with a reason; nothing of it comes back.
+#[tokio::test]
+async fn a_keyspace_dropped_under_load_answers_everybody_and_leaves_nothing() {
+    let mut cluster = Cluster::start(3).await;
+    let made = create(&mut cluster, 1, "orders", calls::hash(4)).await;
+    until("a write", || put_at(&cluster, &[1, 2, 3], "orders", "k0")).await;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let mut writers = JoinSet::new();
+    for writer in 0..12 {
+        let (mut kv, is_over) = (cluster.nodes[writer % 3].kv(), is_over.clone());
+        writers.spawn(async move {
+            for number in 0.. {
+                let key = format!("k{writer}-{number}");
+                let put = timeout(CALL_MAX, kv.put(calls::put_in("orders", key, "v"))).await.expect("a call hangs");
+                match put {
+                    Ok(_) => {}
+                    Err(status) if Said::of(&status).reason == "UNKNOWN_KEYSPACE" => return,
+                    // Led elsewhere, or ended under way: both say so, and the next try tells.
+                    Err(status) => assert!(!Said::of(&status).effect().is_empty()),
+                }
+                assert!(!is_over.load(Ordering::Relaxed) || number < 1_000_000, "nobody said that it is gone");
+            }
+        });
+    }
+    let request = proto::DropKeyspaceRequest { name: "orders".into() };
+    cluster.node(2).admin().drop_keyspace(request).await.unwrap();
+    is_over.store(true, Ordering::Relaxed);
+    while let Some(writer) = timeout(CALL_MAX, writers.join_next()).await.expect("a writer hangs") {
+        writer.unwrap();
+    }
+    let dropped: BTreeSet<u64> = made.shards.iter().map(|shard| shard.id).collect();
+    for node in 0..3 {
+        until("the replicas to go", || async {
+            let status = cluster.nodes[node].try_status().await?;
+            status.replicas.iter().all(|replica| !dropped.contains(&replica.shard)).then_some(())
+        })
+        .await;
+    }
+    for node in 1..=3 {
+        cluster.node(node).kill();
+        cluster.node(node).start();
+    }
+    for node in &mut cluster.nodes {
+        node.ready().await;
+        let status = node.status().await;
+        assert!(status.replicas.iter().all(|replica| !dropped.contains(&replica.shard)), "they are back: {status:?}");
+    }
+    // Another keyspace of the same name is empty.
+    create(&mut cluster, 3, "orders", calls::hash(4)).await;
+    let value = until("a read", || get_at(&cluster, &[1, 2, 3], "orders", "k0")).await;
+    assert_eq!(value, None);
+}
