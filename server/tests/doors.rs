@@ -383,3 +383,99 @@ async fn figures_and_status_tell_what_happened() {
     assert!(replica.applied_index > 0);
     assert!(!status.workers.is_empty() && status.workers.iter().all(|worker| !worker.name.is_empty()));
 }
+
+#[tokio::test]
+async fn health_is_asked_and_every_service_is_listed_by_reflection() {
+    use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    };
+    let (_root, node) = node().await;
+    for service in ["", "kv.v1.Kv"] {
+        cluster::until("health", || async {
+            let asked = HealthCheckRequest { service: service.to_owned() };
+            let answer = HealthClient::new(node.channel()).check(asked).await.ok()?.into_inner();
+            (answer.status() == ServingStatus::Serving).then_some(())
+        })
+        .await;
+    }
+    let asked = async |request: MessageRequest| {
+        let request = ServerReflectionRequest { host: String::new(), message_request: Some(request) };
+        let mut client = ServerReflectionClient::new(node.channel());
+        let mut answers = client.server_reflection_info(tokio_stream::iter([request])).await.unwrap().into_inner();
+        answers.message().await.unwrap().unwrap().message_response.unwrap()
+    };
+    let MessageResponse::ListServicesResponse(listed) = asked(MessageRequest::ListServices(String::new())).await else {
+        panic!("no list of services")
+    };
+    let listed: Vec<String> = listed.service.into_iter().map(|service| service.name).collect();
+    for service in ["kv.v1.Kv", "kv.v1.KvStream", "kv.v1.Admin", "grpc.health.v1.Health"] {
+        assert!(listed.iter().any(|name| name == service), "{service} is not among {listed:?}");
+    }
+    let found = asked(MessageRequest::FileContainingSymbol("kv.v1.KvStream".to_owned())).await;
+    assert!(matches!(found, MessageResponse::FileDescriptorResponse(file) if !file.file_descriptor_proto.is_empty()));
+}
+
+/// Invariant 12: what the table says is refused is refused by name, and what it offers is served.
+#[tokio::test]
+async fn the_table_of_capabilities_is_what_the_doors_do() {
+    use kvorum_api::{
+        Mode, ReadLevel,
+        capabilities::{CAPABILITIES, LEVELS, offer_of_level},
+    };
+    use proto::{admin_client::AdminClient, read_level::Kind};
+    let (_root, node) = node().await;
+    let mut admin = AdminClient::new(node.channel());
+    let rows = admin.capabilities(proto::CapabilitiesRequest {}).await.unwrap().into_inner().rows;
+    assert_eq!(rows.len(), CAPABILITIES.len());
+    for (told, row) in rows.iter().zip(CAPABILITIES) {
+        let expected = (row.feature, row.cp.as_str(), row.ap.as_str());
+        assert_eq!((told.feature.as_str(), told.cp.as_str(), told.ap.as_str()), expected);
+    }
+    let mut kv = node.kv();
+    kv.put(calls::put("k", "v")).await.unwrap();
+    for level in LEVELS {
+        let kind = match level {
+            ReadLevel::Linearizable => Kind::Linearizable,
+            ReadLevel::Session => Kind::Session,
+            ReadLevel::Bounded(_) => Kind::Bounded,
+            ReadLevel::Local => Kind::Local,
+            ReadLevel::One => Kind::One,
+            ReadLevel::Quorum => Kind::Quorum,
+            ReadLevel::All => Kind::All,
+        };
+        let level_asked = Some(proto::ReadLevel { kind: kind.into(), staleness_ms_max: 200 });
+        let answer = kv.get(proto::GetRequest { level: level_asked, ..calls::get("k") }).await;
+        match offer_of_level(*level, Mode::Cp).is_served() {
+            true => assert_eq!(answer.unwrap().into_inner().receipt.unwrap().level, level.to_string()),
+            false => assert_eq!(refusal(answer).reason, "LEVEL_NOT_OFFERED", "{level}"),
+        }
+    }
+    let served = |feature: &str, mode| kvorum_api::capabilities::offer(feature, mode).is_served();
+    let cp = |feature: &str| served(feature, Mode::Cp);
+    let mut lasting = calls::put("lasting", "v");
+    lasting.put.as_mut().unwrap().ttl_ms = Some(60_000);
+    assert_eq!(kv.put(lasting).await.is_ok(), cp("time to live"));
+    assert_eq!(kv.increment(calls::increment("n", 1)).await.is_ok(), cp("increments"));
+    let mut guarded = calls::put("new", "v");
+    let absent = proto::condition::Kind::Absent(proto::condition::Absent {});
+    guarded.put.as_mut().unwrap().condition = Some(proto::Condition { kind: Some(absent) });
+    let written = kv.put(guarded).await.unwrap().into_inner();
+    assert_eq!(written.applied, cp("conditions and compare-and-set"));
+    let acknowledged = written.receipt.unwrap().ack;
+    assert_eq!(acknowledged == "majority", cp("write acknowledgement majority"));
+    assert_eq!(kv.scan(calls::scan()).await.is_ok(), cp("scan"));
+    let operations = ["a", "b"]
+        .map(|key| proto::Operation { kind: Some(proto::operation::Kind::Put(calls::put(key, "v").put.unwrap())) });
+    let batch = proto::BatchRequest { header: calls::header(), request_id: None, operations: operations.into() };
+    assert_eq!(kv.batch(batch).await.is_ok(), cp("atomic batches within a shard"));
+    for (mode, word) in [(Mode::Cp, "cp"), (Mode::Ap, "ap")] {
+        let wish = Some(proto::KeyspaceWish { mode: word.to_owned(), ..proto::KeyspaceWish::default() });
+        let made = admin.create_keyspace(proto::CreateKeyspaceRequest { name: format!("of-{word}"), wish }).await;
+        assert_eq!(made.is_ok(), served("keyspaces of this mode", mode), "{made:?}");
+    }
+    let wish = Some(proto::KeyspaceWish { leases: Some(true), ..proto::KeyspaceWish::default() });
+    let leased = admin.create_keyspace(proto::CreateKeyspaceRequest { name: "leased".to_owned(), wish }).await;
+    assert_eq!(leased.is_ok(), cp("lease reads"));
+}
