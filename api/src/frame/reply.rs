@@ -23,7 +23,7 @@ use crate::{
     ids::{KeyspaceId, NodeId, ShardId},
     level::Mode,
     receipt::Receipt,
-    token::{Seen, SessionToken},
+    token::SessionToken,
     version::{LogPosition, Stamp, Version},
 };
 use bytes::Bytes;
@@ -154,12 +154,7 @@ impl Delivered {
     /// What a session has seen with this answer.
     #[must_use]
     pub fn session_token(&self) -> SessionToken {
-        let seen = Seen { incarnation: self.receipt.incarnation, position: self.receipt.position };
-        SessionToken {
-            keyspace: self.keyspace,
-            stamp: self.receipt.stamp,
-            shards: BTreeMap::from([(self.receipt.shard, seen)]),
-        }
+        SessionToken::of(self.keyspace, &self.receipt)
     }
 
     fn write(&self, writer: &mut Writer) {

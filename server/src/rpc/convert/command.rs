@@ -183,6 +183,6 @@ pub fn read_level(asked: Option<ReadLevel>, keyspace: &KeyspaceRow) -> Result<Re
 pub fn offered(level: ReadLevel, mode: Mode) -> Result<(), Refused> {
     match capabilities::offer_of_level(level, mode).is_served() {
         true => Ok(()),
-        false => Err(Refused::LevelNotOffered { level, mode, offered: capabilities::offered_levels(mode) }),
+        false => Err(Refused::LevelNotOffered { level, mode, offered: mode.levels() }),
     }
 }
