@@ -378,9 +378,11 @@ async fn figures_and_status_tell_what_happened() {
     assert!(status.ready && status.degraded.is_empty());
     assert_eq!((status.node, status.start_count), (1, 1));
     assert!(status.journal.unwrap().syncs > 0);
-    let replica = &status.replicas[0];
-    assert_eq!((replica.keyspace.as_str(), replica.role.as_str()), ("default", "leader"));
-    assert!(replica.applied_index > 0);
+    for keyspace in ["default", "(metadata)"] {
+        let replica = status.replicas.iter().find(|replica| replica.keyspace == keyspace).unwrap();
+        assert_eq!((replica.role.as_str(), replica.epoch > 0), ("leader", true), "{keyspace}");
+        assert!(replica.applied_index > 0);
+    }
     assert!(!status.workers.is_empty() && status.workers.iter().all(|worker| !worker.name.is_empty()));
 }
 

@@ -255,7 +255,8 @@ async fn a_keyspace_of_eight_shards_is_made_filled_scanned_altered_and_dropped_t
     let placements: Vec<Bytes> = keys.iter().map(|key| Sharding::Hash.placement_key(key)).collect();
     assert!(placements.is_sorted(), "shards in placement order are one order");
     let mut found: Vec<String> = keys.into_iter().map(|key| String::from_utf8(key.to_vec()).unwrap()).collect();
-    (found.sort(), expected.sort());
+    found.sort();
+    expected.sort();
     assert_eq!(found, expected);
 
     let bounded = proto::ScanRequest { header: calls::header_of("orders"), start: "order-5".into(), ..calls::scan() };

@@ -9,12 +9,16 @@ use crate::{
 };
 use kvorum_api::{StartCount, proto};
 use kvorum_consensus::{
+    metadata::METADATA_SHARD,
     node::{NodeStatus, PeerStatus},
     replicator::{ReplicaStatus, Role},
 };
 use kvorum_storage::Journal;
 use std::sync::Arc;
 use tokio::time::Instant;
+
+/// What the metadata is called where keyspaces are named; no keyspace can have this name.
+const METADATA_NAME: &str = "(metadata)";
 
 /// Everything there is to say about a node.
 pub struct Facts {
@@ -105,7 +109,10 @@ fn replica(replica: &ReplicaStatus, hall: &Hall) -> proto::ReplicaStatus {
     let state = &replica.state;
     let settings = state.settings.as_ref();
     proto::ReplicaStatus {
-        keyspace: hall.keyspace_of(replica.shard).map_or_else(String::new, |row| row.name.clone()),
+        keyspace: match replica.shard {
+            METADATA_SHARD => METADATA_NAME.to_owned(),
+            shard => hall.keyspace_of(shard).map_or_else(String::new, |row| row.name.clone()),
+        },
         shard: replica.shard.0,
         replica: replica.replica.0,
         role: role(replica.role).to_owned(),
