@@ -229,14 +229,15 @@ impl Group {
         matches!(self.core.office(), Office::Leads { .. })
     }
 
-    /// Waits until somebody leads whom this replica knows, for at most `patience`.
-    pub(crate) async fn until_led(&self, patience: Duration) {
+    /// Waits until somebody leads who did not when the group was closed, for at most `patience`.
+    pub(crate) async fn until_led(&self, former: (u64, Option<ReplicaId>), patience: Duration) {
         let Some(mut metrics) = self.core.metrics() else { return };
         let led = async {
             loop {
                 match self.core.office() {
-                    Office::Leads { .. } | Office::Follows { leader: Some(_) } | Office::Stopped { .. } => return,
-                    Office::Follows { leader: None } => {}
+                    Office::Leads { .. } | Office::Stopped { .. } => return,
+                    Office::Follows { leader: Some(_) } if self.known_leader() != former => return,
+                    Office::Follows { .. } => {}
                 }
                 if metrics.changed().await.is_err() {
                     return;

@@ -356,4 +356,55 @@ mod tests {
         let mut place = open(&engine, &disk);
         assert_eq!(place.log.read_vote().await.unwrap(), Some(vote));
     }
+
+    /// Rule S5: openraft would take a refusal as the end of the replica.
+    #[tokio::test(start_paused = true)]
+    async fn votes_truncations_and_installations_wait_for_room() {
+        let (engine, disk) = (EngineDisk::new(), MemDisk::new());
+        let mut place = open(&engine, &disk);
+        append(&mut place.log, 0..3).await;
+        disk.set_capacity_bytes(Some(disk.used_bytes()));
+        for bytes in [4_096, 64, 1] {
+            let filler = || Mark::Vote(vec![0; bytes].into());
+            while place.journal.mark(GroupId(9), filler(), Completion::None).is_ok() {}
+        }
+        let (mut voter, mut cutter, store) = (place.log.clone(), place.log.clone(), place.store.clone());
+        let vote = Vote::new(7, 20);
+        let work = async {
+            tokio::join!(
+                voter.save_vote(&vote),
+                cutter.truncate_after(Some(LogId::new_term_index(1, 1))),
+                store.mark_durably(Mark::InstallBegin(vec![1].into())),
+            )
+        };
+        let mut work = Box::pin(work);
+        assert!(tokio::time::timeout(Duration::from_secs(1), &mut work).await.is_err(), "there is no room");
+        assert_eq!(place.journal.group(GroupId(1)).entries, Some((0, 2)));
+        assert!(!place.store.health.is_poisoned());
+        disk.set_capacity_bytes(None);
+        let (voted, cut, begun) = work.await;
+        voted.unwrap();
+        cut.unwrap();
+        begun.unwrap();
+        let state = place.journal.group(GroupId(1));
+        assert_eq!((state.entries, state.vote), (Some((0, 1)), Some(encode_vote(&vote))));
+        assert!(state.installing.is_some());
+    }
+
+    /// Rule J6: a leader must notice that it cannot sync also when the writer has not come to its record yet.
+    #[tokio::test(start_paused = true)]
+    async fn the_clock_of_an_overdue_sync_runs_from_the_queueing() {
+        let journal = MemJournal::open_stepped(MemDisk::new(), JournalOptions::small()).unwrap();
+        let pending = || Duration::from_micros(journal.status().sync_pending_us);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(pending(), Duration::ZERO, "nobody waits");
+        let wanted = || Completion::Signal(Box::new(|_| {}));
+        journal.mark(GroupId(1), Mark::Vote(encode_vote(&Vote::new(1, 1))), wanted()).unwrap();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        journal.mark(GroupId(1), Mark::Vote(encode_vote(&Vote::new(2, 1))), wanted()).unwrap();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(pending() >= Duration::from_secs(2), "{:?}", pending());
+        journal.run();
+        assert_eq!(pending(), Duration::ZERO);
+    }
 }

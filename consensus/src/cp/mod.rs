@@ -35,6 +35,7 @@ mod pipeline;
 mod proposer;
 mod queue;
 mod read_index;
+pub(crate) mod removal;
 pub(crate) mod rows;
 pub mod serve;
 mod snapshot_receive;

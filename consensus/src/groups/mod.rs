@@ -38,6 +38,7 @@ pub use wish::settings_of;
 
 use crate::{
     config::ShardConfig,
+    cp::removal,
     metadata::{ClusterMap, ShardRow, ShardStage},
     node::StartError,
 };
@@ -136,17 +137,25 @@ impl Groups {
                 .collect();
             gone.iter().filter_map(|id| held.remove(id)).collect()
         };
-        for replica in gone {
+        for replica in &gone {
             tracing::info!(shard = %replica.shard_id(), "the shard was dropped");
             replica.remove("its keyspace was dropped").await?;
         }
-        // Ids only grow: a map that knows a later shard has seen this one come and go. An older map may not know it yet.
-        let latest = map.shards.keys().next_back().copied().map(GroupId::from);
+        if !gone.is_empty() {
+            // Durable before the journal forgets them: one flush for all.
+            let engine = self.shared.env.engine.clone();
+            self.shared.env.blocking.run(move || engine.flush()).await?;
+            for replica in &gone {
+                removal::forget(&self.shared.env, replica.group_id()).await?;
+            }
+        }
+        // Ids only grow: a map that has counted beyond a shard has seen this one come and go. An older map may not know it yet.
+        let unborn = GroupId::from(map.counters.next_shard);
         for group in self.shared.env.journal.groups() {
-            let is_orphan = group != NODE_GROUP && Some(group) < latest && is_gone(&group) && self.get(group).is_none();
+            let is_orphan = group != NODE_GROUP && group < unborn && is_gone(&group) && self.get(group).is_none();
             if is_orphan {
                 tracing::info!(%group, "forgets the log of a shard that was dropped");
-                replica::forget(&self.shared, group).await?;
+                removal::forget(&self.shared.env, group).await?;
             }
         }
         Ok(())

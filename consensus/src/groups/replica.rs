@@ -25,16 +25,14 @@ use crate::{
         close::last_leader,
         door::Door,
         group::{Opening, open_shard},
+        removal::erase,
     },
     metadata::ShardStage,
     node::StartError,
 };
 use arc_swap::{ArcSwap, ArcSwapOption};
 use kvorum_api::{GroupId, NodeId, ReplicaId, ShardId};
-use kvorum_storage::{
-    Shard, StorageError,
-    journal::{Completion, Mark},
-};
+use kvorum_storage::{Shard, StorageError};
 use parking_lot::Mutex;
 use std::{
     sync::{
@@ -284,10 +282,12 @@ impl Replica {
         };
         self.open.store(None);
         self.shared.open.lock().remove(&self.group_id());
+        self.shard.rest();
         tracing::debug!(shard = %self.shard_id(), term, ?leader, "closed");
     }
 
-    /// Ends it for good: its keyspace was dropped. What waits for it is told; its log is forgotten.
+    /// Ends it for good: its keyspace was dropped. What waits for it is told; its data is gone from the engine, durably
+    /// with the next flush.
     pub(crate) async fn remove(&self, why: &str) -> Result<(), StorageError> {
         let _ = self.ended.set(why.to_owned());
         let _turn = self.turn.lock().await;
@@ -298,7 +298,7 @@ impl Replica {
         drop(self.door.open());
         self.open.store(None);
         self.shared.open.lock().remove(&self.group_id());
-        forget(&self.shared, self.group_id()).await
+        erase(&self.shared.env, self.shard.clone()).await
     }
 
     /// Ends the Raft instance because the node stops.
@@ -309,16 +309,6 @@ impl Replica {
             group.stop().await;
         }
     }
-}
-
-/// Tells the journal that a replica is gone, durably.
-pub(super) async fn forget(shared: &Shared, group: GroupId) -> Result<(), StorageError> {
-    let (done, told) = oneshot::channel();
-    let signal = Completion::Signal(Box::new(move |result| {
-        let _ = done.send(result);
-    }));
-    shared.env.journal.mark(group, Mark::ReplicaRemoved, signal)?;
-    told.await.unwrap_or(Err(StorageError::Stopped))
 }
 
 /// Stands for election until somebody leads: the others may find out a moment later that the leader is lost.

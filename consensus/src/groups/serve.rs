@@ -66,7 +66,11 @@ impl Replica {
             None => self.open_for(need).await?,
         };
         if self.is_awaiting_leader.load(Ordering::Acquire) {
-            group.until_led(patience.min(2 * self.shared.timing.election_max)).await;
+            let former = {
+                let record = self.record.lock();
+                (record.term, record.leader)
+            };
+            group.until_led(former, patience.min(2 * self.shared.timing.election_max)).await;
             self.is_awaiting_leader.store(false, Ordering::Release);
         }
         Ok(Reached { group, _inside: inside })

@@ -108,6 +108,29 @@ async fn when_every_disk_is_full_somebody_still_leads() {
     assert_eq!(found.as_deref(), Some(&b"1"[..]));
 }
 
+/// Rules S5, J6: asked on every tick: a follower that could not lead at first may be able to later.
+#[tokio::test(start_paused = true)]
+async fn an_unfit_leader_is_asked_to_hand_over_for_as_long_as_it_lasts() {
+    let house = House::founded().await;
+    let leader = house.wait_for_leader().await;
+    let followers: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+    for id in &followers {
+        house.machines[id].journal.stall(true);
+    }
+    // Whoever cannot sync does not stand for election; their heartbeats are answered all the same.
+    let unfit = |id: &u64| house.nodes[id].status().degraded.iter().any(|why| why.starts_with("sync_overdue"));
+    let _undecided = put(&house.nodes[&leader], "k", "v").await;
+    wait_until("the followers are unfit", || followers.iter().all(unfit)).await;
+    house.nodes[&leader].set_disk_full(Some("no room".to_owned()));
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(role(&house.nodes[&leader]), Role::Leader, "nobody could take over");
+    for id in &followers {
+        house.machines[id].journal.stall(false);
+        house.journals[id].run();
+    }
+    wait_until("another leader", || house.leader().is_some_and(|other| other != leader)).await;
+}
+
 /// Invariant 11.
 #[tokio::test(start_paused = true)]
 async fn every_chore_is_listed() {

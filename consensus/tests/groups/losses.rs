@@ -1,0 +1,104 @@
+//! Nodes are lost while groups are closed, or while they are being closed (rules G1-G3).
+
+use crate::town::{SHARD, Town, context, put, wait_until};
+use kvorum_api::{Effect, NodeId, ReadLevel};
+use kvorum_consensus::{Replicator as _, peers::MessageKind, replicator::Role};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// Rule G3.
+#[tokio::test(start_paused = true)]
+async fn when_the_leader_dies_while_closed_others_serve() {
+    let mut town = Town::founded(1).await;
+    town.put_anywhere(SHARD, "k", "before").await;
+    let leader = town.wait_closed(SHARD).await;
+    town.crash(leader).await;
+    let survivor = *town.nodes.keys().next().unwrap();
+    wait_until("the loss is seen", || town.nodes.values().all(|node| node.liveness().is_lost(NodeId(leader)))).await;
+    let began = Instant::now();
+    town.put(survivor, SHARD, "k", "after").await.unwrap();
+    assert!(began.elapsed() < Duration::from_millis(500), "it stands at once: {:?}", began.elapsed());
+    assert_eq!(town.leader(SHARD), Some(survivor));
+    town.wait_closed(SHARD).await;
+    // The lost one comes back, closed as everything after a start, and is brought up to date.
+    town.start(leader).await;
+    wait_until("it has caught up", || town.is_converged(SHARD)).await;
+    assert_eq!(town.get(leader, SHARD, "k", ReadLevel::Local).await.unwrap().as_deref(), Some("after"));
+}
+
+/// Rule G2: the leader dies between the answers and its own end.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_dies_between_the_answers_and_its_own_end_loses_nothing() {
+    let mut town = Town::founded(1).await;
+    town.put_anywhere(SHARD, "k", "v").await;
+    let leader = town.wait_for_leader(SHARD).await;
+    town.wire.lose_replies(Some(MessageKind::Close));
+    let followers: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+    wait_until("the followers have closed", || followers.iter().all(|id| town.status(*id, SHARD).role == Role::Closed))
+        .await;
+    assert_eq!(town.leader(SHARD), Some(leader), "it has not heard their answers");
+    town.crash(leader).await;
+    town.wire.lose_replies(None);
+    town.put_anywhere(SHARD, "k", "w").await;
+    town.start(leader).await;
+    wait_until("it has caught up", || town.is_converged(SHARD)).await;
+}
+
+/// Rule T3: the last leader's node is lost, and the next founder sees to what is due.
+#[tokio::test(start_paused = true)]
+async fn what_is_due_expires_though_the_leaders_node_is_lost() {
+    let mut town = Town::founded(1).await;
+    let leader = town.wait_for_leader(SHARD).await;
+    let (ttl, born) = (Duration::from_secs(30), Instant::now());
+    town.replica(leader, SHARD).write(put("k", "v", Some(30_000)), context()).await.unwrap();
+    let leader = town.wait_closed(SHARD).await;
+    town.crash(leader).await;
+    sleep(ttl + Duration::from_secs(3) - born.elapsed()).await;
+    for id in town.nodes.keys() {
+        assert_eq!(town.status(*id, SHARD).state.next_expiry_ms, None, "node {id}");
+    }
+}
+
+/// Rules G1, G3: a leader that was deposed while it was closed resumes, and serves nothing stale.
+#[tokio::test(start_paused = true)]
+async fn a_restored_leader_that_was_deposed_serves_nothing_stale_and_loses_nothing() {
+    let town = Town::founded(1).await;
+    town.put_anywhere(SHARD, "k", "old").await;
+    let deposed = town.wait_closed(SHARD).await;
+    town.wire.cut(&[deposed]);
+    sleep(Duration::from_secs(3)).await;
+    let other = (1..=3).find(|id| *id != deposed).unwrap();
+    town.put(other, SHARD, "k", "new").await.unwrap();
+    // Alone it can prove nothing and decide nothing.
+    assert!(town.get(deposed, SHARD, "k", ReadLevel::Linearizable).await.is_err());
+    let error = town.put(deposed, SHARD, "k", "lost").await.unwrap_err();
+    assert_eq!(error.effect(), Effect::None, "nothing was appended without a majority's word: {error:?}");
+    town.wire.cut(&[]);
+    for _ in 0..100 {
+        if let Ok(found) = town.get(deposed, SHARD, "k", ReadLevel::Linearizable).await {
+            assert_eq!(found.as_deref(), Some("new"));
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    wait_until("all agree", || town.is_converged(SHARD)).await;
+    let leader = town.wait_for_leader(SHARD).await;
+    assert_eq!(town.get(leader, SHARD, "k", ReadLevel::Linearizable).await.unwrap().as_deref(), Some("new"));
+}
+
+/// Rule G3: it asks for the vote of a closed replica whose leader lives, and is refused.
+#[tokio::test(start_paused = true)]
+async fn a_follower_that_was_cut_off_deposes_nobody_who_sleeps() {
+    let town = Town::founded(1).await;
+    let leader = town.wait_for_leader(SHARD).await;
+    let term = town.status(leader, SHARD).term;
+    let cut = (1..=3).find(|id| *id != leader).unwrap();
+    town.wire.cut(&[cut]);
+    wait_until("the others have closed", || {
+        (1..=3).filter(|id| *id != cut).all(|id| town.status(id, SHARD).role == Role::Closed)
+    })
+    .await;
+    town.wire.cut(&[]);
+    sleep(Duration::from_secs(20)).await;
+    town.wait_closed(SHARD).await;
+    assert_eq!((town.last_leader(SHARD), town.status(leader, SHARD).term), (leader, term));
+}
