@@ -10,7 +10,7 @@ use kvorum_consensus::{
     Clock, Env, Lane, Node, NodeConfig, Replicator as _, RequestContext, Transport, TransportError, Written,
     envelope::Envelope,
     groups::Replica,
-    metadata::{ClusterMap, Counters, KeyspaceRow, NodeRow, ShardRow, ShardStage},
+    metadata::{ClusterMap, Counters, Founding, KeyspaceRow, NodeRow, ShardRow, ShardStage},
     node::{Budget, Timing},
     peers::MessageKind,
     replicator::{ReplicaStatus, Role},
@@ -248,12 +248,16 @@ impl Town {
             start: StartCount(machine.starts),
             boot_nonce: NONCES.fetch_add(1, Ordering::Relaxed),
             nodes: (1..=3).map(|id| (NodeId(id), format!("node-{id}:1"))).collect(),
+            founding: Founding::default(),
+            map: None,
             shards: Vec::new(),
             timing: self.timing,
             budget: Budget::default(),
         };
         let node = Node::new(env, config).expect("an honest note can be read");
         self.wire.nodes.lock().insert(NodeId(id), node.clone());
+        node.open().await.expect("an honest node starts");
+        // The town is its own metadata.
         let map = self.map.clone();
         node.set_ready_report(Arc::new(move |shards| {
             let mut map = map.lock();
@@ -263,7 +267,6 @@ impl Town {
             map.revision += 1;
             Box::pin(async { Ok(()) })
         }));
-        node.open().await.expect("an honest node starts");
         let map = self.map.lock().clone();
         node.reconcile(&map).await.expect("an honest node follows the map");
         self.nodes.insert(id, node.clone());
