@@ -8,11 +8,10 @@
 //! ```
 
 use crate::{
-    TIMEOUT_DEFAULT,
     args::{Batch, Form, Globals},
-    client,
     exit::{CONDITION_FAILED, Usage, complain},
     output::{Output, batch_json, escaped, status_word},
+    session::Access,
     text,
 };
 use anyhow::Context as _;
@@ -118,7 +117,8 @@ impl Conditions {
 
 pub async fn run(globals: &Globals, output: &Output, batch: Batch) -> anyhow::Result<ExitCode> {
     let operations = read(&batch.file)?;
-    let mut write = client(globals, TIMEOUT_DEFAULT)?.keyspace(&globals.keyspace).batch().operations(operations);
+    let access = Access::open(globals)?;
+    let mut write = access.batch().operations(operations);
     if let Some(id) = globals.request_id {
         write = write.request_id(id);
     }
@@ -128,8 +128,9 @@ pub async fn run(globals: &Globals, output: &Output, batch: Batch) -> anyhow::Re
             complain(&format!("error: {refused}; nothing of the batch happened"));
             (false, refused.answer)
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => return access.keeping(Err(error)),
     };
+    access.keep()?;
     output.receipt(&written.receipt);
     match output.form {
         Form::Json => output.json(&batch_json(applied, &written))?,

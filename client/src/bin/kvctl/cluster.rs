@@ -1,22 +1,26 @@
 //! `kvctl cluster status`: every node in its own words, the silent ones included.
+//!
+//! A row a node, however many shards there are; `--shards` adds a row for every replica.
 
 use crate::{
     TIMEOUT_DEFAULT,
-    args::{Form, Globals},
+    args::{ClusterStatus, Form, Globals},
     client,
     exit::{UNAVAILABLE, complain},
+    facts::Facts,
     output::Output,
+    status::{journal_text, leads, node_json, state_text},
+    table::{or_dash, staleness_text, table, text_or_dash},
 };
-use comfy_table::{Table, presets};
 use kvorum_api::proto::{NodeStatusReply, ReplicaStatus};
-use kvorum_client::{Failure, NodeReport};
+use kvorum_client::NodeReport;
 use serde_json::{Value, json};
 use std::process::ExitCode;
 
-const HEADER: [&str; 11] =
-    ["NODE", "ADDRESS", "KEYSPACE", "SHARD", "ROLE", "TERM", "APPLIED", "HASH", "STALENESS", "JOURNAL", "STATE"];
+/// Shards that are named in a warning; the rest is counted.
+const NAMED_MAX: usize = 10;
 
-pub async fn status(globals: &Globals, output: &Output) -> anyhow::Result<ExitCode> {
+pub async fn status(globals: &Globals, output: &Output, flags: ClusterStatus) -> anyhow::Result<ExitCode> {
     let mut reports = client(globals, TIMEOUT_DEFAULT)?.cluster_status().await;
     reports.sort_by_key(|report| report.status.as_ref().map_or(u64::MAX, |status| status.node));
     let answered = reports.iter().filter(|report| report.status.is_ok()).count();
@@ -27,158 +31,103 @@ pub async fn status(globals: &Globals, output: &Output) -> anyhow::Result<ExitCo
             let nodes: Vec<Value> = reports.iter().map(node_json).collect();
             output.json(&json!({ "nodes": nodes }))?;
         }
-        Form::Table | Form::Raw => output.line(&table(&reports))?,
+        Form::Table | Form::Raw => {
+            output.line(&nodes_table(&reports))?;
+            if flags.shards {
+                output.line(&format!("\n{}", replicas_table(&reports)))?;
+            }
+        }
     }
     if answered == 0 {
         complain("error: no node answered: are they started, and are the endpoints right?");
         return Ok(ExitCode::from(UNAVAILABLE));
     }
-    for report in &reports {
+    warn(output, &reports, &strangers);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn warn(output: &Output, reports: &[NodeReport], strangers: &[NodeReport]) {
+    for report in reports {
         if let Err(failure) = &report.status {
             complain(&format!("warning: {}: {}", report.address, failure.message));
         }
     }
+    let diverged = Facts::of(reports).diverged();
+    if !diverged.is_empty() {
+        let named: Vec<String> = diverged.iter().take(NAMED_MAX).map(u64::to_string).collect();
+        let count = diverged.len();
+        complain(&format!(
+            "warning: replicas of {count} shard(s) hold different things at one position: {}",
+            named.join(", ")
+        ));
+    }
     if !output.quiet {
-        for stranger in &strangers {
+        for stranger in strangers {
             complain(&format!("note: {} does not answer, and no node of this cluster names it", stranger.address));
         }
     }
-    Ok(ExitCode::SUCCESS)
 }
 
-fn table(reports: &[NodeReport]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(HEADER);
-    for report in reports {
-        match &report.status {
-            Ok(status) => {
-                table.add_rows(rows(&report.address, status));
-            }
-            Err(_failure) => {
-                let mut row = ["-"; HEADER.len()].map(str::to_owned);
-                row[1].clone_from(&report.address);
-                row[HEADER.len() - 1] = "unreachable".to_owned();
-                table.add_row(row);
-            }
+/// One row per node.
+pub fn nodes_table(reports: &[NodeReport]) -> String {
+    const HEADER: [&str; 12] = [
+        "NODE", "ADDRESS", "ZONE", "REPLICAS", "LEADS", "OPEN", "STALEST", "MAP", "JOURNAL", "STARTS", "UPTIME", "STATE",
+    ];
+    let rows = reports.iter().map(|report| match &report.status {
+        Ok(status) => node_row(&report.address, status),
+        Err(_failure) => {
+            let mut row = ["-"; HEADER.len()].map(str::to_owned);
+            row[1].clone_from(&report.address);
+            row[HEADER.len() - 1] = "unreachable".to_owned();
+            row
         }
-    }
-    table.trim_fmt()
+    });
+    table(HEADER, rows)
 }
 
-/// One row per replica; a node without replicas still has its row.
-fn rows(address: &str, status: &NodeStatusReply) -> Vec<[String; HEADER.len()]> {
-    let nobody = ReplicaStatus { role: "-".to_owned(), ..ReplicaStatus::default() };
-    let replicas = if status.replicas.is_empty() { std::slice::from_ref(&nobody) } else { &status.replicas[..] };
-    let row = |replica: &ReplicaStatus| {
+fn node_row(address: &str, status: &NodeStatusReply) -> [String; 12] {
+    let open = || status.replicas.iter().filter(|replica| replica.role != "closed");
+    let is_unknown = open().any(|replica| replica.staleness_ms.is_none());
+    let stalest = open().filter_map(|replica| replica.staleness_ms).max();
+    [
+        status.node.to_string(),
+        address.to_owned(),
+        text_or_dash(&status.zone),
+        status.replicas.len().to_string(),
+        leads(status).to_string(),
+        open().count().to_string(),
+        if open().count() == 0 { "-".to_owned() } else { staleness_text(stalest.filter(|_| !is_unknown)) },
+        status.map_revision.to_string(),
+        journal_text(status),
+        status.start_count.to_string(),
+        format!("{} s", status.uptime_ms / 1_000),
+        state_text(status),
+    ]
+}
+
+/// One row per replica.
+pub fn replicas_table(reports: &[NodeReport]) -> String {
+    let mut replicas: Vec<(u64, &ReplicaStatus)> = Vec::new();
+    for status in reports.iter().filter_map(|report| report.status.as_ref().ok()) {
+        replicas.extend(status.replicas.iter().map(|replica| (status.node, replica)));
+    }
+    replicas.sort_by_key(|(node, replica)| (replica.shard, *node));
+    let rows = replicas.into_iter().map(|(node, replica)| {
         [
-            status.node.to_string(),
-            address.to_owned(),
-            replica.keyspace.clone(),
             replica.shard.to_string(),
+            replica.keyspace.clone(),
+            node.to_string(),
             replica.role.clone(),
+            or_dash(replica.leader_node),
             replica.term.to_string(),
             replica.applied_index.to_string(),
             replica.rolling_hash.chars().take(12).collect(),
-            replica.staleness_ms.map_or("unknown".to_owned(), |staleness| format!("{staleness} ms")),
-            journal_text(status),
-            state_text(status, replica),
+            staleness_text(replica.staleness_ms),
+            replica.epoch.to_string(),
+            if replica.installing { "installing" } else { "" }.to_owned(),
         ]
-    };
-    replicas.iter().map(row).collect()
-}
-
-fn journal_text(status: &NodeStatusReply) -> String {
-    let Some(journal) = &status.journal else { return "-".to_owned() };
-    format!("{} MiB, batch {}", journal.bytes >> 20, journal.last_synced_batch)
-}
-
-fn state_text(status: &NodeStatusReply, replica: &ReplicaStatus) -> String {
-    if !status.degraded.is_empty() {
-        return status.degraded.join("; ");
-    }
-    match (status.ready, replica.installing) {
-        (_, true) => "installing a snapshot",
-        (true, false) => "ready",
-        (false, false) => "not ready",
-    }
-    .to_owned()
-}
-
-fn node_json(report: &NodeReport) -> Value {
-    match &report.status {
-        Ok(status) => reached_json(&report.address, status),
-        Err(failure) => unreachable_json(&report.address, failure),
-    }
-}
-
-fn unreachable_json(address: &str, failure: &Failure) -> Value {
-    json!({ "address": address, "reachable": false, "reason": failure.reason, "message": failure.message })
-}
-
-fn reached_json(address: &str, status: &NodeStatusReply) -> Value {
-    let peer = |peer: &kvorum_api::proto::PeerStatus| {
-        json!({
-            "node": peer.node,
-            "address": peer.address,
-            "heard_ms_ago": peer.heard_ms_ago,
-            "clock_offset_ms": peer.clock_offset_ms,
-            "refused": (!peer.refused.is_empty()).then_some(&peer.refused),
-        })
-    };
-    let worker = |worker: &kvorum_api::proto::WorkerStatus| {
-        json!({
-            "name": worker.name,
-            "state": worker.state,
-            "runs": worker.runs,
-            "last_error": (!worker.last_error.is_empty()).then_some(&worker.last_error),
-        })
-    };
-    let journal = status.journal.as_ref().map(|journal| {
-        json!({
-            "segments": journal.segments,
-            "bytes": journal.bytes,
-            "last_synced_batch": journal.last_synced_batch,
-            "syncs": journal.syncs,
-            "poisoned": (!journal.poisoned.is_empty()).then_some(&journal.poisoned),
-        })
     });
-    json!({
-        "address": address,
-        "reachable": true,
-        "cluster": status.cluster,
-        "node": status.node,
-        "start_count": status.start_count,
-        "build": status.build,
-        "uptime_ms": status.uptime_ms,
-        "ready": status.ready,
-        "degraded": status.degraded,
-        "clock_offset_ms": status.clock_offset_ms,
-        "replicas": status.replicas.iter().map(replica_json).collect::<Vec<_>>(),
-        "peers": status.peers.iter().map(peer).collect::<Vec<_>>(),
-        "workers": status.workers.iter().map(worker).collect::<Vec<_>>(),
-        "journal": journal,
-    })
-}
-
-fn replica_json(replica: &ReplicaStatus) -> Value {
-    json!({
-        "keyspace": replica.keyspace,
-        "shard": replica.shard,
-        "replica": replica.replica,
-        "role": replica.role,
-        "term": replica.term,
-        "leader_node": replica.leader_node,
-        "last_log_index": replica.last_log_index,
-        "committed_index": replica.committed_index,
-        "applied_index": replica.applied_index,
-        "flushed_index": replica.flushed_index,
-        "purged_index": replica.purged_index,
-        "rolling_hash": replica.rolling_hash,
-        "logged_time_ms": replica.logged_time_ms,
-        "staleness_ms": replica.staleness_ms,
-        "change_oldest_seq": replica.change_oldest_seq,
-        "change_next_seq": replica.change_next_seq,
-        "installing": replica.installing,
-    })
+    let header =
+        ["SHARD", "KEYSPACE", "NODE", "ROLE", "LEADER", "TERM", "APPLIED", "HASH", "STALENESS", "EPOCH", "NOTE"];
+    table(header, rows)
 }

@@ -12,6 +12,7 @@
 //! | 7 | outcome unknown |
 //! | 8 | denied |
 //! | 9 | throttled |
+//! | 130 | interrupted by Ctrl-C, in an export or import that can be resumed |
 
 use crate::output::OutputClosed;
 use kvorum_client::{ClientError, Effect, FailureKind};
@@ -27,11 +28,22 @@ pub const UNAVAILABLE: u8 = 6;
 pub const UNKNOWN: u8 = 7;
 pub const DENIED: u8 = 8;
 pub const THROTTLED: u8 = 9;
+pub const INTERRUPTED: u8 = 130;
 
 /// The command line was understood and makes no sense.
 #[derive(Debug, Error)]
 #[error("{0}")]
 pub struct Usage(pub String);
+
+/// What was named is not there.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct NotFound(pub String);
+
+/// What was asked was done, and what it was to lead to has not come yet.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct NotYet(pub String);
 
 /// Prints the error, if there is one, and names the exit code.
 pub fn code_of(outcome: anyhow::Result<ExitCode>) -> ExitCode {
@@ -57,6 +69,8 @@ pub fn code_of(outcome: anyhow::Result<ExitCode>) -> ExitCode {
     let code = match client {
         Some(client) => code_of_client(client),
         None if error.chain().any(|cause| cause.is::<Usage>()) => USAGE,
+        None if error.chain().any(|cause| cause.is::<NotFound>()) => NOT_FOUND,
+        None if error.chain().any(|cause| cause.is::<NotYet>()) => UNKNOWN,
         None => LOCAL,
     };
     ExitCode::from(code)
@@ -73,6 +87,7 @@ pub fn code_of_client(error: &ClientError) -> u8 {
         ClientError::NotApplied(_) => CONDITION_FAILED,
         ClientError::Unknown(_) => UNKNOWN,
         ClientError::Failed(failure) if failure.effect == Effect::Unknown => UNKNOWN,
+        ClientError::Failed(failure) if failure.reason == "NOT_FOUND" => NOT_FOUND,
         ClientError::Failed(failure) => match failure.kind {
             FailureKind::Request => USAGE,
             FailureKind::Denied => DENIED,

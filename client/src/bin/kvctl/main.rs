@@ -11,20 +11,31 @@ mod args;
 mod batch;
 mod cluster;
 mod exit;
+mod export;
+mod facts;
 mod import;
+mod keyspace;
+mod node;
 mod output;
 mod scan;
+mod session;
+mod shard;
 mod single;
+mod status;
+mod table;
 mod text;
 
-use args::{Cli, Command, Globals};
+use args::{Cli, Command, Globals, Way};
 use clap::{CommandFactory as _, FromArgMatches as _};
-use kvorum_client::{Client, ClientError, Options};
+use kvorum_client::{Client, ClientError, Options, Transport};
 use output::Output;
 use std::{process::ExitCode, time::Duration};
 
 /// Total time of one request, unless `--timeout` says otherwise.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+
+/// The same for one request of a long work, and for all of a keyspace to come up: a busy cluster is slow, not broken.
+const TIMEOUT_LONG: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     let matches = Cli::command().get_matches();
@@ -34,13 +45,13 @@ fn main() -> ExitCode {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(run(cli)),
+        Ok(runtime) => runtime.block_on(run(cli, args::is_given(&matches, "keyspace"))),
         Err(error) => Err(error.into()),
     };
     exit::code_of(outcome)
 }
 
-async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+async fn run(cli: Cli, is_keyspace_given: bool) -> anyhow::Result<ExitCode> {
     let Cli { globals, command } = cli;
     let output = Output::new(globals.output, globals.quiet);
     match command {
@@ -52,7 +63,14 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Scan(scan) => scan::run(&globals, &output, scan).await,
         Command::Batch(batch) => batch::run(&globals, &output, batch).await,
         Command::Import(import) => import::run(&globals, &output, import).await,
-        Command::Cluster(args::Cluster::Status) | Command::Status => cluster::status(&globals, &output).await,
+        Command::Export(export) => export::run(&globals, &output, export).await,
+        Command::Keyspace(keyspace) => keyspace::run(&globals, &output, keyspace).await,
+        Command::Node(node) => node::run(&globals, &output, node).await,
+        Command::Shard(shard) => shard::run(&globals, &output, shard, is_keyspace_given).await,
+        Command::Workers(workers) => node::workers(&globals, &output, workers).await,
+        Command::Cluster(args::Cluster::Status(status)) | Command::Status(status) => {
+            cluster::status(&globals, &output, status).await
+        }
         Command::Completions { shell } => output.completions(shell),
         Command::Version => output.version(),
     }
@@ -62,5 +80,10 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 fn client(globals: &Globals, timeout_default: Duration) -> Result<Client, ClientError> {
     let timeout = globals.timeout.unwrap_or(timeout_default);
     let traceparent = std::env::var("TRACEPARENT").ok().filter(|text| !text.is_empty());
-    Client::new(globals.endpoints.iter().cloned(), Options { timeout, traceparent, ..Options::default() })
+    let transport = match globals.transport {
+        Some(Way::Unary) => Transport::Unary,
+        Some(Way::Stream) => Transport::Stream,
+        None => Transport::default(),
+    };
+    Client::new(globals.endpoints.iter().cloned(), Options { timeout, traceparent, transport, ..Options::default() })
 }

@@ -1,11 +1,10 @@
 //! `kvctl scan`: as much as there is, one message at a time in memory.
 
 use crate::{
-    TIMEOUT_DEFAULT,
     args::{Form, Globals, Scan},
-    client,
     exit::complain,
     output::{Output, Stdout, bytes_json, entry_json, escaped, receipt_json},
+    session::Access,
     text,
 };
 use kvorum_client::Entry;
@@ -13,7 +12,8 @@ use serde_json::{Value, json};
 use std::process::ExitCode;
 
 pub async fn run(globals: &Globals, output: &Output, scan: Scan) -> anyhow::Result<ExitCode> {
-    let mut request = client(globals, TIMEOUT_DEFAULT)?.keyspace(&globals.keyspace).scan();
+    let access = Access::open(globals)?;
+    let mut request = access.scan();
     if let Some(level) = globals.level {
         request = request.level(level);
     }
@@ -31,6 +31,9 @@ pub async fn run(globals: &Globals, output: &Output, scan: Scan) -> anyhow::Resu
     }
     if scan.reverse {
         request = request.reverse();
+    }
+    if scan.full_scan {
+        request = request.full_scan();
     }
     let parts = if scan.keys_only {
         Parts::Keys
@@ -67,6 +70,7 @@ pub async fn run(globals: &Globals, output: &Output, scan: Scan) -> anyhow::Resu
         stdout.json(&json!({ "entries": entries, "receipts": receipts }))?;
     }
     stdout.flush()?;
+    access.keep()?;
     for receipt in stream.receipts() {
         output.receipt(receipt);
     }

@@ -1,29 +1,25 @@
 //! One key at a time: get, put, del, cas, incr.
 
 use crate::{
-    TIMEOUT_DEFAULT,
     args::{CompareAndSet, Delete, Form, Get, Globals, If, Increment, Put},
-    client,
     exit::{CONDITION_FAILED, NOT_FOUND, Usage, complain},
     output::{Output, bytes_json, entry_json, escaped, receipt_json, single_json},
+    session::Access,
     text,
 };
 use bytes::Bytes;
-use kvorum_client::{ClientError, Condition, Cp, Keyspace, OperationStatus, Write, Written};
+use kvorum_client::{ClientError, Condition, OperationStatus, Write, Written};
 use serde_json::json;
 use std::{future::IntoFuture, os::unix::ffi::OsStringExt as _, process::ExitCode};
 
-fn keyspace(globals: &Globals) -> Result<Keyspace<Cp>, ClientError> {
-    Ok(client(globals, TIMEOUT_DEFAULT)?.keyspace(&globals.keyspace))
-}
-
 pub async fn get(globals: &Globals, output: &Output, get: Get) -> anyhow::Result<ExitCode> {
     let key = text::key(get.key);
-    let mut request = keyspace(globals)?.get(&key);
+    let access = Access::open(globals)?;
+    let mut request = access.get(&key);
     if let Some(level) = globals.level {
         request = request.level(level);
     }
-    let reply = request.await?;
+    let reply = access.keeping(request.await)?;
     output.receipt(&reply.receipt);
     match (&reply.entry, output.form) {
         (Some(entry), Form::Table) => output.line(&escaped(&entry.value))?,
@@ -43,7 +39,8 @@ pub async fn get(globals: &Globals, output: &Output, get: Get) -> anyhow::Result
 }
 
 pub async fn put(globals: &Globals, output: &Output, put: Put) -> anyhow::Result<ExitCode> {
-    let mut write = keyspace(globals)?.put(text::key(put.key), text::value(&put.value)?);
+    let access = Access::open(globals)?;
+    let mut write = access.put(text::key(put.key), text::value(&put.value)?);
     if let Some(ttl) = put.ttl {
         write = write.ttl(ttl);
     }
@@ -53,41 +50,44 @@ pub async fn put(globals: &Globals, output: &Output, put: Put) -> anyhow::Result
     if put.prev {
         write = write.return_previous();
     }
-    answer(output, put.prev, identified(globals, write).await)
+    answer(output, put.prev, &access, identified(globals, write).await)
 }
 
 pub async fn delete(globals: &Globals, output: &Output, delete: Delete) -> anyhow::Result<ExitCode> {
-    let mut write = keyspace(globals)?.delete(text::key(delete.key));
+    let access = Access::open(globals)?;
+    let mut write = access.delete(text::key(delete.key));
     if let Some(condition) = condition(delete.condition) {
         write = write.condition(condition);
     }
     if delete.prev {
         write = write.return_previous();
     }
-    answer(output, delete.prev, identified(globals, write).await)
+    answer(output, delete.prev, &access, identified(globals, write).await)
 }
 
 pub async fn compare_and_set(globals: &Globals, output: &Output, cas: CompareAndSet) -> anyhow::Result<ExitCode> {
     if cas.old == "-" && cas.new == "-" {
         return Err(Usage("only one of OLD and NEW can come from stdin".to_owned()).into());
     }
-    let mut write =
-        keyspace(globals)?.compare_and_set(text::key(cas.key), text::value(&cas.old)?, text::value(&cas.new)?);
+    let access = Access::open(globals)?;
+    let mut write = access.compare_and_set(text::key(cas.key), text::value(&cas.old)?, text::value(&cas.new)?);
     if let Some(ttl) = cas.ttl {
         write = write.ttl(ttl);
     }
-    answer(output, false, identified(globals, write).await)
+    answer(output, false, &access, identified(globals, write).await)
 }
 
 pub async fn increment(globals: &Globals, output: &Output, increment: Increment) -> anyhow::Result<ExitCode> {
-    let mut write = keyspace(globals)?.increment(text::key(increment.key), increment.by);
+    let access = Access::open(globals)?;
+    let mut write = access.increment(text::key(increment.key), increment.by);
     if increment.prev {
         write = write.return_previous();
     }
     let incremented = match identified(globals, write).await {
         Ok(incremented) => incremented,
-        Err(error) => return answer(output, false, Err(error)),
+        Err(error) => return answer(output, false, &access, Err(error)),
     };
+    access.keep()?;
     let written = &incremented.written;
     output.receipt(&written.receipt);
     match output.form {
@@ -125,16 +125,25 @@ fn condition(condition: If) -> Option<Condition> {
 }
 
 /// Prints the answer to a put or a delete, also when a condition did not hold: what is there is data, too.
-fn answer(output: &Output, wants_previous: bool, outcome: Result<Written, ClientError>) -> anyhow::Result<ExitCode> {
+fn answer(
+    output: &Output,
+    wants_previous: bool,
+    access: &Access,
+    outcome: Result<Written, ClientError>,
+) -> anyhow::Result<ExitCode> {
     let (applied, written) = match outcome {
-        Ok(written) => (true, written),
+        Ok(written) => {
+            access.keep()?;
+            (true, written)
+        }
         Err(ClientError::NotApplied(refused)) => {
+            access.keep()?;
             if output.form != Form::Json {
                 complain(&format!("error: {refused}"));
             }
             (false, refused.answer)
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => return access.keeping(Err(error)),
     };
     output.receipt(&written.receipt);
     match output.form {

@@ -55,6 +55,24 @@ pub fn level(text: &str) -> Result<ReadLevel, String> {
     })
 }
 
+/// `64KiB`, `1MiB`, or plain bytes.
+pub fn size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let unit = match &text[digits..] {
+        "" | "B" => Some(1),
+        "KiB" => Some(1 << 10),
+        "MiB" => Some(1 << 20),
+        "GiB" => Some(1 << 30),
+        _ => None,
+    };
+    let bytes = unit.and_then(|unit: u64| text[..digits].parse::<u64>().ok()?.checked_mul(unit));
+    match bytes {
+        Some(0) => Err("a size of 0 is never enough".to_owned()),
+        Some(bytes) => Ok(bytes),
+        None => Err("a size is a whole number and a unit: 512B, 64KiB, 1MiB".to_owned()),
+    }
+}
+
 /// A version, as receipts print it: stamp-node-start.
 pub fn version(text: &str) -> Result<Version, String> {
     let parts: Vec<u64> = text.split('-').map_while(|part| part.parse().ok()).collect();
@@ -105,6 +123,14 @@ mod tests {
     }
 
     #[test]
+    fn sizes_have_a_binary_unit() {
+        assert_eq!((size("512"), size("64KiB"), size("1MiB")), (Ok(512), Ok(64 << 10), Ok(1 << 20)));
+        for bad in ["", "MiB", "5XB", "1MB", "0B", "-1", "18446744073709551615KiB"] {
+            assert!(size(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
     fn levels_are_read_as_receipts_print_them() {
         for printed in ["linearizable", "session", "bounded(500ms)", "local", "one", "quorum", "all"] {
             assert_eq!(level(printed).unwrap().to_string(), printed);
@@ -132,7 +158,7 @@ mod tests {
 
         #[test]
         fn no_text_makes_the_parsers_panic(text in ".*") {
-            let _ = (duration(&text), level(&text), version(&text));
+            let _ = (duration(&text), level(&text), version(&text), size(&text));
         }
     }
 

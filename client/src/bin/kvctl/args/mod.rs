@@ -2,10 +2,19 @@
 //!
 //! **Invariant.** A flag that a command would not use is refused, not ignored ([`refuse_unused`]).
 
+mod data;
+mod files;
+mod operator;
+
 use crate::text;
 use clap::{ArgMatches, Args, Parser, Subcommand, ValueEnum, parser::ValueSource};
-use kvorum_client::{ReadLevel, RequestId, Version};
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+pub use data::{Batch, CompareAndSet, Delete, Get, If, Increment, Put, Scan};
+pub use files::{Export, Import, Rows};
+use kvorum_client::{ReadLevel, RequestId};
+pub use operator::{
+    Alter, Cluster, ClusterStatus, Create, DropKeyspace, Keyspace, Name, Node, Shard, Transfer, Wish, Workers,
+};
+use std::{path::PathBuf, time::Duration};
 
 /// Talks to a Kvorum cluster.
 #[derive(Debug, Parser)]
@@ -18,7 +27,7 @@ pub struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 ok, 1 local trouble or rejected rows, 2 usage, 3 not found, 4 condition failed, \
-5 conflict, 6 unavailable and not applied, 7 outcome unknown, 8 denied, 9 throttled.";
+5 conflict, 6 unavailable and not applied, 7 outcome unknown, 8 denied, 9 throttled, 130 interrupted.";
 
 #[derive(Debug, Args)]
 pub struct Globals {
@@ -27,6 +36,7 @@ pub struct Globals {
     pub keyspace: String,
     /// Nodes to ask first, as host:port, separated by commas; the others are found through them
     #[arg(
+        short,
         long,
         global = true,
         value_name = "LIST",
@@ -38,7 +48,8 @@ pub struct Globals {
     /// How fresh a read must be: linearizable, session, bounded(500ms), local, one, quorum, all [default: the keyspace's]
     #[arg(long, global = true, value_name = "LEVEL", value_parser = text::level)]
     pub level: Option<ReadLevel>,
-    /// Total time of one request over all its attempts: 300ms, 5s, 2m [default: 5s; import: 30s]
+    /// Total time of one request over all its attempts: 300ms, 5s, 2m [default: 5s; import, export
+    /// and keyspace create: 30s]
     #[arg(long, global = true, value_name = "TIME", value_parser = text::duration)]
     pub timeout: Option<Duration>,
     /// Form of the output
@@ -47,6 +58,12 @@ pub struct Globals {
     /// Repeat a write whose outcome is unknown under the id it was sent with: applied at most once
     #[arg(long, global = true, value_name = "ID")]
     pub request_id: Option<RequestId>,
+    /// Go on with the session kept in this file, and keep it there: what was read or written is read again, on any node
+    #[arg(long, global = true, value_name = "FILE")]
+    pub session: Option<PathBuf>,
+    /// How requests travel [default: stream]
+    #[arg(long, global = true, value_enum, value_name = "WAY")]
+    pub transport: Option<Way>,
     /// No receipts and no progress on stderr; errors are still told
     #[arg(short, long, global = true)]
     pub quiet: bool,
@@ -60,6 +77,14 @@ pub enum Form {
     Json,
     /// Bytes of keys and values, nothing else
     Raw,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Way {
+    /// One gRPC call per request
+    Unary,
+    /// Frames of many requests
+    Stream,
 }
 
 #[derive(Debug, Subcommand)]
@@ -78,195 +103,90 @@ pub enum Command {
     Scan(Scan),
     /// Apply operations of which all happen or none, from JSON Lines
     Batch(Batch),
-    /// Load CSV, TSV or JSON Lines, each row as one JSON value
+    /// Load CSV, TSV or JSON Lines, each row as one JSON value, or what `export` wrote
     Import(Import),
+    /// Write keys and values as JSON Lines, which `import` takes back
+    Export(Export),
+    /// Create, describe, alter, drop keyspaces
+    #[command(subcommand)]
+    Keyspace(Keyspace),
+    /// The nodes of the cluster
+    #[command(subcommand)]
+    Node(Node),
+    /// The shards of the keyspaces
+    #[command(subcommand)]
+    Shard(Shard),
+    /// Background chores: their pace, their last error
+    Workers(Workers),
     /// The cluster as a whole
     #[command(subcommand)]
     Cluster(Cluster),
     /// Short for `cluster status`
-    Status,
+    Status(ClusterStatus),
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
     /// Print the version
     Version,
 }
 
-#[derive(Debug, Subcommand)]
-pub enum Cluster {
-    /// Who leads, who follows, how far each has come
-    Status,
-}
-
-#[derive(Debug, Args)]
-pub struct Get {
-    pub key: OsString,
-}
-
-/// What must hold; at most one.
-#[derive(Debug, Args)]
-#[group(multiple = false)]
-pub struct If {
-    /// Only if the key is not there
-    #[arg(long)]
-    pub if_absent: bool,
-    /// Only if the key is there
-    #[arg(long)]
-    pub if_present: bool,
-    /// Only if the entry has this version
-    #[arg(long, value_name = "VERSION", value_parser = text::version)]
-    pub if_version: Option<Version>,
-    /// Only if the entry has this value
-    #[arg(long, value_name = "VALUE")]
-    pub if_value: Option<OsString>,
-}
-
-#[derive(Debug, Args)]
-pub struct Put {
-    pub key: OsString,
-    /// The value; `-` reads stdin, `@FILE` a file, `@@text` stands for `@text`
-    #[arg(allow_negative_numbers = true)]
-    pub value: OsString,
-    /// The entry lives at least this long: 500ms, 30s, 5m, 12h, 7d
-    #[arg(long, value_name = "TIME", value_parser = text::duration)]
-    pub ttl: Option<Duration>,
-    #[command(flatten)]
-    pub condition: If,
-    /// Print what was there before
-    #[arg(long)]
-    pub prev: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct Delete {
-    pub key: OsString,
-    #[command(flatten)]
-    pub condition: If,
-    /// Print what was there before
-    #[arg(long)]
-    pub prev: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct CompareAndSet {
-    pub key: OsString,
-    /// The value that must be there; as in `put`, `-` reads stdin and `@FILE` a file
-    #[arg(allow_negative_numbers = true)]
-    pub old: OsString,
-    /// The value to store
-    #[arg(allow_negative_numbers = true)]
-    pub new: OsString,
-    /// NEW lives at least this long
-    #[arg(long, value_name = "TIME", value_parser = text::duration)]
-    pub ttl: Option<Duration>,
-}
-
-#[derive(Debug, Args)]
-pub struct Increment {
-    pub key: OsString,
-    /// How much to add; may be negative
-    #[arg(default_value_t = 1, allow_negative_numbers = true)]
-    pub by: i64,
-    /// Print what was there before, too
-    #[arg(long)]
-    pub prev: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct Scan {
-    /// Only keys that begin with this
-    #[arg(long, conflicts_with_all = ["start", "end"])]
-    pub prefix: Option<OsString>,
-    /// Only keys at or above this
-    #[arg(long)]
-    pub start: Option<OsString>,
-    /// Only keys below this
-    #[arg(long)]
-    pub end: Option<OsString>,
-    /// At most this many entries
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub limit: Option<u64>,
-    /// From the last key to the first
-    #[arg(long)]
-    pub reverse: bool,
-    /// Print keys alone; values do not travel
-    #[arg(long, conflicts_with = "values_only")]
-    pub keys_only: bool,
-    /// Print values alone
-    #[arg(long)]
-    pub values_only: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct Batch {
-    /// JSON Lines, one operation a line; `-` reads stdin
-    pub file: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub struct Import {
-    /// CSV, TSV or JSON Lines, also gzipped; `-` reads stdin
-    pub file: PathBuf,
-    /// How a row's key is made: text with {column} in it; {{ and }} stand for braces
-    #[arg(long, value_name = "TEMPLATE")]
-    pub key: String,
-    /// Format of the rows [default: from the file's name, else from its first byte]
-    #[arg(long, value_enum, value_name = "FORMAT")]
-    pub format: Option<Rows>,
-    /// A cell of this text is null, like an empty one; may be given more than once (CSV and TSV)
-    #[arg(long, value_name = "TEXT")]
-    pub null: Vec<String>,
-    /// Rows in one request
-    #[arg(long, value_name = "ROWS", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub batch: u16,
-    /// Requests under way at once
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub concurrency: u16,
-    /// Exit 0 although rows were rejected
-    #[arg(long)]
-    pub lenient: bool,
-    /// Write every rejected row there, as JSON Lines
-    #[arg(long, value_name = "FILE")]
-    pub errors: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Rows {
-    Csv,
-    Tsv,
-    Jsonl,
-}
-
 /// Which global flags a command has no use for.
 fn unused(command: &Command) -> &'static [&'static str] {
     match command {
-        Command::Get(_) | Command::Scan(_) => &["request_id"],
-        Command::Put(_) | Command::Del(_) | Command::Cas(_) | Command::Incr(_) | Command::Batch(_) => &["level"],
-        Command::Import(_) => &["level", "request_id"],
-        Command::Cluster(_) | Command::Status => &["level", "request_id", "keyspace"],
-        Command::Completions { .. } => &["level", "request_id", "keyspace", "endpoints", "timeout", "output", "quiet"],
-        Command::Version => &["level", "request_id", "keyspace", "endpoints", "timeout", "quiet"],
+        Command::Get(_) => &["request_id"],
+        // A scan has a stream of its own, whatever carries the other requests.
+        Command::Scan(_) => &["request_id", "transport"],
+        Command::Put(_) | Command::Del(_) | Command::Cas(_) | Command::Incr(_) => &["level"],
+        // One request, whatever carries the others.
+        Command::Batch(_) => &["level", "transport"],
+        Command::Import(_) => &["level", "request_id", "session", "transport"],
+        Command::Export(_) => &["request_id", "session", "transport"],
+        Command::Shard(Shard::List) => &["level", "request_id", "session", "transport"],
+        Command::Cluster(_)
+        | Command::Status(_)
+        | Command::Keyspace(_)
+        | Command::Node(_)
+        | Command::Shard(Shard::Describe { .. } | Shard::TransferLeader(_))
+        | Command::Workers(_) => &["level", "request_id", "keyspace", "session", "transport"],
+        Command::Completions { .. } => {
+            &["level", "request_id", "keyspace", "endpoints", "timeout", "output", "quiet", "session", "transport"]
+        }
+        Command::Version => {
+            &["level", "request_id", "keyspace", "endpoints", "timeout", "quiet", "session", "transport"]
+        }
     }
 }
 
-/// Says which flag of the command line the command would ignore. Defaults and the environment are not meant.
-pub fn refuse_unused(cli: &Cli, matches: &ArgMatches) -> Result<(), String> {
-    let (name, inner) = matches.subcommand().unwrap_or(("", matches));
+/// Whether a global flag is on the command line, wherever it was written. Defaults and the environment are not meant.
+pub fn is_given(matches: &ArgMatches, flag: &str) -> bool {
+    let inner = matches.subcommand().map(|(_, inner)| inner);
     // clap notes a global flag where it was written: before the command, after it, or after the command's own verb.
-    let places = [Some(matches), Some(inner), inner.subcommand().map(|(_, verb)| verb)];
-    let is_given = |flag: &str| {
-        places
-            .into_iter()
-            .flatten()
-            .any(|place| place.ids().any(|id| id == flag) && place.value_source(flag) == Some(ValueSource::CommandLine))
-    };
-    if let Some(flag) = unused(&cli.command).iter().find(|flag| is_given(flag)) {
+    let places = [Some(matches), inner, inner.and_then(|inner| inner.subcommand()).map(|(_, verb)| verb)];
+    places
+        .into_iter()
+        .flatten()
+        .any(|place| place.ids().any(|id| id == flag) && place.value_source(flag) == Some(ValueSource::CommandLine))
+}
+
+/// Says which flag of the command line the command would ignore. 
+pub fn refuse_unused(cli: &Cli, matches: &ArgMatches) -> Result<(), String> {
+    let name = matches.subcommand_name().unwrap_or_default();
+    if let Some(flag) = unused(&cli.command).iter().find(|flag| is_given(matches, flag)) {
         return Err(format!("`kvctl {name}` has no use for --{}: leave it out", flag.replace('_', "-")));
     }
     let is_raw = cli.globals.output == Form::Raw;
     let has_no_bytes = |command: &Command| {
         matches!(
             command,
-            Command::Batch(_) | Command::Import(_) | Command::Cluster(_) | Command::Status | Command::Version
+            Command::Batch(_)
+                | Command::Import(_)
+                | Command::Export(_)
+                | Command::Cluster(_)
+                | Command::Status(_)
+                | Command::Keyspace(_)
+                | Command::Node(_)
+                | Command::Shard(_)
+                | Command::Workers(_)
+                | Command::Version
         )
     };
     if is_raw && has_no_bytes(&cli.command) {
@@ -304,6 +224,12 @@ mod tests {
             "kvctl import f --key {a} -o raw",
             "kvctl completions bash -k x",
             "kvctl version --endpoints a:1",
+            "kvctl export -o raw",
+            "kvctl export --session f",
+            "kvctl scan --transport unary",
+            "kvctl keyspace list -k x",
+            "kvctl shard describe 5 -k x",
+            "kvctl workers --level local",
         ];
         for line in ignored {
             assert!(parse(line).unwrap().is_err(), "{line}");
@@ -323,6 +249,21 @@ mod tests {
             "kvctl cluster status -o json",
             "kvctl status",
             "kvctl import - --key {a}/{b} --null NA --batch 10",
+            "kvctl import f.jsonl --resume",
+            "kvctl export",
+            "kvctl export --from a --to b f.jsonl.gz --resume",
+            "kvctl -e a:1,b:2 get k --session f --transport unary",
+            "kvctl keyspace create orders --mode cp --shard-by hash:8 --replicas 3 --leases --changes new",
+            "kvctl keyspace create orders --split-at g --split-at p --read-level bounded:200ms",
+            "kvctl keyspace alter orders --leases=false --value-bytes-max 2MiB",
+            "kvctl keyspace drop orders --yes",
+            "kvctl node status",
+            "kvctl node status 2",
+            "kvctl shard list -k orders",
+            "kvctl shard list --keyspace orders",
+            "kvctl shard transfer-leader 5 --to 2",
+            "kvctl workers --node 1",
+            "kvctl cluster status --shards",
         ];
         for line in lines {
             assert_eq!(parse(line).unwrap(), Ok(()), "{line}");
@@ -336,7 +277,13 @@ mod tests {
             "kvctl scan --prefix a --start b",
             "kvctl scan --keys-only --values-only",
             "kvctl scan --limit 0",
-            "kvctl import f",
+            "kvctl export --prefix a --from b",
+            "kvctl export f --resume --overwrite",
+            "kvctl keyspace create",
+            "kvctl keyspace create a --replicas 0",
+            "kvctl keyspace create a --read-level fresh",
+            "kvctl keyspace create a --value-bytes-max 5XB",
+            "kvctl shard describe x",
             "kvctl import f --key {a} --batch 2000",
             "kvctl get a --level fresh",
             "kvctl put a b --ttl 30",

@@ -1,0 +1,123 @@
+//! What a node says of itself, as JSON and in words.
+
+use kvorum_api::proto::{NodeStatusReply, PeerStatus, ReplicaStatus, WorkerStatus};
+use kvorum_client::{Failure, NodeReport};
+use serde_json::{Value, json};
+
+pub fn node_json(report: &NodeReport) -> Value {
+    match &report.status {
+        Ok(status) => reached_json(&report.address, status),
+        Err(failure) => unreachable_json(&report.address, failure),
+    }
+}
+
+fn unreachable_json(address: &str, failure: &Failure) -> Value {
+    json!({ "address": address, "reachable": false, "reason": failure.reason, "message": failure.message })
+}
+
+fn reached_json(address: &str, status: &NodeStatusReply) -> Value {
+    let peer = |peer: &PeerStatus| {
+        json!({
+            "node": peer.node,
+            "address": peer.address,
+            "heard_ms_ago": peer.heard_ms_ago,
+            "clock_offset_ms": peer.clock_offset_ms,
+            "refused": (!peer.refused.is_empty()).then_some(&peer.refused),
+        })
+    };
+    let journal = status.journal.as_ref().map(|journal| {
+        json!({
+            "segments": journal.segments,
+            "bytes": journal.bytes,
+            "last_synced_batch": journal.last_synced_batch,
+            "syncs": journal.syncs,
+            "poisoned": (!journal.poisoned.is_empty()).then_some(&journal.poisoned),
+        })
+    });
+    json!({
+        "address": address,
+        "reachable": true,
+        "cluster": status.cluster,
+        "node": status.node,
+        "zone": status.zone,
+        "start_count": status.start_count,
+        "build": status.build,
+        "uptime_ms": status.uptime_ms,
+        "ready": status.ready,
+        "degraded": status.degraded,
+        "clock_offset_ms": status.clock_offset_ms,
+        "map_revision": status.map_revision,
+        "replicas": status.replicas.iter().map(replica_json).collect::<Vec<_>>(),
+        "peers": status.peers.iter().map(peer).collect::<Vec<_>>(),
+        "workers": status.workers.iter().map(worker_json).collect::<Vec<_>>(),
+        "journal": journal,
+    })
+}
+
+pub fn worker_json(worker: &WorkerStatus) -> Value {
+    json!({
+        "name": worker.name,
+        "state": worker.state,
+        "runs": worker.runs,
+        "last_error": (!worker.last_error.is_empty()).then_some(&worker.last_error),
+    })
+}
+
+pub fn replica_json(replica: &ReplicaStatus) -> Value {
+    json!({
+        "keyspace": replica.keyspace,
+        "shard": replica.shard,
+        "replica": replica.replica,
+        "role": replica.role,
+        "term": replica.term,
+        "leader_node": replica.leader_node,
+        "last_log_index": replica.last_log_index,
+        "committed_index": replica.committed_index,
+        "applied_index": replica.applied_index,
+        "flushed_index": replica.flushed_index,
+        "purged_index": replica.purged_index,
+        "rolling_hash": replica.rolling_hash,
+        "logged_time_ms": replica.logged_time_ms,
+        "staleness_ms": replica.staleness_ms,
+        "change_oldest_seq": replica.change_oldest_seq,
+        "change_next_seq": replica.change_next_seq,
+        "installing": replica.installing,
+        "epoch": replica.epoch,
+        "changes": replica.changes,
+        "leases": replica.leases,
+        "behaviour": replica.behaviour,
+    })
+}
+
+/// Term and index, as positions are written.
+pub fn position_text(replica: &ReplicaStatus) -> String {
+    format!("{}.{}", replica.term, replica.applied_index)
+}
+
+/// Replicas of a node that lead: by their own word, or by what a closed one remembers.
+pub fn leads(status: &NodeStatusReply) -> usize {
+    let is_led_here = |replica: &&ReplicaStatus| match replica.role.as_str() {
+        "leader" => true,
+        "closed" => replica.leader_node == Some(status.node),
+        _ => false,
+    };
+    status.replicas.iter().filter(is_led_here).count()
+}
+
+pub fn journal_text(status: &NodeStatusReply) -> String {
+    let Some(journal) = &status.journal else { return "-".to_owned() };
+    format!("{} MiB, batch {}", journal.bytes >> 20, journal.last_synced_batch)
+}
+
+/// Ready, or why not.
+pub fn state_text(status: &NodeStatusReply) -> String {
+    if !status.degraded.is_empty() {
+        return status.degraded.join("; ");
+    }
+    let installing = status.replicas.iter().filter(|replica| replica.installing).count();
+    match (status.ready, installing) {
+        (true, 0) => "ready".to_owned(),
+        (false, 0) => "not ready".to_owned(),
+        (_, count) => format!("installing {count} snapshot{}", if count == 1 { "" } else { "s" }),
+    }
+}
