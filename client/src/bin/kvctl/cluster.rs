@@ -71,7 +71,8 @@ fn warn(output: &Output, reports: &[NodeReport], strangers: &[NodeReport]) {
 /// One row per node.
 pub fn nodes_table(reports: &[NodeReport]) -> String {
     const HEADER: [&str; 12] = [
-        "NODE", "ADDRESS", "ZONE", "REPLICAS", "LEADS", "OPEN", "STALEST", "MAP", "JOURNAL", "STARTS", "UPTIME", "STATE",
+        "NODE", "ADDRESS", "ZONE", "REPLICAS", "LEADS", "OPEN", "STALEST", "MAP", "JOURNAL", "STARTS", "UPTIME",
+        "STATE",
     ];
     let rows = reports.iter().map(|report| match &report.status {
         Ok(status) => node_row(&report.address, status),

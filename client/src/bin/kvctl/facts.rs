@@ -157,7 +157,8 @@ mod tests {
         let closed =
             [report(1, replica("closed", 4, Some(1), 9, "a")), report(2, replica("closed", 5, Some(3), 9, "a"))];
         assert_eq!(Facts::of(&closed).leader(5), Some(3));
-        let split = [report(1, replica("leader", 4, Some(1), 9, "a")), report(2, replica("follower", 4, Some(1), 9, "b"))];
+        let split =
+            [report(1, replica("leader", 4, Some(1), 9, "a")), report(2, replica("follower", 4, Some(1), 9, "b"))];
         assert_eq!(Facts::of(&split).diverged(), [5]);
     }
 
@@ -176,7 +177,12 @@ mod tests {
         let fine =
             [report(1, replica("leader", 4, Some(1), 9, "a")), report(2, replica("follower", 4, Some(1), 9, "a"))];
         assert!(Facts::of(&fine).differences(&keyspace, &shard).is_empty());
-        let odd = ReplicaStatus { epoch: 2, changes: "new".to_owned(), leases: true, ..replica("leader", 4, Some(2), 9, "a") };
+        let odd = ReplicaStatus {
+            epoch: 2,
+            changes: "new".to_owned(),
+            leases: true,
+            ..replica("leader", 4, Some(2), 9, "a")
+        };
         let odd = [report(2, odd)];
         let said = Facts::of(&odd).differences(&keyspace, &shard).join("; ");
         assert_eq!(

@@ -35,7 +35,7 @@ impl Access {
         };
         // Nothing is sent whose token could not be kept.
         write(path, &fs::read(path).unwrap_or_default())?;
-        Ok(Access { keyspace: session.clone(), session: Some((session, path.clone())) })
+        Ok(Access { keyspace: Keyspace::clone(&session), session: Some((session, path.clone())) })
     }
 
     /// Keeps what the session has seen, then hands the outcome on. What the cluster said matters more than the file.

@@ -98,7 +98,17 @@ async fn describe(admin: &Admin, output: &Output, id: u64) -> anyhow::Result<Exi
         ]
     });
     let header = [
-        "NODE", "REPLICA", "ROLE", "POSITION", "COMMITTED", "FLUSHED", "HASH", "STALENESS", "EPOCH", "IMAGES", "LEASES",
+        "NODE",
+        "REPLICA",
+        "ROLE",
+        "POSITION",
+        "COMMITTED",
+        "FLUSHED",
+        "HASH",
+        "STALENESS",
+        "EPOCH",
+        "IMAGES",
+        "LEASES",
     ];
     output.line(&table(header, rows))?;
     for difference in facts.differences(keyspace, shard) {

@@ -12,7 +12,7 @@ pub use data::{Batch, CompareAndSet, Delete, Get, If, Increment, Put, Scan};
 pub use files::{Export, Import, Rows};
 use kvorum_client::{ReadLevel, RequestId};
 pub use operator::{
-    Alter, Cluster, ClusterStatus, Create, DropKeyspace, Keyspace, Name, Node, Shard, Transfer, Wish, Workers,
+    Alter, Cluster, ClusterStatus, Create, DropKeyspace, Keyspace, Node, Shard, Transfer, Wish, Workers,
 };
 use std::{path::PathBuf, time::Duration};
 
@@ -167,7 +167,7 @@ pub fn is_given(matches: &ArgMatches, flag: &str) -> bool {
         .any(|place| place.ids().any(|id| id == flag) && place.value_source(flag) == Some(ValueSource::CommandLine))
 }
 
-/// Says which flag of the command line the command would ignore. 
+/// Says which flag of the command line the command would ignore.
 pub fn refuse_unused(cli: &Cli, matches: &ArgMatches) -> Result<(), String> {
     let name = matches.subcommand_name().unwrap_or_default();
     if let Some(flag) = unused(&cli.command).iter().find(|flag| is_given(matches, flag)) {

@@ -33,6 +33,7 @@ pub struct Report {
     rows: AtomicU64,
     imported: AtomicU64,
     bytes: AtomicU64,
+    expired: AtomicU64,
     rejections: Mutex<Rejections>,
 }
 
@@ -48,6 +49,8 @@ pub struct Summary {
     pub rows: u64,
     pub imported: u64,
     pub rejected: u64,
+    /// Rows whose time had passed already: they are not stored.
+    pub expired: u64,
     /// Bytes of keys and values stored.
     pub bytes: u64,
     pub elapsed: Duration,
@@ -72,13 +75,14 @@ impl Report {
             rows: AtomicU64::new(0),
             imported: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            expired: AtomicU64::new(0),
             rejections: Mutex::new(Rejections { count: 0, file, file_error: None }),
         })
     }
 
     /// A chunk was read; its bad rows are told.
     pub fn read(&self, chunk: &Chunk) {
-        self.rows.fetch_add((chunk.rows.len() + chunk.bad.len()) as u64, Ordering::Relaxed);
+        self.rows.fetch_add(chunk.len() as u64, Ordering::Relaxed);
         self.rejected(chunk.bad.iter().cloned());
         self.bar.set_position(self.bytes_read.load(Ordering::Relaxed));
     }
@@ -89,6 +93,11 @@ impl Report {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         let imported = self.imported.fetch_add(rows.len() as u64, Ordering::Relaxed) + rows.len() as u64;
         self.bar.set_message(format!("{} rows", HumanCount(imported)));
+    }
+
+    /// The time of these rows had passed.
+    pub fn expired(&self, rows: &[Row]) {
+        self.expired.fetch_add(rows.len() as u64, Ordering::Relaxed);
     }
 
     /// Rows are not stored.
@@ -123,6 +132,7 @@ impl Report {
             rows: self.rows.load(Ordering::Relaxed),
             imported: self.imported.load(Ordering::Relaxed),
             rejected: rejections.count,
+            expired: self.expired.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
             elapsed: self.started.elapsed(),
         })
@@ -141,16 +151,18 @@ impl Summary {
                 "rows": self.rows,
                 "imported": self.imported,
                 "rejected": self.rejected,
+                "expired": self.expired,
                 "bytes": self.bytes,
                 "seconds": self.elapsed.as_secs_f64(),
                 "rows_per_second": self.rows_per_second(),
             }));
         }
         complain(&format!(
-            "{} rows: {} imported, {} rejected; {} of keys and values in {:.1} s, {} rows/s",
+            "{} rows: {} imported, {} rejected{}; {} of keys and values in {:.1} s, {} rows/s",
             HumanCount(self.rows),
             HumanCount(self.imported),
             HumanCount(self.rejected),
+            if self.expired > 0 { format!(", {} expired", HumanCount(self.expired)) } else { String::new() },
             HumanBytes(self.bytes),
             self.elapsed.as_secs_f64(),
             HumanCount(self.rows_per_second() as u64),

@@ -12,6 +12,7 @@ use crate::{
     exit::Usage,
 };
 use anyhow::Context as _;
+use bytes::Bytes;
 use delimited::Delimited;
 use kvorum_api::limits;
 use lines::Lines;
@@ -33,8 +34,12 @@ const SHOWN_BYTES_MAX: usize = 200;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     pub line: u64,
-    pub key: String,
-    pub value: Vec<u8>,
+    pub key: Bytes,
+    pub value: Bytes,
+    /// Unix milliseconds at which it goes; `None` = it stays.
+    pub expires_ms: Option<u64>,
+    /// The chunk it came in.
+    pub chunk: u64,
 }
 
 /// A row that is not stored.
@@ -53,6 +58,12 @@ pub struct Chunk {
     pub bad: Vec<Bad>,
 }
 
+impl Chunk {
+    pub fn len(&self) -> usize {
+        self.rows.len() + self.bad.len()
+    }
+}
+
 /// All rows of a source.
 pub enum Rows {
     Delimited(Delimited),
@@ -60,7 +71,7 @@ pub enum Rows {
 }
 
 impl Rows {
-    pub fn new(mut source: Source, import: &Import, template: Template) -> anyhow::Result<Self> {
+    pub fn new(mut source: Source, import: &Import, template: Option<Template>) -> anyhow::Result<Self> {
         let format = match import.format {
             Some(format) => format,
             None => match format_of_name(&import.file) {
@@ -74,6 +85,10 @@ impl Rows {
             Format::Jsonl if import.null.is_empty() => return Ok(Rows::Lines(Lines::new(source, template))),
             Format::Jsonl => return Err(Usage("--null is for csv and tsv: JSON has its own null".to_owned()).into()),
         };
+        let Some(template) = template else {
+            let problem = "rows need --key: how their keys are made of their columns, as in --key '{id}'";
+            return Err(Usage(problem.to_owned()).into());
+        };
         Ok(Rows::Delimited(Delimited::new(source, delimiter, template, import.null.clone())?))
     }
 
@@ -81,7 +96,7 @@ impl Rows {
     pub fn next_chunk(&mut self) -> anyhow::Result<Option<Chunk>> {
         let mut chunk = Chunk::default();
         let mut bytes = 0;
-        while chunk.rows.len() + chunk.bad.len() < CHUNK_ROWS_MAX && bytes < CHUNK_BYTES_MAX {
+        while chunk.len() < CHUNK_ROWS_MAX && bytes < CHUNK_BYTES_MAX {
             let next = match self {
                 Rows::Delimited(rows) => rows.next_row()?,
                 Rows::Lines(rows) => rows.next_row()?,

@@ -98,7 +98,20 @@ pub fn shards_table<'a>(keyspaces: impl IntoIterator<Item = &'a KeyspaceDescript
         rows.extend(keyspace.shards.iter().map(|shard| row(keyspace, shard, facts)));
     }
     table(
-        ["SHARD", "KEYSPACE", "RANGE", "STATE", "LEADER", "NODES", "POSITION", "STALENESS", "EPOCH", "IMAGES", "LEASES", ""],
+        [
+            "SHARD",
+            "KEYSPACE",
+            "RANGE",
+            "STATE",
+            "LEADER",
+            "NODES",
+            "POSITION",
+            "STALENESS",
+            "EPOCH",
+            "IMAGES",
+            "LEASES",
+            "",
+        ],
         rows,
     )
 }

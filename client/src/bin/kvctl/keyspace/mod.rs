@@ -14,7 +14,7 @@ use crate::{
 };
 pub use describe::{keyspace_json, range_text, shards_table};
 use kvorum_api::proto::KeyspaceDescription;
-use kvorum_client::admin::Admin;
+use kvorum_client::{ClientError, admin::Admin};
 use serde_json::{Value, json};
 use std::{
     io::{self, IsTerminal as _},
@@ -37,6 +37,18 @@ pub async fn find(admin: &Admin, name: &str) -> anyhow::Result<KeyspaceDescripti
     let mut found = admin.keyspaces(&[name]).await?;
     found.retain(|keyspace| keyspace.name == name);
     found.pop().ok_or_else(|| NotFound(format!("there is no keyspace {name}: see `kvctl keyspace list`")).into())
+}
+
+/// The keyspace that -k names, for a command about its keys: there, a wrong name is a wrong request.
+pub async fn target(admin: &Admin, name: &str) -> anyhow::Result<KeyspaceDescription> {
+    find(admin, name).await.map_err(|error| {
+        let client = error.downcast_ref::<ClientError>();
+        let is_unknown = client.and_then(ClientError::failure).is_some_and(|failure| failure.reason == "NOT_FOUND");
+        match is_unknown || error.is::<NotFound>() {
+            true => Usage(format!("unknown keyspace {name}: choose one with -k NAME, of `kvctl keyspace list`")).into(),
+            false => error,
+        }
+    })
 }
 
 async fn create(globals: &Globals, output: &Output, create: Create) -> anyhow::Result<ExitCode> {

@@ -6,7 +6,7 @@
 use crate::args::{Create, Wish};
 use kvorum_api::{placement::SHARDS_MAX, proto::KeyspaceWish};
 use kvorum_client::ReadLevel;
-use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::ffi::OsStringExt;
 
 pub fn of_create(create: Create) -> Result<KeyspaceWish, String> {
     check_mode(&create.mode)?;
@@ -16,7 +16,9 @@ pub fn of_create(create: Create) -> Result<KeyspaceWish, String> {
     if let (Some(counted), Some(shards)) = (counted, create.shards)
         && counted != shards
     {
-        return Err(format!("--shard-by hash:{counted} says {counted} shards, --shards says {shards}: say one of them"));
+        return Err(format!(
+            "--shard-by hash:{counted} says {counted} shards, --shards says {shards}: say one of them"
+        ));
     }
     let shards = counted.or(create.shards);
     if shard_by == "hash" {
@@ -119,7 +121,9 @@ fn check_splits(split_at: &[Vec<u8>], shards: Option<u32>) -> Result<(), String>
         return Err("--split-at: a split point is a key, and no key is empty".to_owned());
     }
     if !split_at.is_sorted_by(|left, right| left < right) {
-        return Err("--split-at: the split points must ascend, each once: give them in the order of the keys".to_owned());
+        return Err(
+            "--split-at: the split points must ascend, each once: give them in the order of the keys".to_owned()
+        );
     }
     match shards {
         Some(shards) if shards as usize != split_at.len() + 1 => Err(format!(

@@ -104,7 +104,7 @@ impl Delimited {
             push_json(&mut value, cell, &self.nulls);
         }
         value.push(b'}');
-        Ok(Row { line, key, value })
+        Ok(Row { line, key: key.into(), value: value.into(), expires_ms: None, chunk: 0 })
     }
 }
 

@@ -1,8 +1,12 @@
-//! JSON Lines: one object a line, stored as it stands.
+//! JSON Lines: one object a line, stored as it stands, or an entry a line, as `export` wrote it.
 
 use super::{Bad, ROW_BYTES_MAX, Row, shown};
-use crate::import::{source::Source, template::Template};
+use crate::{
+    export::line::{LINE_BYTES_MAX, parse},
+    import::{source::Source, template::Template},
+};
 use anyhow::Context as _;
+use bytes::Bytes;
 use serde_json::value::RawValue;
 use std::{collections::BTreeMap, io::BufRead};
 
@@ -10,13 +14,14 @@ use std::{collections::BTreeMap, io::BufRead};
 pub struct Lines {
     text: Box<dyn BufRead + Send>,
     name: String,
-    template: Template,
+    /// `None` = the lines of an export, which bring their keys.
+    template: Option<Template>,
     line: u64,
     buffer: Vec<u8>,
 }
 
 impl Lines {
-    pub fn new(source: Source, template: Template) -> Self {
+    pub fn new(source: Source, template: Option<Template>) -> Self {
         Lines { text: source.text, name: source.name, template, line: 0, buffer: Vec::new() }
     }
 
@@ -31,8 +36,9 @@ impl Lines {
             if self.buffer.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
-            let row = if length > ROW_BYTES_MAX {
-                Err(format!("the line has {length} bytes, at most {ROW_BYTES_MAX} are read"))
+            let bytes_max = self.line_bytes_max();
+            let row = if length > bytes_max {
+                Err(format!("the line has {length} bytes, at most {bytes_max} are read"))
             } else {
                 self.row()
             };
@@ -41,8 +47,13 @@ impl Lines {
         }
     }
 
+    fn line_bytes_max(&self) -> usize {
+        if self.template.is_some() { ROW_BYTES_MAX } else { LINE_BYTES_MAX }
+    }
+
     /// Reads a line into the buffer, no more of it than a row may have, and says how long it was.
     fn next_line(&mut self) -> std::io::Result<Option<usize>> {
+        let bytes_max = self.line_bytes_max();
         self.buffer.clear();
         let mut length = 0;
         loop {
@@ -52,7 +63,7 @@ impl Lines {
             }
             let end = ahead.iter().position(|byte| *byte == b'\n');
             let taken = end.unwrap_or(ahead.len());
-            let kept = taken.min(ROW_BYTES_MAX.saturating_sub(self.buffer.len()));
+            let kept = taken.min(bytes_max.saturating_sub(self.buffer.len()));
             self.buffer.extend_from_slice(&ahead[..kept]);
             length += taken + usize::from(end.is_some());
             self.text.consume(taken + usize::from(end.is_some()));
@@ -64,17 +75,23 @@ impl Lines {
 
     fn row(&self) -> Result<Row, String> {
         let text = self.buffer.trim_ascii();
+        let Some(template) = &self.template else {
+            let entry = parse(text)?;
+            let (key, value, expires_ms) = (entry.key, entry.value, entry.expires_ms);
+            return Ok(Row { line: self.line, key, value, expires_ms, chunk: 0 });
+        };
         let fields: BTreeMap<String, &RawValue> = serde_json::from_slice(text).map_err(|error| {
             if text.first() == Some(&b'{') { format!("not JSON: {error}") } else { "not a JSON object".to_owned() }
         })?;
-        let key = self.template.render(|name| {
+        let key = template.render(|name| {
             let field = fields.get(name).ok_or_else(|| {
                 let known: Vec<&str> = fields.keys().map(String::as_str).collect();
                 format!("no field {name:?}: the row has {}", known.join(", "))
             })?;
             cell(name, field.get())
         })?;
-        Ok(Row { line: self.line, key, value: text.to_vec() })
+        let value = Bytes::copy_from_slice(text);
+        Ok(Row { line: self.line, key: key.into(), value, expires_ms: None, chunk: 0 })
     }
 }
 
@@ -100,7 +117,7 @@ mod tests {
             bytes_read: Arc::new(AtomicU64::new(0)),
             text: Box::new(std::io::Cursor::new(text.to_vec())),
         };
-        let mut rows = Lines::new(source, Template::parse(key).unwrap());
+        let mut rows = Lines::new(source, (!key.is_empty()).then(|| Template::parse(key).unwrap()));
         std::iter::from_fn(|| rows.next_row().unwrap()).collect()
     }
 
@@ -111,7 +128,7 @@ mod tests {
         assert_eq!(rows[0].key, "10000000000000000001/ü/1.10");
         let value = "{\"id\": 10000000000000000001, \"n\": 1.10, \"name\": \"\\u00fc\"}";
         assert_eq!(String::from_utf8_lossy(&rows[0].value), value);
-        assert_eq!((rows[1].key.as_str(), rows[1].line), ("b/true/0", 3));
+        assert_eq!((&rows[1].key[..], rows[1].line), (&b"b/true/0"[..], 3));
     }
 
     #[test]
@@ -125,6 +142,17 @@ mod tests {
         assert!(bad[2].1.starts_with("not JSON: "), "{bad:?}");
         assert_eq!(bad[3].1, "no field \"a\": the row has b");
         assert_eq!(rows.last().unwrap().as_ref().unwrap().key, "2");
+    }
+
+    #[test]
+    fn lines_of_an_export_bring_their_keys() {
+        let text =
+            b"{\"key\":\"a\",\"value\":\"1\"}\n{\"id\":5}\n{\"key_base64\":\"/w==\",\"value\":\"\",\"expires_ms\":7}\n";
+        let rows = all(text, "");
+        let [Ok(first), Err(bad), Ok(last)] = &rows[..] else { panic!("{rows:?}") };
+        assert_eq!((&first.key[..], &first.value[..], first.expires_ms), (&b"a"[..], &b"1"[..], None));
+        assert!(bad.problem.contains("--key") && bad.line == 2, "{bad:?}");
+        assert_eq!((&last.key[..], &last.value[..], last.expires_ms), (&[0xff][..], &b""[..], Some(7)));
     }
 
     #[test]
