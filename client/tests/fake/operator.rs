@@ -46,7 +46,10 @@ impl Admin for Door {
         request: Request<proto::ListKeyspacesRequest>,
     ) -> Result<Response<proto::ListKeyspacesReply>, Status> {
         let names = request.into_inner().names;
-        self.scripted()?;
+        // Commands look up their keyspace first: the script is about what they do then.
+        if names.is_empty() {
+            self.scripted()?;
+        }
         let world = self.world.lock();
         let is_asked = |name: &str| names.is_empty() || names.iter().any(|asked| asked == name);
         let keyspaces = world.keyspaces.iter().filter(|(name, _)| is_asked(name));

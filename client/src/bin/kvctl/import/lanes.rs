@@ -219,7 +219,7 @@ fn is_of_a_row(error: &ClientError) -> bool {
         ClientError::Refused(_) => true,
         ClientError::Failed(failure) => {
             failure.effect == Effect::None
-                && matches!(failure.reason.as_str(), "OVER_LIMIT" | "KEY_EMPTY" | "MANY_SHARDS")
+                && matches!(failure.reason.as_str(), "OVER_LIMIT" | "KEY_EMPTY" | "MALFORMED")
         }
         ClientError::NotApplied(_) | ClientError::Unknown(_) => false,
     }
