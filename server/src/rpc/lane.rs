@@ -10,12 +10,13 @@
 //!
 //! **Deliberately absent.** Deadlines: the caller gives up on its own, and what was started is finished.
 
-use super::ENVELOPE_BYTES_MAX;
+use super::{ENVELOPE_BYTES_MAX, status};
 use crate::metrics;
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, stream::FuturesUnordered};
 use kvorum_api::proto::{LaneCall, LaneFrame};
 use std::{
+    collections::VecDeque,
     future::Future,
     pin::Pin,
     task::{Context, Poll},
@@ -24,7 +25,7 @@ use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
 };
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 /// Bytes of envelopes gathered into one frame; a larger one travels alone.
 pub const ENVELOPES_BYTES_PER_FRAME: usize = 1 << 20;
@@ -46,7 +47,7 @@ pub fn fits_frame(bytes: usize, more: usize) -> bool {
 
 /// The answers of one lane, for as long as somebody takes them.
 pub struct Answers {
-    frames: mpsc::Receiver<LaneFrame>,
+    frames: mpsc::Receiver<Result<LaneFrame, Status>>,
     /// Handles the calls; ends with the lane.
     _attendant: JoinSet<()>,
 }
@@ -55,7 +56,7 @@ impl Stream for Answers {
     type Item = Result<LaneFrame, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.frames.poll_recv(context).map(|frame| frame.map(Ok))
+        self.frames.poll_recv(context)
     }
 }
 
@@ -75,7 +76,7 @@ where
 async fn attend<H, F>(
     mut calls: Streaming<LaneFrame>,
     handle: H,
-    out: mpsc::Sender<LaneFrame>,
+    out: mpsc::Sender<Result<LaneFrame, Status>>,
     stop: watch::Receiver<bool>,
 ) where
     H: Fn(Bytes) -> F,
@@ -102,11 +103,17 @@ async fn attend<H, F>(
             }
             permit = out.reserve(), if !done.calls.is_empty() => {
                 let Ok(permit) = permit else { return };
-                permit.send(done.frame());
+                permit.send(Ok(done.frame()));
             }
             frame = calls.message(), if !has_ended && under_way_bytes < UNDER_WAY_BYTES_MAX => {
-                // A broken lane reads like one that ends: nobody is left who wants answers.
-                let Ok(frame) = frame else { return };
+                let frame = match frame {
+                    Ok(frame) => frame,
+                    Err(broken) => {
+                        // Of a broken connection nobody hears; bytes that are no frame get a sentence.
+                        let _ = out.send(Err(undecodable(&broken))).await;
+                        return;
+                    }
+                };
                 has_ended = frame.is_none();
                 metrics::peer_frame_received();
                 for call in frame.into_iter().flat_map(|frame| frame.calls) {
@@ -123,10 +130,18 @@ async fn attend<H, F>(
     }
 }
 
+/// What is said to bytes that are no frame: tonic's codes for them mean something else, as at the other doors.
+fn undecodable(broken: &Status) -> Status {
+    if matches!(broken.code(), Code::Internal | Code::OutOfRange) {
+        metrics::undecodable();
+    }
+    status::undecodable(broken)
+}
+
 /// Answers that have not left.
 #[derive(Default)]
 struct Done {
-    calls: std::collections::VecDeque<LaneCall>,
+    calls: VecDeque<LaneCall>,
     bytes: usize,
 }
 

@@ -109,10 +109,12 @@ impl Calls {
     /// Tells whoever waits for these answers.
     pub(super) fn complete(&self, frame: LaneFrame) {
         metrics::peer_frame_received();
-        for answer in frame.calls {
-            let told = self.state.lock().waiting.remove(&answer.id);
+        let mut state = self.state.lock();
+        let told: Vec<_> = frame.calls.iter().map(|answer| state.waiting.remove(&answer.id)).collect();
+        drop(state);
+        for (answer, told) in frame.calls.into_iter().zip(told) {
+            metrics::peer_received(answer.envelope.len());
             if let Some(told) = told {
-                metrics::peer_received(answer.envelope.len());
                 // It may be giving up this very moment.
                 let _ = told.send(Ok(answer.envelope));
             }
