@@ -30,7 +30,7 @@ use crate::{
     hlc::{BOUND_AHEAD_MS, Hlc},
     identity::Identity,
     keeper::NoteKeeper,
-    metadata::{ClusterMap, METADATA_SHARD, ShardStage, Study},
+    metadata::{ClusterMap, METADATA_SHARD, Study},
     peers::{Peers, TRACE},
     replicator::Replicator,
     suspect::Judgement,
@@ -329,9 +329,8 @@ impl Node {
     /// What this node says of itself.
     pub(crate) fn hello(&self) -> Hello {
         // A group that was founded needs no newcomers sorted out: a hello stays small however many groups there are.
-        let all = self.groups.all();
-        let creating = all.iter().filter(|replica| replica.place().stage == ShardStage::Creating);
-        let groups = creating.map(|replica| {
+        let creating = self.groups.creating();
+        let groups = creating.iter().map(|replica| {
             (replica.group_id(), HeldReplica { replica: replica.id(), is_pristine: replica.is_pristine() })
         });
         Hello {

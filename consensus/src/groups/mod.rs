@@ -56,6 +56,8 @@ use std::{
 pub struct Groups {
     pub(crate) shared: Arc<Shared>,
     held: RwLock<BTreeMap<GroupId, Arc<Replica>>>,
+    /// Those whose shard is being created: what a hello speaks of.
+    creating: Mutex<BTreeMap<GroupId, Arc<Replica>>>,
     /// The revision of the newest map taken in; held while one is.
     revision: tokio::sync::Mutex<u64>,
     /// Whom the leaders of new shards tell that they are founded.
@@ -65,7 +67,13 @@ pub struct Groups {
 impl Groups {
     /// Holds nothing yet.
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Groups { shared, held: RwLock::default(), revision: tokio::sync::Mutex::new(0), report: Mutex::new(None) }
+        Groups {
+            shared,
+            held: RwLock::default(),
+            creating: Mutex::default(),
+            revision: tokio::sync::Mutex::new(0),
+            report: Mutex::new(None),
+        }
     }
 
     /// The replica of a group here.
@@ -76,6 +84,11 @@ impl Groups {
     /// Every replica here.
     pub fn all(&self) -> Vec<Arc<Replica>> {
         self.held.read().values().cloned().collect()
+    }
+
+    /// Those whose shard is being created.
+    pub fn creating(&self) -> Vec<Arc<Replica>> {
+        self.creating.lock().values().cloned().collect()
     }
 
     /// Those that are open.
@@ -105,7 +118,10 @@ impl Groups {
         for row in here {
             let Some(place) = place_of(map, row) else { continue };
             match self.get(GroupId::from(row.shard)) {
-                Some(replica) => replica.set_place(place),
+                Some(replica) => {
+                    replica.set_place(place);
+                    self.sort(&replica);
+                }
                 None => first_failure = first_failure.and(self.hold(place).await),
             }
         }
@@ -118,11 +134,20 @@ impl Groups {
         let is_begun = place.is_kept || place.stage == ShardStage::Creating;
         let replica = Replica::new(self.shared.clone(), place).await?;
         self.held.write().insert(replica.group_id(), replica.clone());
+        self.sort(&replica);
         if is_begun {
             let opened = replica.opened(How::Begin).await;
             opened.map_err(|why| StartError::Group { shard: replica.shard_id(), why })?;
         }
         Ok(())
+    }
+
+    fn sort(&self, replica: &Arc<Replica>) {
+        let mut creating = self.creating.lock();
+        match replica.place().stage {
+            ShardStage::Creating => drop(creating.insert(replica.group_id(), replica.clone())),
+            ShardStage::Ready => drop(creating.remove(&replica.group_id())),
+        }
     }
 
     /// Ends what the map dropped, and forgets what an earlier life of the node held of shards dropped since.
@@ -138,6 +163,7 @@ impl Groups {
             gone.iter().filter_map(|id| held.remove(id)).collect()
         };
         for replica in &gone {
+            self.creating.lock().remove(&replica.group_id());
             tracing::info!(shard = %replica.shard_id(), "the shard was dropped");
             replica.remove("its keyspace was dropped").await?;
         }

@@ -71,6 +71,8 @@ pub struct Replica {
     /// Held while the Raft instance is made or ended.
     turn: tokio::sync::Mutex<()>,
     place: ArcSwap<Place>,
+    /// Whether the wish may not be in force: looked at again only after the place has changed.
+    may_differ: AtomicBool,
     open: ArcSwapOption<Group>,
     /// When a client last needed it.
     used: Mutex<Instant>,
@@ -110,6 +112,7 @@ impl Replica {
             door: Arc::default(),
             turn: tokio::sync::Mutex::new(()),
             place: ArcSwap::from_pointee(place),
+            may_differ: AtomicBool::new(true),
             open: ArcSwapOption::empty(),
             used: Mutex::new(Instant::now()),
             is_awaiting_leader: AtomicBool::new(false),
@@ -150,6 +153,23 @@ impl Replica {
     pub(crate) fn set_place(&self, place: Place) {
         if **self.place.load() != place {
             self.place.store(Arc::new(place));
+            self.may_differ.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether the settings may differ from what the map wishes: the cheap question.
+    pub(super) fn may_differ_from_wish(&self) -> bool {
+        self.may_differ.load(Ordering::Acquire)
+    }
+
+    /// Remembers what a comparison with the wish of `place` has found.
+    pub(super) fn note_wish(&self, place: &Arc<Place>, differs: bool) {
+        if !differs && self.shard.state().settings.is_some() {
+            self.may_differ.store(false, Ordering::Release);
+            // The map may have changed meanwhile.
+            if !Arc::ptr_eq(place, &self.place()) {
+                self.may_differ.store(true, Ordering::Release);
+            }
         }
     }
 

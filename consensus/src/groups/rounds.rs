@@ -142,10 +142,13 @@ impl Groups {
                 Opener::Here(_) | Opener::Elsewhere(_) => None,
             };
         }
+        // A leader alone: others would only learn that they are not.
+        if !replica.may_differ_from_wish() || !replica.is_recorded_leader() || !replica.differs_from_wish() {
+            return None;
+        }
         match replica.opener() {
-            // A leader alone: others would only learn that they are not.
-            Opener::Here(how) if replica.is_recorded_leader() && replica.differs_from_wish() => Some(how),
-            Opener::Here(_) | Opener::Elsewhere(_) => None,
+            Opener::Here(how) => Some(how),
+            Opener::Elsewhere(_) => None,
         }
     }
 
@@ -196,7 +199,9 @@ impl Replica {
 
     fn differs_from_wish(&self) -> bool {
         let place = self.place();
-        self.shard.state().settings.is_some_and(|settings| settings != place.config.settings)
+        let differs = self.shard.state().settings.is_some_and(|settings| settings != place.config.settings);
+        self.note_wish(&place, differs);
+        differs
     }
 
     /// Has the leader log the settings that the map wishes (rule C1).
