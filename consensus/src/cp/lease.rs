@@ -78,7 +78,11 @@ impl Lease {
     /// `may_have_promised`: whether an earlier life of the replica may have promised something a lease relies on.
     pub(crate) fn new(timing: &Timing, may_have_promised: bool) -> Self {
         Lease {
-            trusted_for: timing.election_min / 2,
+            trusted_for: if cfg!(feature = "bug-lease-too-long") {
+                6 * timing.election_max
+            } else {
+                timing.election_min / 2
+            },
             promised_for: timing.election_max,
             guarded_until: may_have_promised.then(|| Instant::now() + timing.election_max),
             promised_until: Mutex::default(),

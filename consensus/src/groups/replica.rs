@@ -267,7 +267,8 @@ impl Replica {
         let _opening = shared.openings.acquire().await.map_err(|error| error.to_string())?;
         let was_closed_in_order = std::mem::take(&mut self.record.lock().was_closed_in_order);
         let how = if how == How::Lead && !was_closed_in_order { How::Stand } else { how };
-        let opening = Opening { pass: self.door.open(), may_restore: how == How::Lead, may_stand: how != How::Follow };
+        let may_restore = how == How::Lead || cfg!(feature = "bug-open-restores-always");
+        let opening = Opening { pass: self.door.open(), may_restore, may_stand: how != How::Follow };
         let context = shared.context(self.place().config.clone());
         let group = Group::open_on(context, self.shard.clone(), opening).await.map_err(|error| error.to_string())?;
         tracing::debug!(shard = %self.shard_id(), ?how, "opened");
