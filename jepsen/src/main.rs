@@ -74,14 +74,17 @@ fn simulate(sim: &Sim) -> Result<ExitCode> {
 
 fn say(report: &Report) {
     line(&format!(
-        "seed {}: {} decided, {} unknown, {} crashes, trace {}: {}",
+        "seed {}: {} decided, {} unknown, {} crashes, {} groups closed and {} opened, trace {}: {}",
         report.seed,
         report.decided,
         report.unknown,
         report.crashes,
+        report.closings,
+        report.openings,
         report.trace,
         if report.violations.is_empty() { "ok" } else { "VIOLATION" },
     ));
+    line(&format!("  drawn: {}", report.drawn));
     for violation in &report.violations {
         line(&format!("  {violation}"));
     }

@@ -9,6 +9,9 @@ const HAS_BUG: bool = cfg!(any(
     feature = "bug-vote-not-kept",
     feature = "bug-reads-unconfirmed",
     feature = "bug-request-ids-ignored",
+    feature = "bug-open-restores-always",
+    feature = "bug-lease-too-long",
+    feature = "bug-session-not-awaited",
 ));
 
 /// A planted bug must be found within this many seeds.
@@ -25,7 +28,7 @@ fn seeds_pass_and_repeat_to_the_last_event() {
     for seed in 1..=8 {
         let report = replay::run_twice(seed, OPTIONS);
         assert!(report.violations.is_empty(), "{:#?}\nreplay: {}", report.violations, replay::command(seed, OPTIONS));
-        assert!(report.decided > 50, "seed {seed} decided {} operations: it shows nothing", report.decided);
+        assert!(report.decided > 30, "seed {seed} decided {} operations: it shows nothing", report.decided);
     }
 }
 
@@ -42,6 +45,15 @@ fn seeds_crash_nodes() {
     let options = Options { length: Duration::from_secs(10), prints: false };
     let crashes: usize = (1..=6).map(|seed| replay::run(seed, options).crashes).sum();
     assert!(crashes > 5, "{crashes} crashes in six seeds");
+}
+
+/// Groups fall asleep and wake up while things go wrong, not only in quiet worlds.
+#[test]
+fn seeds_close_and_open_groups() {
+    let reports: Vec<_> = (1..=6).map(|seed| replay::run(seed, OPTIONS)).collect();
+    let (closings, openings) =
+        reports.iter().fold((0, 0), |sum, report| (sum.0 + report.closings, sum.1 + report.openings));
+    assert!(closings > 20 && openings > 20, "{closings} closings and {openings} openings in six seeds");
 }
 
 /// `jepsen/planted.sh` builds each planted bug in turn and runs this.

@@ -63,22 +63,33 @@ impl SimDisk {
         self.sync_ms.store(sync_ms, Ordering::SeqCst);
     }
 
-    /// Begins a new life on what survived.
+    /// Begins a new life on what survived. `shards`: every shard that ever was, and whether it was dropped since.
     ///
     /// # Errors
     /// What is found on the disk cannot be read. An honest node never sees this.
-    pub fn open(&mut self, spec: ShardSpec) -> Result<Opened, StorageError> {
+    pub fn open(&mut self, shards: &[(ShardSpec, bool)]) -> Result<Opened, StorageError> {
         self.starts += 1;
         let engine = self.engine.open();
-        let applied = Shard::open(engine.clone(), spec)?.state().applied;
-        let resume_above = applied.batch;
+        let mut stands = Vec::new();
+        for (spec, is_dropped) in shards {
+            stands.push((spec.shard, Shard::open(engine.clone(), *spec)?.state().applied, *is_dropped));
+        }
+        let resume_above = stands.iter().map(|(_, applied, _)| applied.batch).max().unwrap_or_default();
         let options = JournalOptions { resume_above, ..JournalOptions::small() };
         let journal = Arc::new(SlowJournal {
             journal: MemJournal::open_stepped(self.journal.clone(), options)?,
             wake: Arc::new(Notify::new()),
             sync_ms: Arc::clone(&self.sync_ms),
         });
-        let violations = contradictions(&journal.group(GroupId::from(spec.shard)), &applied);
+        let mut violations = Vec::new();
+        for (shard, applied, is_dropped) in stands {
+            let group = journal.group(GroupId::from(shard));
+            // The log of a shard that was dropped is forgotten before its rows.
+            let is_forgotten = is_dropped && group.vote.is_none() && group.entries.is_none();
+            if !is_forgotten {
+                violations.extend(contradictions(&group, &applied).map(|what| format!("shard {shard}: {what}")));
+            }
+        }
         Ok(Opened { engine, journal, start: StartCount(self.starts), violations })
     }
 
@@ -96,21 +107,17 @@ impl SimDisk {
 }
 
 /// What journal and engine must agree on after any crash (rules J2, S2), unless an installation is to be repeated.
-fn contradictions(journal: &GroupState, applied: &Applied) -> Vec<String> {
-    let mut found = Vec::new();
+fn contradictions(journal: &GroupState, applied: &Applied) -> Option<String> {
     if journal.installing.is_some() {
-        return found;
+        return None;
     }
     let applied = applied.position.map_or(0, |position| position.index);
     let purged = journal.purged.as_ref().map_or(0, |(index, _)| *index);
     let last = journal.entries.map_or(purged, |(_, last)| last);
     if purged > applied {
-        found.push(format!("the log is forgotten up to {purged}, and only {applied} is flushed"));
+        return Some(format!("the log is forgotten up to {purged}, and only {applied} is flushed"));
     }
-    if applied > last {
-        found.push(format!("the engine is at {applied}, ahead of the journal, which ends at {last}"));
-    }
-    found
+    (applied > last).then(|| format!("the engine is at {applied}, ahead of the journal, which ends at {last}"))
 }
 
 impl Default for SimDisk {

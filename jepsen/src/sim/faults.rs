@@ -25,6 +25,14 @@ pub enum Fault {
     Clock(NodeId, i64),
     /// A sync of the machine's disk takes this long from now on, milliseconds.
     SlowDisk(NodeId, u64),
+    /// An operator moves the leader of some shard to this node; the number says of which.
+    Move(u64, NodeId),
+    /// Somebody asks for a change of the metadata right now.
+    Hurry,
+    /// Whoever leads the metadata loses power.
+    CrashMetadataLeader,
+    /// Power is back wherever it was lost.
+    RestartAll,
 }
 
 impl fmt::Display for Fault {
@@ -44,6 +52,10 @@ impl fmt::Display for Fault {
             ),
             Fault::Clock(node, ahead_ms) => write!(f, "clock of node {node} is {ahead_ms} ms ahead"),
             Fault::SlowDisk(node, sync_ms) => write!(f, "a sync on node {node} takes {sync_ms} ms"),
+            Fault::Move(draw, node) => write!(f, "an operator moves leader {draw} to node {node}"),
+            Fault::Hurry => write!(f, "the metadata is changed"),
+            Fault::CrashMetadataLeader => write!(f, "who leads the metadata loses power"),
+            Fault::RestartAll => write!(f, "every node that is down starts again"),
         }
     }
 }
@@ -58,13 +70,26 @@ enum Kind {
     CrashAll,
     Partition,
     OneWay,
+    Pair,
     Weather,
     Clock,
     SlowDisk,
+    Move,
+    CrashMetadataLeader,
 }
 
-const KINDS: [Kind; 7] =
-    [Kind::CrashOne, Kind::CrashAll, Kind::Partition, Kind::OneWay, Kind::Weather, Kind::Clock, Kind::SlowDisk];
+const KINDS: [Kind; 10] = [
+    Kind::CrashOne,
+    Kind::CrashAll,
+    Kind::Partition,
+    Kind::OneWay,
+    Kind::Pair,
+    Kind::Weather,
+    Kind::Clock,
+    Kind::SlowDisk,
+    Kind::Move,
+    Kind::CrashMetadataLeader,
+];
 
 /// Draws the plan of `seed` for `nodes` over `length`.
 #[must_use]
@@ -90,6 +115,8 @@ pub fn plan(seed: u64, nodes: &[NodeId], length: Duration) -> Plan {
         plan.push((length, Fault::SlowDisk(*node, 1)));
         plan.push((length, Fault::Restart(*node)));
     }
+    // Nothing goes wrong any more once the world is whole.
+    plan.retain(|(at, fault)| *at < length || !matches!(fault, Fault::CrashMetadataLeader));
     plan.sort_by_key(|(at, _)| *at);
     plan
 }
@@ -109,10 +136,21 @@ fn add(plan: &mut Plan, kind: Kind, (at, end): (Duration, Duration), nodes: &[No
             let cut = nodes.iter().filter(|other| **other != node).flat_map(|other| [(node, *other), (*other, node)]);
             (Fault::Cut(cut.collect()), Fault::Cut(BTreeSet::new()))
         }
-        Kind::OneWay => {
+        Kind::OneWay | Kind::Pair => {
             let others: Vec<NodeId> = nodes.iter().copied().filter(|other| *other != node).collect();
             let other = *chance.pick(&others);
-            (Fault::Cut(BTreeSet::from([(node, other)])), Fault::Cut(BTreeSet::new()))
+            let mut cut = BTreeSet::from([(node, other)]);
+            if kind == Kind::Pair {
+                cut.insert((other, node));
+            }
+            (Fault::Cut(cut), Fault::Cut(BTreeSet::new()))
+        }
+        Kind::Move => (Fault::Move(chance.any() >> 32, node), Fault::Move(chance.any() >> 32, *chance.pick(nodes))),
+        Kind::CrashMetadataLeader => {
+            // In the middle of a change.
+            plan.push((at, Fault::Hurry));
+            plan.push((at + chance.millis(0..30), Fault::CrashMetadataLeader));
+            (Fault::Hurry, Fault::RestartAll)
         }
         Kind::Weather => {
             let weather = Weather {
@@ -150,6 +188,7 @@ mod tests {
             for node in NODES {
                 let newest = first.iter().rev().find_map(|(_, fault)| match fault {
                     Fault::Crash(crashed) if *crashed == node => Some(false),
+                    Fault::CrashMetadataLeader => Some(false),
                     Fault::Restart(started) if *started == node => Some(true),
                     _ => None,
                 });

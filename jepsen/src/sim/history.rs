@@ -10,23 +10,45 @@
 //!
 //! **Invariant.** Pure: a history in, sentences out. No sentence, no violation.
 //!
-//! **Deliberately absent.** Operations over several keys, and deletes (a deleted key has no version to compare).
+//! **Deliberately absent.** Operations over several keys, deletes (a deleted key has no version to compare), and what reads
+//! below linearizable promise (`freshness`).
 
+use super::freshness;
 use bytes::Bytes;
-use kvorum_api::Version;
-use std::{collections::BTreeMap, fmt};
+use kvorum_api::{KeyspaceId, ReadLevel, Version};
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+/// One key of one keyspace. The number of a dropped keyspace never comes back.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    /// The keyspace.
+    pub keyspace: KeyspaceId,
+    /// The key in it.
+    pub name: Bytes,
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.keyspace, String::from_utf8_lossy(&self.name))
+    }
+}
+
+/// What linearizable reads found at the end, of keys whose keyspace is still there.
+pub type Finally = BTreeMap<Key, Option<(Version, Bytes)>>;
 
 /// What a client asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Asked {
     /// Set the key to a value that nobody else writes.
     Put(Bytes),
+    /// The same, for a little while only.
+    Lend(Bytes),
     /// Add one.
     Increment,
     /// Set the key if it is in this version (`None`: if it is absent).
     Swap(Option<Version>, Bytes),
-    /// A linearizable read.
-    Read,
+    /// A read.
+    Read(ReadLevel),
 }
 
 /// What the client was told.
@@ -50,15 +72,21 @@ pub struct Record {
     /// Whose.
     pub client: u64,
     /// Which key.
-    pub key: Bytes,
+    pub key: Key,
     /// What was asked.
     pub asked: Asked,
-    /// When the first attempt began.
+    /// When the first attempt of a write began, or the attempt of a read that was answered.
     pub invoked: u64,
     /// When the answer came.
     pub completed: u64,
+    /// The same two, by the clock on the wall of the world.
+    pub at: (Duration, Duration),
     /// What was told.
     pub told: Told,
+    /// Reads that say how old their answer may be: this old.
+    pub within: Option<Duration>,
+    /// Session reads: the newest version of the key that the session had seen.
+    pub floor: Option<Version>,
 }
 
 impl Record {
@@ -79,7 +107,7 @@ impl Record {
     }
 
     /// The newest version it proves to have existed when it completed.
-    fn proves(&self) -> Option<Version> {
+    pub(super) fn proves(&self) -> Option<Version> {
         match &self.told {
             Told::Found(Some((version, _))) => Some(*version),
             _ => self.written(),
@@ -89,19 +117,16 @@ impl Record {
 
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let key = String::from_utf8_lossy(&self.key);
-        write!(
-            f,
-            "client {} [{}..{}] {key} {:?} ─▶ {:?}",
-            self.client, self.invoked, self.completed, self.asked, self.told
-        )
+        let Record { client, key, invoked, completed, asked, told, .. } = self;
+        let (began, ended) = (self.at.0.as_millis(), self.at.1.as_millis());
+        write!(f, "client {client} [{invoked}..{completed}, {began}..{ended} ms] {key} {asked:?} ─▶ {told:?}")
     }
 }
 
-/// Everything that cannot be true of a linearizable store. `finally` is what linearizable reads found at the end.
+/// Everything that cannot be true of an honest store. `finally` is what linearizable reads found at the end.
 #[must_use]
-pub fn violations(history: &[Record], finally: &BTreeMap<Bytes, Option<(Version, Bytes)>>) -> Vec<String> {
-    let mut keys: BTreeMap<&Bytes, Vec<&Record>> = BTreeMap::new();
+pub fn violations(history: &[Record], finally: &Finally) -> Vec<String> {
+    let mut keys: BTreeMap<&Key, Vec<&Record>> = BTreeMap::new();
     for record in history {
         keys.entry(&record.key).or_default().push(record);
     }
@@ -111,8 +136,11 @@ pub fn violations(history: &[Record], finally: &BTreeMap<Bytes, Option<(Version,
         real_time_is_respected(&records, &mut found);
         reads_show_what_was_written(&records, &mut found);
         swaps_are_atomic(&records, &mut found);
-        increments_happen_once(&records, finally.get(key).cloned().flatten(), &mut found);
-        nothing_acknowledged_is_missing(&records, finally.get(key).cloned().flatten(), &mut found);
+        freshness::check(&records, &mut found);
+        if let Some(end) = finally.get(key) {
+            increments_happen_once(&records, end.clone(), &mut found);
+            nothing_acknowledged_is_missing(&records, end.clone(), &mut found);
+        }
     }
     found
 }
@@ -131,8 +159,12 @@ fn versions_are_unique(records: &[&Record], found: &mut Vec<String>) {
 fn real_time_is_respected(records: &[&Record], found: &mut Vec<String>) {
     let mut by_end: Vec<&&Record> = records.iter().filter(|record| record.proves().is_some()).collect();
     by_end.sort_by_key(|record| record.completed);
-    let mut by_start: Vec<&&Record> =
-        records.iter().filter(|record| !matches!(record.told, Told::NotDone | Told::Unknown | Told::Failed)).collect();
+    let is_linearizable = |record: &&&Record| match (&record.asked, &record.told) {
+        (_, Told::NotDone | Told::Unknown | Told::Failed) => false,
+        (Asked::Read(level), _) => *level == ReadLevel::Linearizable,
+        _ => true,
+    };
+    let mut by_start: Vec<&&Record> = records.iter().filter(is_linearizable).collect();
     by_start.sort_by_key(|record| record.invoked);
     let mut ended = by_end.into_iter().peekable();
     let mut newest: Option<&Record> = None;
@@ -239,8 +271,23 @@ mod tests {
         Version { stamp: Stamp(stamp), actor: Actor::default() }
     }
 
+    fn key() -> Key {
+        Key { keyspace: KeyspaceId(1), name: Bytes::from_static(b"k") }
+    }
+
     fn record(moments: (u64, u64), asked: Asked, told: Told) -> Record {
-        Record { client: 1, key: Bytes::from_static(b"k"), asked, invoked: moments.0, completed: moments.1, told }
+        let at = (Duration::from_millis(moments.0), Duration::from_millis(moments.1));
+        Record {
+            client: 1,
+            key: key(),
+            asked,
+            invoked: moments.0,
+            completed: moments.1,
+            at,
+            told,
+            within: None,
+            floor: None,
+        }
     }
 
     fn put(moments: (u64, u64), value: &'static str, stamp: u64) -> Record {
@@ -252,11 +299,11 @@ mod tests {
     }
 
     fn read(moments: (u64, u64), what: Option<(Version, Bytes)>) -> Record {
-        record(moments, Asked::Read, Told::Found(what))
+        record(moments, Asked::Read(ReadLevel::Linearizable), Told::Found(what))
     }
 
     fn judge(history: &[Record], end: Option<(Version, Bytes)>) -> String {
-        violations(history, &BTreeMap::from([(Bytes::from_static(b"k"), end)])).join("\n")
+        violations(history, &BTreeMap::from([(key(), end)])).join("\n")
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! # sim: the same node in a world made of one seed
 //!
 //! ```text
-//!   replay ─▶ world ─┬─ faults     what goes wrong, and when (printed before it does)
+//!   replay ─▶ world ─┬─ draw       what kind of world the seed gets
+//!                    ├─ faults     what goes wrong, and when (printed before it does)
+//!                    ├─ machine    what of a node outlives its processes
 //!                    ├─ network    messages lost, late, doubled, cut off
 //!                    ├─ disk       power lost between two sectors
 //!                    ├─ clock      wall clocks that disagree
-//!                    ├─ workload   clients ─▶ history: what they asked, what they were told
+//!                    ├─ workload   clients ─▶ attempt ─▶ history, freshness: what they asked, what they were told
+//!                    ├─ steward    makes keyspaces and drops them ─▶ ledger: what was answered, and what is
+//!                    ├─ settle     what must be true once the world is whole again
 //!                    ├─ observe    what must be true at every step
 //!                    ├─ panics     broken invariants, also where a runtime swallows them
 //!                    └─ audit      every event, hashed
@@ -18,15 +22,21 @@
 #[cfg(not(tokio_unstable))]
 compile_error!("the simulation seeds tokio's chance: build with --cfg tokio_unstable, as .cargo/config.toml says");
 
+pub mod attempt;
 pub mod audit;
 pub mod chance;
 pub mod clock;
 pub mod disk;
+pub mod draw;
 pub mod faults;
+pub mod freshness;
 pub mod history;
+pub mod machine;
 pub mod network;
 pub mod observe;
 pub mod panics;
 pub mod replay;
+pub mod settle;
+pub mod steward;
 pub mod workload;
 pub mod world;

@@ -1,21 +1,58 @@
 //! # Observe: what must be true at every step
 //!
-//! **Invariant.** Looks from outside, at what every node says of itself; keeps what it saw of *all* lives.
+//! **Invariant.** Looks from outside, at what every node says of itself; keeps what it saw of *all* lives. What is said of
+//! shards that were dropped counts no more.
 
-use kvorum_api::{LogPosition, NodeId};
+use kvorum_api::{KeyspaceId, LogPosition, NodeId, ShardId};
 use kvorum_consensus::{
     Node,
+    metadata::{ClusterMap, METADATA_KEYSPACE, METADATA_SHARD},
     replicator::{ReplicaStatus, Role},
 };
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-/// What was ever seen of the replicas.
-#[derive(Default)]
+/// What was ever seen of the nodes.
 pub struct Observer {
-    /// Who led in each term.
-    leaders: BTreeMap<u64, NodeId>,
+    /// Who led a shard in each term.
+    leaders: BTreeMap<(ShardId, u64), NodeId>,
     /// The rolling hash at each position.
-    hashes: BTreeMap<LogPosition, (u128, NodeId)>,
+    hashes: BTreeMap<(ShardId, LogPosition), (u128, NodeId)>,
+    /// The last index that any replica has applied: it is decided.
+    decided: BTreeMap<ShardId, u64>,
+    /// The map at each revision.
+    maps: BTreeMap<u64, (Arc<ClusterMap>, NodeId)>,
+    /// The revision each running node was seen at last.
+    revisions: BTreeMap<NodeId, u64>,
+    /// Whether a replica was closed when it was seen last.
+    closed: BTreeMap<(NodeId, ShardId), bool>,
+    /// Names of keyspaces that were ever on a map.
+    pub names: BTreeSet<String>,
+    /// Every shard that was ever on a map.
+    pub shards: BTreeMap<ShardId, KeyspaceId>,
+    /// Groups that were seen to close, and to open again.
+    pub closings: usize,
+    /// The reverse.
+    pub openings: usize,
+}
+
+impl Default for Observer {
+    fn default() -> Self {
+        Observer {
+            leaders: BTreeMap::new(),
+            hashes: BTreeMap::new(),
+            decided: BTreeMap::new(),
+            maps: BTreeMap::new(),
+            revisions: BTreeMap::new(),
+            closed: BTreeMap::new(),
+            names: BTreeSet::new(),
+            shards: BTreeMap::from([(METADATA_SHARD, METADATA_KEYSPACE)]),
+            closings: 0,
+            openings: 0,
+        }
+    }
 }
 
 impl Observer {
@@ -29,40 +66,88 @@ impl Observer {
         if let Some(poison) = status.degraded.iter().find(|cause| cause.starts_with("poisoned")) {
             found.push(format!("node {id} is {poison}, and its disk never failed"));
         }
+        self.look_at_map(id, &node.map(), &mut found);
         for replica in &status.replicas {
-            self.look_at_replica(id, replica, &mut found);
+            if !self.is_dropped(replica.shard) {
+                self.look_at_replica(id, replica, &mut found);
+            }
         }
         found
     }
 
+    /// A life has ended: what comes next on that machine begins anew.
+    pub fn forget_life(&mut self, id: NodeId) {
+        self.revisions.remove(&id);
+        self.closed.retain(|(node, _), _| *node != id);
+    }
+
+    /// The newest map that any node had.
+    pub fn newest_map(&self) -> Option<&Arc<ClusterMap>> {
+        self.maps.last_key_value().map(|(_, (map, _))| map)
+    }
+
+    /// Whether the newest map knows a shard no more.
+    pub fn is_dropped(&self, shard: ShardId) -> bool {
+        shard != METADATA_SHARD && self.newest_map().is_none_or(|map| !map.shards.contains_key(&shard))
+    }
+
+    /// The last index of a shard that is known to be decided.
+    pub fn decided(&self, shard: ShardId) -> u64 {
+        self.decided.get(&shard).copied().unwrap_or(0)
+    }
+
+    fn look_at_map(&mut self, id: NodeId, map: &Arc<ClusterMap>, found: &mut Vec<String>) {
+        let before = self.revisions.insert(id, map.revision).unwrap_or(0);
+        if map.revision < before {
+            found.push(format!("the map of node {id} went back from revision {before} to {}", map.revision));
+        }
+        if !map.is_founded() || (before == map.revision && self.maps.contains_key(&before)) {
+            return;
+        }
+        let (known, first) = self.maps.entry(map.revision).or_insert_with(|| (Arc::clone(map), id));
+        if known != map {
+            found.push(format!("nodes {first} and {id} have different maps of revision {}", map.revision));
+        }
+        self.shards.extend(map.shards.values().map(|row| (row.shard, row.keyspace)));
+        self.names.extend(map.keyspaces.values().map(|row| row.name.clone()));
+    }
+
     fn look_at_replica(&mut self, id: NodeId, replica: &ReplicaStatus, found: &mut Vec<String>) {
+        let shard = replica.shard;
         if replica.role == Role::Leader {
-            let leader = *self.leaders.entry(replica.term).or_insert(id);
+            let leader = *self.leaders.entry((shard, replica.term)).or_insert(id);
             if leader != id {
-                found.push(format!("term {} has two leaders: nodes {leader} and {id}", replica.term));
+                let term = replica.term;
+                found.push(format!("term {term} of shard {shard} has two leaders: nodes {leader} and {id}"));
             }
+        }
+        let is_closed = replica.role == Role::Closed;
+        if let Some(was_closed) = self.closed.insert((id, shard), is_closed) {
+            self.closings += usize::from(is_closed && !was_closed);
+            self.openings += usize::from(was_closed && !is_closed);
         }
         let state = &replica.state;
         let Some(position) = state.applied.position else { return };
         if state.is_installing {
             return;
         }
-        let (hash, first) = *self.hashes.entry(position).or_insert((state.rolling_hash, id));
+        let decided = self.decided.entry(shard).or_default();
+        *decided = (*decided).max(position.index);
+        let (hash, first) = *self.hashes.entry((shard, position)).or_insert((state.rolling_hash, id));
         if hash != state.rolling_hash {
             found.push(format!(
-                "replicas differ at {position}: node {first} had {hash:032x}, node {id} has {:032x}",
+                "replicas of shard {shard} differ at {position}: node {first} had {hash:032x}, node {id} has {:032x}",
                 state.rolling_hash
             ));
         }
     }
 }
 
-/// Where a node stands, if it holds one replica that is not being rebuilt.
-pub fn position(node: &Node) -> Option<(LogPosition, u128)> {
-    let status = node.status();
-    let state = &status.replicas.first()?.state;
-    if state.is_installing {
-        return None;
-    }
-    Some((state.applied.position?, state.rolling_hash))
+/// Where each replica of a node stands, if it is not being rebuilt.
+pub fn positions(node: &Node) -> BTreeMap<ShardId, Option<(LogPosition, u128)>> {
+    let stands = |replica: &ReplicaStatus| {
+        let state = &replica.state;
+        state.applied.position.filter(|_| !state.is_installing).map(|position| (position, state.rolling_hash))
+    };
+    node.status().replicas.iter().map(|replica| (replica.shard, stands(replica))).collect()
 }

@@ -2,39 +2,41 @@
 //!
 //! A client does one thing at a time. A write that may have happened is asked again under the same request id, until it is
 //! decided or the client loses patience; then its outcome is unknown for ever, and the next request raises the floor
-//! above it (rule I2).
+//! above it (rule I2). For a phase all clients keep to one keyspace, so that the groups of the others fall asleep.
 //!
 //! **Invariant.** What a client records is what a user would know, no more: an answer of a life that had already ended is
 //! never heard.
+//!
+//! **Deliberately absent.** How one attempt is made (`attempt`).
 
 use super::{
+    attempt::Attempt,
     audit::Audit,
     chance::Chance,
-    history::{Asked, Record, Told},
-    network::{Life, Network},
+    draw::{Drawn, LETTERS},
+    history::{Asked, Key, Record, Told},
+    network::Network,
+    steward::Ledger,
 };
 use bytes::Bytes;
-use kvorum_api::{Effect, NodeId, ReadError, ReadLevel, ShardId, Stamp, Version, WriteError};
-use kvorum_consensus::{Node, RequestContext, Written};
-use kvorum_storage::{Condition, Operation, Outcome, RequestId, WriteCommand};
+use kvorum_api::{KeyspaceId, NodeId, ReadLevel, SessionToken, Stamp, Version};
+use kvorum_consensus::metadata::ClusterMap;
 use parking_lot::Mutex;
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
-use tokio::time::{Instant, sleep};
-
-/// The one shard of a simulated cluster.
-pub const SHARD: ShardId = ShardId(1);
-
-/// How long one attempt may take.
-const ATTEMPT: Duration = Duration::from_millis(1_500);
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
 
 /// How long a client waits for the end of what it began, once the world is whole again. Longer is a violation.
-const SETTLE: Duration = Duration::from_secs(60);
+pub const SETTLE: Duration = Duration::from_secs(60);
 
 /// What all clients share.
 #[derive(Clone)]
@@ -43,48 +45,72 @@ pub struct Desk {
     pub network: Arc<Network>,
     /// Which nodes there are.
     pub nodes: Arc<Vec<NodeId>>,
+    /// What kind of world it is.
+    pub drawn: Arc<Drawn>,
     /// Every event.
     pub audit: Audit,
     /// What was asked and told.
     pub history: Arc<Mutex<Vec<Record>>>,
+    /// What was told about keyspaces.
+    pub ledger: Arc<Mutex<Ledger>>,
+    /// A session that clients hand to each other.
+    pub handed_on: Arc<Mutex<Option<(KeyspaceId, Session)>>>,
     /// What must not be.
     pub violations: Arc<Mutex<Vec<String>>>,
     /// Counts moments.
     pub moments: Arc<AtomicU64>,
+    /// Tells the steward to do something at once.
+    pub hurry: Arc<Notify>,
+    /// When the clients began.
+    pub began: Instant,
     /// When clients begin nothing new.
     pub until: Instant,
 }
 
 impl Desk {
-    fn moment(&self) -> u64 {
+    /// Now, as a number of its own.
+    pub fn moment(&self) -> u64 {
         self.moments.fetch_add(1, Ordering::SeqCst)
+    }
+
+    /// Something that must not be.
+    pub fn complain(&self, violation: String) {
+        self.audit.event(format_args!("VIOLATION: {violation}"));
+        self.violations.lock().push(violation);
+    }
+
+    /// Whether a keyspace is dropped, or may be.
+    pub fn is_leaving(&self, keyspace: KeyspaceId) -> bool {
+        self.ledger.lock().leaving.contains(&keyspace)
     }
 }
 
-/// How one attempt ended.
-enum Attempt {
-    Decided(Told),
-    /// With proof that nothing happened.
-    Nothing,
-    /// It may have happened.
-    Perhaps,
-    /// It may have happened, and asking again will not tell.
-    Forgotten,
+/// What a session has seen of one keyspace: what the cluster makes of it, and what it truly was.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// What the replies carried.
+    pub token: SessionToken,
+    /// The newest version of each key.
+    pub seen: BTreeMap<Bytes, Version>,
 }
 
 /// One client.
 pub struct Client {
-    id: u64,
-    desk: Desk,
-    chance: Chance,
-    sequence: u64,
+    pub(super) id: u64,
+    pub(super) desk: Desk,
+    pub(super) chance: Chance,
+    pub(super) sequence: u64,
     /// The client's stamp when the request under way was first sent.
-    first_sent: Stamp,
+    pub(super) first_sent: Stamp,
     /// The highest stamp a server gave, and when (rule T1). `None` = shake hands first.
-    stamp: Option<(Stamp, Instant)>,
-    favourite: NodeId,
+    pub(super) stamp: Option<(Stamp, Instant)>,
+    /// Whom it asks unless it knows better.
+    pub(super) favourite: NodeId,
+    /// Who led the shard of a key when it was asked last.
+    pub(super) leaders: BTreeMap<Key, NodeId>,
+    pub(super) sessions: BTreeMap<KeyspaceId, Session>,
     /// Versions it saw, for swaps.
-    seen: Option<(Bytes, Option<Version>)>,
+    seen: Option<(Key, Option<Version>)>,
 }
 
 impl Client {
@@ -92,54 +118,143 @@ impl Client {
     pub fn new(id: u64, seed: u64, desk: Desk) -> Self {
         let favourite = desk.nodes[id as usize % desk.nodes.len()];
         let chance = Chance::new(seed, &format!("client {id}"));
-        Client { id, desk, chance, sequence: 0, first_sent: Stamp::default(), stamp: None, favourite, seen: None }
+        Client {
+            id,
+            desk,
+            chance,
+            sequence: 0,
+            first_sent: Stamp::default(),
+            stamp: None,
+            favourite,
+            leaders: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            seen: None,
+        }
     }
 
     /// Works until the desk closes, and finishes what it began.
     pub async fn run(mut self) {
         while Instant::now() < self.desk.until {
-            let (key, asked) = self.wish();
-            self.perform(key, asked).await;
-            sleep(self.chance.millis(0..60)).await;
+            if let Some(keyspace) = self.keyspace() {
+                self.change_sessions(keyspace);
+                let (key, asked) = self.wish(keyspace);
+                self.perform(key, asked).await;
+            }
+            sleep(self.chance.millis(0..self.desk.drawn.thinks_ms)).await;
+        }
+    }
+
+    /// Writes a key of every shard on the map: whoever cannot is said to be stuck.
+    pub async fn touch_every_shard(&mut self, map: &ClusterMap) {
+        for row in map.shards.values() {
+            let Some(keyspace) = map.keyspaces.get(&row.keyspace) else { continue };
+            let mut names = (0..1_000).flat_map(|number| LETTERS.map(|letter| format!("{letter}-z{number}")));
+            let name = names.find_map(|name| {
+                let name = Bytes::from(name);
+                row.range.contains(&keyspace.sharding.placement_key(&name)).then_some(name)
+            });
+            let Some(name) = name else {
+                self.desk.complain(format!("no key lies in shard {}", row.shard));
+                continue;
+            };
+            let value = Bytes::from(format!("c{}-{}", self.id, self.sequence));
+            self.perform(Key { keyspace: row.keyspace, name }, Asked::Put(value)).await;
         }
     }
 
     /// Reads a key, however long it takes within the patience of the end. `Err` = nobody answers any more.
-    pub async fn read_finally(&mut self, key: &Bytes) -> Result<Option<(Version, Bytes)>, String> {
+    ///
+    /// # Errors
+    /// A sentence.
+    pub async fn read_finally(&mut self, key: &Key) -> Result<Option<(Version, Bytes)>, String> {
         let deadline = Instant::now() + SETTLE;
         while Instant::now() < deadline {
-            if let Attempt::Decided(Told::Found(found)) = self.read(key).await {
+            let (attempt, _) = self.read(key, ReadLevel::Linearizable).await;
+            if let Attempt::Decided(Told::Found(found)) = attempt {
                 return Ok(found);
             }
             sleep(Duration::from_millis(100)).await;
         }
-        Err(format!("no linearizable read of {} within {SETTLE:?} of the end", String::from_utf8_lossy(key)))
+        Err(format!("no linearizable read of {key} within {SETTLE:?} of the end"))
     }
 
-    fn wish(&mut self) -> (Bytes, Asked) {
-        let value = Bytes::from(format!("c{}-{}", self.id, self.sequence));
-        let register = Bytes::from(format!("r{}", self.chance.within(0..4)));
-        let counter = Bytes::from(format!("n{}", self.chance.within(0..2)));
-        match (self.chance.within(0..10), self.seen.take()) {
-            (0..=2, _) => (register, Asked::Put(value)),
-            (3..=5, _) => (counter, Asked::Increment),
-            (6..=7, Some((key, version))) => (key, Asked::Swap(version, value)),
-            (6, None) => (counter, Asked::Read),
-            _ => (register, Asked::Read),
+    /// The keyspace of this phase, mostly; one that is being dropped is left alone.
+    fn keyspace(&mut self) -> Option<KeyspaceId> {
+        let (node, _) = self.desk.network.node(self.favourite).or_else(|| {
+            self.wander();
+            self.desk.network.node(self.favourite)
+        })?;
+        let map = node.map();
+        let there: Vec<KeyspaceId> =
+            map.keyspaces.keys().copied().filter(|keyspace| !self.desk.is_leaving(*keyspace)).collect();
+        if there.is_empty() {
+            return None;
+        }
+        let phase = self.desk.began.elapsed().as_millis() as u64 / self.desk.drawn.phase_ms;
+        let at = if self.chance.hits(950) { phase * 7 } else { self.chance.any() >> 8 };
+        Some(there[at as usize % there.len()])
+    }
+
+    /// Now and then a session is handed to somebody else, or begins anew.
+    fn change_sessions(&mut self, keyspace: KeyspaceId) {
+        match self.chance.within(0..40) {
+            0 => {
+                self.sessions.remove(&keyspace);
+            }
+            1 => {
+                let mine = self.sessions.get(&keyspace).cloned();
+                *self.desk.handed_on.lock() = mine.map(|session| (keyspace, session));
+            }
+            2 => {
+                if let Some((keyspace, session)) = self.desk.handed_on.lock().take() {
+                    self.sessions.insert(keyspace, session);
+                }
+            }
+            _ => {}
         }
     }
 
-    async fn perform(&mut self, key: Bytes, asked: Asked) {
-        let invoked = self.desk.moment();
+    fn wish(&mut self, keyspace: KeyspaceId) -> (Key, Asked) {
+        let value = Bytes::from(format!("c{}-{}", self.id, self.sequence));
+        let letter = *self.chance.pick(&LETTERS);
+        let key = |name: String| Key { keyspace, name: Bytes::from(name) };
+        let register = key(format!("{letter}-r{}", self.chance.within(0..2)));
+        let counter = key(format!("{letter}-n0"));
+        let (bound_ms, lent) = (self.chance.within(1..2_500), self.chance.within(0..3));
+        let level = match self.chance.within(0..10) {
+            0..=4 => ReadLevel::Linearizable,
+            5..=6 => ReadLevel::Session,
+            7..=8 => ReadLevel::Bounded(Duration::from_millis(bound_ms)),
+            _ => ReadLevel::Local,
+        };
+        match (self.chance.within(0..20), self.seen.take()) {
+            (0..=4, _) => (register, Asked::Put(value)),
+            (5, _) => (key(format!("{letter}-t{lent}")), Asked::Lend(value)),
+            (6..=9, _) => (counter, Asked::Increment),
+            (10..=12, Some((key, version))) if key.keyspace == keyspace => (key, Asked::Swap(version, value)),
+            (10, _) => (counter, Asked::Read(level)),
+            _ => (register, Asked::Read(level)),
+        }
+    }
+
+    async fn perform(&mut self, key: Key, asked: Asked) {
+        let (mut invoked, mut began_at) = (self.desk.moment(), self.desk.began.elapsed());
         let mut patience = self.chance.millis(1_000..20_000);
         let began = Instant::now();
         self.sequence += 1;
         self.first_sent = Stamp::default();
-        self.desk.audit.event(format_args!("client {} asks {asked:?} of {key:?}", self.id));
-        let mut perhaps = false;
+        self.desk.audit.event(format_args!("client {} asks {asked:?} of {key}", self.id));
+        let (mut perhaps, mut within, mut floor) = (false, None, None);
         let told = loop {
             let attempt = match &asked {
-                Asked::Read => self.read(&key).await,
+                Asked::Read(level) => {
+                    // An attempt of a read that comes to nothing has not happened: each is an operation of its own.
+                    (invoked, began_at) = (self.desk.moment(), self.desk.began.elapsed());
+                    floor = self.floor(&key).filter(|_| *level == ReadLevel::Session);
+                    let (attempt, age) = self.read(&key, *level).await;
+                    within = age;
+                    attempt
+                }
                 write => self.write(&key, write).await,
             };
             match attempt {
@@ -152,165 +267,47 @@ impl Client {
                 // From here on giving up is a violation, not impatience.
                 patience = self.desk.until.duration_since(began) + SETTLE;
             }
-            if began.elapsed() >= patience {
+            if began.elapsed() >= patience || self.desk.is_leaving(key.keyspace) {
                 self.complain_if_over(&key, &asked);
                 break if perhaps { Told::Unknown } else { Told::NotDone };
             }
             sleep(self.chance.millis(10..120)).await;
         };
-        if let (Asked::Read, Told::Found(found)) = (&asked, &told)
-            && key.starts_with(b"r")
+        if let (Asked::Read(_), Told::Found(found)) = (&asked, &told)
+            && key.name.get(2) == Some(&b'r')
         {
             self.seen = Some((key.clone(), found.as_ref().map(|(version, _)| *version)));
         }
         self.desk.audit.event(format_args!("client {} is told {told:?}", self.id));
-        let completed = self.desk.moment();
-        self.desk.history.lock().push(Record { client: self.id, key, asked, invoked, completed, told });
-    }
-
-    fn complain_if_over(&self, key: &Bytes, asked: &Asked) {
-        if Instant::now() >= self.desk.until + SETTLE {
-            let sentence = format!("client {} got no outcome of {asked:?} of {key:?} within {SETTLE:?}", self.id);
-            self.desk.violations.lock().push(sentence);
+        let (completed, at) = (self.desk.moment(), (began_at, self.desk.began.elapsed()));
+        let record = Record { client: self.id, key, asked, invoked, completed, at, told, within, floor };
+        self.see(&record);
+        // What is lent goes away by itself: its versions prove nothing.
+        if !matches!(record.asked, Asked::Lend(_)) {
+            self.desk.history.lock().push(record);
         }
     }
 
-    async fn write(&mut self, key: &Bytes, asked: &Asked) -> Attempt {
-        let put = |value: &Bytes, condition| Operation::Put {
-            key: key.clone(),
-            value: value.clone(),
-            ttl_ms: None,
-            condition,
-            return_previous: false,
+    /// The newest version of a key that this session has seen.
+    fn floor(&self, key: &Key) -> Option<Version> {
+        self.sessions.get(&key.keyspace)?.seen.get(&key.name).copied()
+    }
+
+    fn see(&mut self, record: &Record) {
+        let (Some(version), Some(session)) = (record.proves(), self.sessions.get_mut(&record.key.keyspace)) else {
+            return;
         };
-        let operation = match asked {
-            Asked::Put(value) => put(value, Condition::Always),
-            Asked::Swap(None, value) => put(value, Condition::Absent),
-            Asked::Swap(Some(version), value) => put(value, Condition::Version(*version)),
-            Asked::Increment => Operation::Increment { key: key.clone(), delta: 1, return_previous: false },
-            Asked::Read => unreachable!("reads are not written"),
-        };
-        let Some((node, life, stamp)) = self.reach().await else { return Attempt::Nothing };
-        if self.first_sent == Stamp::default() {
-            self.first_sent = stamp;
-        }
-        let request = RequestId {
-            client: u128::from(self.id),
-            sequence: self.sequence,
-            first_sent: self.first_sent,
-            lowest_unanswered: self.sequence,
-        };
-        let command = WriteCommand { request: Some(request), operations: vec![operation] };
-        let context = RequestContext { timeout: ATTEMPT, stamp, ..RequestContext::default() };
-        if self.chance.hits(10) {
-            // Lost on the way there; the client cannot know.
-            return Attempt::Perhaps;
-        }
-        let replicator = node.replicator(SHARD).expect("every node holds the shard");
-        let outcome = tokio::select! {
-            biased;
-            () = life.ended() => return Attempt::Perhaps,
-            outcome = replicator.write(command, context) => outcome,
-        };
-        if self.chance.hits(10) {
-            // Lost on the way back.
-            return Attempt::Perhaps;
-        }
-        match outcome {
-            Ok(written) => self.told(written),
-            Err(error) => {
-                self.note_write_error(&error);
-                if matches!(error, WriteError::RequestIdExpired { .. }) {
-                    return Attempt::Forgotten;
-                }
-                match error.effect() {
-                    Effect::None => Attempt::Nothing,
-                    Effect::Unknown => Attempt::Perhaps,
-                }
-            }
+        let newest = session.seen.entry(record.key.name.clone()).or_insert(version);
+        *newest = (*newest).max(version);
+    }
+
+    fn complain_if_over(&self, key: &Key, asked: &Asked) {
+        if Instant::now() >= self.desk.until + SETTLE && !self.desk.is_leaving(key.keyspace) {
+            self.desk.complain(format!("client {} got no outcome of {asked:?} of {key} within {SETTLE:?}", self.id));
         }
     }
 
-    fn told(&mut self, written: Written) -> Attempt {
-        self.adopt(written.receipt.stamp);
-        match written.outcome {
-            Outcome::Written { applied: false, .. } => Attempt::Decided(Told::Failed),
-            Outcome::Written { results, .. } => {
-                let result = results.into_iter().next().expect("one operation, one result");
-                let version = result.version.expect("an applied write has a version");
-                Attempt::Decided(Told::Applied(version, result.number))
-            }
-            Outcome::RequestIdExpired { .. } => Attempt::Forgotten,
-            other => {
-                self.desk.violations.lock().push(format!("a write was answered with {other:?}"));
-                Attempt::Forgotten
-            }
-        }
-    }
-
-    async fn read(&mut self, key: &Bytes) -> Attempt {
-        let Some((node, life, stamp)) = self.reach().await else { return Attempt::Nothing };
-        let context = RequestContext { timeout: ATTEMPT, stamp, ..RequestContext::default() };
-        let replicator = node.replicator(SHARD).expect("every node holds the shard");
-        let outcome = tokio::select! {
-            biased;
-            () = life.ended() => return Attempt::Nothing,
-            outcome = replicator.get(key.clone(), ReadLevel::Linearizable, context) => outcome,
-        };
-        match outcome {
-            Ok(found) => {
-                self.adopt(found.receipt.stamp);
-                let entry = found.entry.and_then(|entry| Some((entry.version, entry.value?)));
-                Attempt::Decided(Told::Found(entry))
-            }
-            Err(error) => {
-                self.desk.audit.event(format_args!("client {} read error: {error}", self.id));
-                match error {
-                    ReadError::NotLeader { leader: Some(hint), .. } => self.favourite = hint.node,
-                    _ => self.wander(),
-                }
-                Attempt::Nothing
-            }
-        }
-    }
-
-    /// The favourite node, if it is up and takes the client's stamp, as its door would. A stamp that is refused came
-    /// from a node with a wrong clock: the client shakes hands again.
-    async fn reach(&mut self) -> Option<(Arc<Node>, Life, Stamp)> {
-        sleep(self.chance.millis(0..3)).await;
-        let reached = self.desk.network.node(self.favourite).filter(|(node, _)| node.replicator(SHARD).is_some());
-        let Some((node, life)) = reached else {
-            self.wander();
-            return None;
-        };
-        let (given, at) = *self.stamp.get_or_insert_with(|| (node.stamp(), Instant::now()));
-        let stamp = Stamp(given.0 + Stamp::from_ms(at.elapsed().as_millis() as u64).0);
-        if node.observe(stamp).is_err() {
-            self.desk.audit.event(format_args!("client {} is refused for its stamp {stamp}", self.id));
-            self.stamp = None;
-            return None;
-        }
-        Some((node, life, stamp))
-    }
-
-    fn note_write_error(&mut self, error: &WriteError) {
-        self.desk.audit.event(format_args!("client {} write error: {error}", self.id));
-        match error {
-            WriteError::NotLeader { leader: Some(hint), .. } => self.favourite = hint.node,
-            _ => self.wander(),
-        }
-    }
-
-    fn wander(&mut self) {
+    pub(super) fn wander(&mut self) {
         self.favourite = *self.chance.pick(&self.desk.nodes);
-    }
-
-    fn adopt(&mut self, stamp: Stamp) {
-        let is_newer = self
-            .stamp
-            .is_none_or(|(given, at)| stamp > Stamp(given.0 + Stamp::from_ms(at.elapsed().as_millis() as u64).0));
-        if is_newer {
-            self.stamp = Some((stamp, Instant::now()));
-        }
     }
 }

@@ -1,0 +1,99 @@
+//! Draw: what kind of world a seed gets, before anything happens in it.
+//!
+//! **Invariant.** A function of the seed, told with every run.
+
+use super::chance::Chance;
+use bytes::Bytes;
+use kvorum_api::Sharding;
+use kvorum_consensus::metadata::KeyspaceWish;
+use kvorum_storage::command::Images;
+use std::{fmt, time::Duration};
+
+/// First letters of keys: a range keyspace is cut between them.
+pub const LETTERS: [char; 3] = ['b', 'm', 't'];
+
+/// Where a range keyspace may be cut.
+const POINTS: [&str; 2] = ["h", "p"];
+
+/// What was drawn.
+#[derive(Clone, Debug)]
+pub struct Drawn {
+    /// Bytes of log kept: little, so that logs are purged and snapshots travel, or much.
+    pub log_bytes: u64,
+    /// After how much silence a group closes; 0 = never.
+    pub idle_close_after: Duration,
+    /// The first keyspaces.
+    pub keyspaces: Vec<(String, KeyspaceWish)>,
+    /// How long a client thinks between two requests, milliseconds, at most.
+    pub thinks_ms: u64,
+    /// For how long all clients keep to one keyspace, milliseconds.
+    pub phase_ms: u64,
+}
+
+impl Drawn {
+    /// What `seed` draws.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let mut chance = Chance::new(seed, "drawn");
+        let cuts = chance.within(0..1 + POINTS.len() as u64) as usize;
+        let flights = KeyspaceWish {
+            split_at: POINTS[..cuts].iter().map(|point| Bytes::from_static(point.as_bytes())).collect(),
+            ..details(&mut chance)
+        };
+        let orders = hashed(&mut chance);
+        Drawn {
+            log_bytes: *chance.pick(&[16 << 10, 64 << 10, 1 << 20]),
+            idle_close_after: Duration::from_millis(*chance.pick(&[600, 1_000, 2_000, 4_000, 0])),
+            keyspaces: vec![("flights".to_owned(), flights), ("orders".to_owned(), orders)],
+            thinks_ms: *chance.pick(&[60, 60, 300, 1_500]),
+            phase_ms: *chance.pick(&[2_000, 4_000, 8_000]),
+        }
+    }
+}
+
+impl fmt::Display for Drawn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes of log, groups close after {:?}", self.log_bytes, self.idle_close_after)?;
+        write!(f, ", clients think {} ms and stay {} ms", self.thinks_ms, self.phase_ms)?;
+        for (name, wish) in &self.keyspaces {
+            let shards = wish.shards.unwrap_or(wish.split_at.len() as u32 + 1);
+            let leases = if wish.has_leases == Some(true) { " with leases" } else { "" };
+            write!(f, ", {name}: {} of {shards}{leases}", wish.sharding.unwrap_or(Sharding::Range))?;
+        }
+        Ok(())
+    }
+}
+
+/// A keyspace sharded by hash.
+pub fn hashed(chance: &mut Chance) -> KeyspaceWish {
+    let shards = Some(chance.within(2..5) as u32);
+    KeyspaceWish { sharding: Some(Sharding::Hash), shards, ..details(chance) }
+}
+
+/// A keyspace with one shard.
+pub fn whole(chance: &mut Chance) -> KeyspaceWish {
+    details(chance)
+}
+
+fn details(chance: &mut Chance) -> KeyspaceWish {
+    KeyspaceWish {
+        images: chance.hits(500).then_some(Images::NewAndOld),
+        has_leases: Some(chance.hits(500)),
+        ..KeyspaceWish::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_draw_different_worlds_and_always_the_same() {
+        let drawn: Vec<String> = (0..40).map(|seed| Drawn::new(seed).to_string()).collect();
+        let again: Vec<String> = (0..40).map(|seed| Drawn::new(seed).to_string()).collect();
+        assert_eq!(drawn, again);
+        for word in ["of 1", "of 2", "of 3", "of 4", "leases", "close after 0ns", "16384 bytes"] {
+            assert!(drawn.iter().any(|drawn| drawn.contains(word)), "no world with {word:?}");
+        }
+    }
+}

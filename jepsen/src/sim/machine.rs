@@ -1,0 +1,100 @@
+//! Machine: what of a node outlives its processes, and one process on it.
+//!
+//! **Invariant.** A machine hands a new process only what an earlier one was told is kept; the copy of the map may be older,
+//! or gone.
+
+use super::{
+    chance::Chance,
+    clock::SimClock,
+    disk::{SimDisk, SlowJournal},
+    network::Life,
+};
+use kvorum_api::{ClusterId, NodeId, StartCount};
+use kvorum_consensus::{
+    Node, NodeConfig,
+    metadata::{ClusterMap, Founding, NodeRow},
+    node::{Budget, Timing},
+};
+use std::{collections::BTreeMap, sync::Arc};
+use tokio::time::Instant;
+
+/// Copies of the map that a machine remembers.
+const MAPS_KEPT: usize = 20;
+
+/// One machine: it outlives its node's processes.
+pub struct Machine {
+    /// Its clock.
+    pub clock: SimClock,
+    /// Its disk.
+    pub disk: SimDisk,
+    /// The node on it, while it lives.
+    pub running: Option<Running>,
+    /// Copies of the map, the oldest first.
+    maps: Vec<Arc<ClusterMap>>,
+}
+
+/// One life of a node.
+pub struct Running {
+    /// The node.
+    pub node: Arc<Node>,
+    /// Whether it goes on.
+    pub life: Life,
+    /// Its journal.
+    pub journal: Arc<SlowJournal>,
+}
+
+impl Machine {
+    /// A machine nobody has run on.
+    pub fn new(began: Instant) -> Self {
+        Machine { clock: SimClock::new(began), disk: SimDisk::new(), running: None, maps: Vec::new() }
+    }
+
+    /// Keeps a copy of the map if it is another one than the last.
+    pub fn keep_map(&mut self, map: &Arc<ClusterMap>) {
+        let is_other = self.maps.last().is_none_or(|last| last.revision != map.revision);
+        if map.is_founded() && is_other {
+            self.maps.push(Arc::clone(map));
+            let surplus = self.maps.len().saturating_sub(MAPS_KEPT);
+            self.maps.drain(..surplus);
+        }
+    }
+
+    /// The copy that a new life finds: mostly the last one, sometimes an older one, sometimes none.
+    pub fn kept_map(&mut self, chance: &mut Chance) -> Option<ClusterMap> {
+        let (fate, draw) = (chance.within(0..10), chance.any() as usize);
+        let survived = match fate {
+            0 => 0,
+            1..=3 => draw % (self.maps.len() + 1),
+            _ => self.maps.len(),
+        };
+        self.maps.truncate(survived);
+        self.maps.last().map(|map| ClusterMap::clone(map))
+    }
+}
+
+/// What a new life of a node is told.
+pub fn node_config(node: NodeId, start: StartCount, boot_nonce: u64, founding: Founding) -> NodeConfig {
+    NodeConfig {
+        cluster: ClusterId(*b"simulated world."),
+        node,
+        start,
+        boot_nonce,
+        founding,
+        map: None,
+        nodes: BTreeMap::new(),
+        shards: Vec::new(),
+        timing: Timing::default(),
+        budget: Budget::default(),
+    }
+}
+
+/// Where the founders are.
+pub fn node_row(node: NodeId) -> NodeRow {
+    NodeRow {
+        node,
+        client: format!("node-{node}:1"),
+        peer: format!("node-{node}:2"),
+        zone: String::new(),
+        directory: 0,
+    }
+}

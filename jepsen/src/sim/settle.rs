@@ -1,0 +1,130 @@
+//! Settle: what must be true once the world is whole again.
+//!
+//! ```text
+//!   one map everywhere ─▶ every shard takes a write ─▶ every key is read ─▶ the history is judged ─▶ replicas agree
+//! ```
+//!
+//! **Invariant.** Everything here ends within a bound of simulated time, or is a violation.
+
+use super::{
+    history::{Finally, Key, violations},
+    observe::positions,
+    steward::Grave,
+    workload::{Client, Desk},
+    world::{CLIENTS, PATIENCE, World},
+};
+use kvorum_api::{NodeId, ShardId};
+use kvorum_consensus::{
+    RequestContext,
+    metadata::{ClusterMap, METADATA_SHARD},
+};
+use kvorum_storage::{Condition, Operation, WriteCommand};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+/// How long a write through a handle to what was dropped may take to be refused.
+const GRAVE_PATIENCE: Duration = Duration::from_secs(2);
+
+impl World {
+    /// Judges everything.
+    pub(super) async fn settle(&mut self, desk: &Desk) {
+        if !self.wait_until(PATIENCE, World::has_one_map).await {
+            let maps = self.running().map(|(id, node)| {
+                let held: Vec<ShardId> = positions(node).into_keys().collect();
+                format!("node {id} is at revision {} and holds shards {held:?}", node.map().revision)
+            });
+            self.complain(format!(
+                "nodes do not agree on the map within {PATIENCE:?}: {}",
+                maps.collect::<Vec<_>>().join("; ")
+            ));
+        }
+        let Some(map) = self.observer.newest_map().cloned() else { return };
+        for violation in desk.ledger.lock().violations(&map, &self.observer.names) {
+            self.complain(violation);
+        }
+        let mut last = Client::new(CLIENTS + 1, self.seed, desk.clone());
+        desk.ledger.lock().leaving.retain(|keyspace| !map.keyspaces.contains_key(keyspace));
+        last.touch_every_shard(&map).await;
+        let finally = self.read_everything(desk, &map, &mut last).await;
+        let found = violations(&desk.history.lock(), &finally);
+        for violation in found {
+            self.complain(violation);
+        }
+        if !self.wait_until(PATIENCE, World::agrees).await {
+            let stands: Vec<String> = self.running().map(|(id, node)| format!("{id}: {:?}", positions(node))).collect();
+            self.complain(format!("replicas do not agree within {PATIENCE:?}: {}", stands.join(", ")));
+        }
+        self.visit_graves(desk, &map).await;
+    }
+
+    async fn read_everything(&mut self, desk: &Desk, map: &ClusterMap, reader: &mut Client) -> Finally {
+        let keys: BTreeSet<Key> = desk.history.lock().iter().map(|record| record.key.clone()).collect();
+        let mut finally = Finally::new();
+        for key in keys.into_iter().filter(|key| map.keyspaces.contains_key(&key.keyspace)) {
+            self.look();
+            match reader.read_finally(&key).await {
+                Ok(found) => {
+                    finally.insert(key, found);
+                }
+                Err(why) => {
+                    self.complain(why);
+                    break;
+                }
+            }
+        }
+        finally
+    }
+
+    /// Nothing is written through handles to replicas of shards that were dropped.
+    async fn visit_graves(&mut self, desk: &Desk, map: &ClusterMap) {
+        let graves = std::mem::take(&mut desk.ledger.lock().graves);
+        let is_real = |grave: &Grave| grave.life.goes_on() && !map.keyspaces.contains_key(&grave.keyspace);
+        for Grave { node, keyspace, replica, .. } in graves.into_iter().filter(is_real) {
+            let operation = Operation::Put {
+                key: bytes::Bytes::from_static(b"late"),
+                value: bytes::Bytes::new(),
+                ttl_ms: None,
+                condition: Condition::Always,
+                return_previous: false,
+            };
+            let command = WriteCommand { request: None, operations: vec![operation] };
+            let context = RequestContext { timeout: GRAVE_PATIENCE, ..RequestContext::default() };
+            if let Ok(written) = replica.write(command, context).await {
+                self.complain(format!("node {node} wrote to keyspace {keyspace}, which was dropped: {written:?}"));
+            }
+        }
+    }
+
+    /// Whether all nodes run, have the same map, and hold what it places on them and nothing else.
+    fn has_one_map(&self) -> bool {
+        let maps: Vec<(NodeId, Arc<ClusterMap>, BTreeSet<ShardId>)> =
+            self.running().map(|(id, node)| (id, node.map(), positions(node).into_keys().collect())).collect();
+        maps.len() == self.machines.len()
+            && maps.iter().all(|(id, map, held)| {
+                map.revision == maps[0].1.revision && *held == placed_on(map, *id).collect::<BTreeSet<_>>()
+            })
+    }
+
+    /// Whether the replicas of every shard stand at one position with one hash, behind nothing that was decided.
+    fn agrees(&self) -> bool {
+        let mut stands: BTreeMap<ShardId, BTreeSet<_>> = BTreeMap::new();
+        for (_, node) in self.running() {
+            for (shard, stand) in positions(node) {
+                stands.entry(shard).or_default().insert(stand);
+            }
+        }
+        stands.iter().all(|(shard, stands)| match stands.first() {
+            Some(Some((position, _))) => stands.len() == 1 && position.index >= self.observer.decided(*shard),
+            Some(None) | None => false,
+        })
+    }
+}
+
+/// The shards that a map places on a node, the metadata included.
+fn placed_on(map: &ClusterMap, node: NodeId) -> impl Iterator<Item = ShardId> {
+    let placed = map.shards.keys().copied().filter(move |shard| map.replica_on(*shard, node).is_some());
+    std::iter::once(METADATA_SHARD).chain(placed)
+}
