@@ -78,6 +78,8 @@ pub struct Replica {
     used: Mutex<Instant>,
     /// Whether it was opened to be led from here, and nobody is known to lead yet.
     pub(super) is_awaiting_leader: AtomicBool,
+    /// Since when it has sent those who need the leader elsewhere, without having been opened.
+    sent_away: Mutex<Option<Instant>>,
     /// Whether it may take part for the rest of this life: it is not pristine any more.
     is_settled: AtomicBool,
     /// Why it is gone.
@@ -116,6 +118,7 @@ impl Replica {
             open: ArcSwapOption::empty(),
             used: Mutex::new(Instant::now()),
             is_awaiting_leader: AtomicBool::new(false),
+            sent_away: Mutex::default(),
             is_settled: AtomicBool::new(false),
             ended: OnceLock::new(),
         }))
@@ -212,6 +215,14 @@ impl Replica {
         who_opens(&self.record(), self.recorded_leader(), self.shared.me())
     }
 
+    /// Whether those who need the leader have been sent elsewhere for longer than it takes to hear of a leader. A leader
+    /// that opens the group speaks to this replica, which opens it: so the node that the record names does not lead, and
+    /// may even name this one.
+    pub(super) fn sends_away_in_vain(&self) -> bool {
+        let mut since = self.sent_away.lock();
+        since.get_or_insert_with(Instant::now).elapsed() > self.shared.timing.election_max
+    }
+
     /// A client needs it.
     pub(crate) fn touch(&self) {
         *self.used.lock() = Instant::now();
@@ -273,6 +284,7 @@ impl Replica {
         let group = Group::open_on(context, self.shard.clone(), opening).await.map_err(|error| error.to_string())?;
         tracing::debug!(shard = %self.shard_id(), ?how, "opened");
         self.touch();
+        *self.sent_away.lock() = None;
         self.is_awaiting_leader.store(matches!(how, How::Lead | How::Stand), Ordering::Release);
         self.open.store(Some(group.clone()));
         shared.open.lock().insert(self.group_id(), self.clone());

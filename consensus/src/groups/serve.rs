@@ -79,6 +79,7 @@ impl Replica {
     async fn open_for(&self, need: Need) -> Result<Arc<Group>, Unreached> {
         let how = match (self.opener(), need) {
             (Opener::Here(how), _) => how,
+            (Opener::Elsewhere(_), Need::Leader) if self.sends_away_in_vain() => How::Stand,
             (Opener::Elsewhere(node), Need::Leader) => return Err(Unreached::Elsewhere(self.shared.hint(node))),
             (Opener::Elsewhere(node), Need::Member) => {
                 self.ask_to_open(node).await;
