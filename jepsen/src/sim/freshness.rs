@@ -24,10 +24,16 @@ fn sessions_never_go_back(records: &[&Record], found: &mut Vec<String>) {
     }
 }
 
-/// Whatever says how old it may be at most must hold everything that was known before.
+/// Whatever says how old it may be at most must hold everything that was acknowledged before (rule R2). What a session or
+/// a local read has shown need not be acknowledged yet: a follower may apply a write before the leader does.
 fn bounds_are_kept(records: &[&Record], found: &mut Vec<String>) {
+    let is_acknowledged = |record: &&&Record| match record.asked {
+        Asked::Read(level) => level == ReadLevel::Linearizable,
+        _ => true,
+    };
+    let acknowledged = records.iter().filter(is_acknowledged);
     let mut proofs: Vec<(&Record, Version)> =
-        records.iter().filter_map(|record| Some((*record, record.proves()?))).collect();
+        acknowledged.filter_map(|record| Some((*record, record.proves()?))).collect();
     proofs.sort_by_key(|(record, _)| record.at.1);
     // The newest version that anybody knew of at each moment.
     let mut newest: Vec<(&Record, Version)> = Vec::new();
