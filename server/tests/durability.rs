@@ -102,7 +102,7 @@ async fn converged(cluster: &Cluster) {
         let mut seen = BTreeMap::new();
         for node in &cluster.nodes {
             let status = node.try_status().await?;
-            let replica = &status.replicas[0];
+            let replica = cluster::first(&status).unwrap();
             seen.insert(node.id, (replica.applied_index, replica.rolling_hash.clone()));
         }
         let first = seen.values().next()?.0;
@@ -342,7 +342,7 @@ async fn a_node_that_was_away_too_long_rejoins_through_a_snapshot_also_when_kill
     let accounts = writers.join_all().await;
     converged(&cluster).await;
     let status = cluster.node(3).status().await;
-    assert!(status.replicas[0].applied_index > purged);
+    assert!(cluster::first(&status).unwrap().applied_index > purged);
     assert!(accounts[0].acknowledged.len() >= 20);
     let last = cluster.node(3).kv().get(calls::get_at(format!("row {:05}", ROWS - 1), Kind::Local)).await.unwrap();
     assert_eq!(last.into_inner().entry.map(|entry| entry.value.len()), Some(ROW_BYTES));
@@ -374,9 +374,9 @@ async fn with_little_log() -> Cluster {
 
 /// Writes every row while node 3 is away, until a log that was kept for it is gone; gives how far it is gone.
 async fn write_until_purged(cluster: &Cluster) -> u64 {
-    let purged_of = |status: proto::NodeStatusReply| status.replicas[0].purged_index;
+    let purged_of = |status: proto::NodeStatusReply| cluster::first(&status).unwrap().purged_index;
     let leader = cluster.leader().await;
-    let last_log = cluster.nodes[leader as usize - 1].status().await.replicas[0].last_log_index;
+    let last_log = cluster::first(&cluster.nodes[leader as usize - 1].status().await).unwrap().last_log_index;
     let client = Client::new(cluster.endpoints(), Options::default()).unwrap();
     let keyspace = client.keyspace("default").with_timeout(PATIENCE);
     let value = vec![b'v'; ROW_BYTES];

@@ -31,7 +31,7 @@ async fn caught_up(cluster: &Cluster, id: u64) {
     until("the node to catch up", || async {
         let mut applied = Vec::new();
         for node in &cluster.nodes {
-            applied.push((node.id, node.try_status().await?.replicas[0].applied_index));
+            applied.push((node.id, cluster::first(&node.try_status().await?)?.applied_index));
         }
         let highest = applied.iter().map(|(_, index)| *index).max();
         applied.iter().any(|(node, index)| *node == id && Some(*index) == highest).then_some(())
@@ -164,7 +164,7 @@ async fn a_clock_ten_seconds_ahead_is_suspect_and_never_leads() {
     assert!(status.clock_offset_ms.is_some_and(|offset| (9_000..=11_000).contains(&offset)), "{status:?}");
     until("another leader", || async {
         let status = cluster.nodes[2].try_status().await?;
-        (status.replicas[0].leader_node.is_some() && status.replicas[0].role != "leader").then_some(())
+        (cluster::first(&status)?.leader_node.is_some() && cluster::first(&status)?.role != "leader").then_some(())
     })
     .await;
     let refused = cluster.node(3).kv().put(calls::put("k", "v")).await.unwrap_err();
@@ -190,7 +190,7 @@ async fn caught_up_of_two(cluster: &Cluster, without: u64) {
     until("the suspect to store what was decided", || async {
         let mut hashes = Vec::new();
         for node in cluster.nodes.iter().filter(|node| node.id != without) {
-            hashes.push(node.try_status().await?.replicas[0].rolling_hash.clone());
+            hashes.push(cluster::first(&node.try_status().await?)?.rolling_hash.clone());
         }
         (hashes[0] == hashes[1]).then_some(())
     })
@@ -213,7 +213,7 @@ async fn a_full_node_of_three_does_not_stop_the_others_and_comes_back() {
     fs::write(file(leader), "1000").unwrap();
     let next = until("another leader", || async {
         for node in cluster.nodes.iter().filter(|node| node.id != leader) {
-            if node.try_status().await?.replicas[0].role == "leader" {
+            if cluster::first(&node.try_status().await?)?.role == "leader" {
                 return Some(node.id);
             }
         }

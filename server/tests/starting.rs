@@ -236,12 +236,12 @@ async fn an_orderly_stop_ends_with_success_and_loses_nothing() {
 async fn a_stopping_leader_hands_leadership_on() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
-    let term = cluster.node(leader).status().await.replicas[0].term;
+    let term = cluster::first(&cluster.node(leader).status().await).unwrap().term;
     assert!(cluster.node(leader).stop().await.success(), "{}", cluster.node(leader).log_tail());
     let next = cluster.leader().await;
     assert_ne!(next, leader);
     let status = cluster.node(next).status().await;
-    assert_eq!(status.replicas[0].term, term + 1, "handed over: one election, not a search");
+    assert_eq!(cluster::first(&status).unwrap().term, term + 1, "handed over: one election, not a search");
     cluster.node(next).kv().put(calls::put("k", "v")).await.unwrap();
 }
 

@@ -78,6 +78,8 @@ pub struct Kvd {
     pub directory: PathBuf,
     /// More flags for its process.
     pub flags: Vec<String>,
+    /// After which idle shards are closed: never, so that a test that looks for a leader finds one.
+    pub idle_close_after: &'static str,
     child: Option<Child>,
 }
 
@@ -85,7 +87,14 @@ impl Kvd {
     /// A node that lives under `directory` and does not run yet.
     pub fn new(id: u64, directory: &Path) -> Kvd {
         fs::create_dir_all(directory).unwrap();
-        Kvd { id, ports: Ports::free(), directory: directory.to_owned(), flags: Vec::new(), child: None }
+        Kvd {
+            id,
+            ports: Ports::free(),
+            directory: directory.to_owned(),
+            flags: Vec::new(),
+            idle_close_after: "0s",
+            child: None,
+        }
     }
 
     /// Its data directory.
@@ -113,6 +122,7 @@ impl Kvd {
         let log = File::options().create(true).append(true).open(self.directory.join("kvd.log")).unwrap();
         let mut command = kvd();
         command.arg("--config").arg(self.directory.join("node.toml")).args(&self.flags);
+        command.env("KV__RAFT__IDLE_CLOSE_AFTER", self.idle_close_after);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.child = Some(command.spawn().unwrap());
     }
@@ -334,12 +344,12 @@ impl Cluster {
         self.nodes.iter().map(Kvd::address).collect()
     }
 
-    /// Waits until the nodes that answer agree on a leader that says so itself, and gives its id.
+    /// Waits until a node says that it leads the first shard of data, and gives its id.
     pub async fn leader(&self) -> u64 {
         until("a leader", || async {
             for node in &self.nodes {
                 let status = node.try_status().await;
-                if status.is_some_and(|status| status.replicas.iter().any(|replica| replica.role == "leader")) {
+                if status.is_some_and(|status| first(&status).is_some_and(|replica| replica.role == "leader")) {
                     return Some(node.id);
                 }
             }
@@ -347,6 +357,11 @@ impl Cluster {
         })
         .await
     }
+}
+
+/// A node's replica of the first shard of data, if it holds one: shard 0 is the metadata.
+pub fn first(status: &proto::NodeStatusReply) -> Option<&proto::ReplicaStatus> {
+    status.replicas.iter().find(|replica| replica.shard == 1)
 }
 
 /// Configuration that suits a machine with many test nodes: small segments, quick elections.
