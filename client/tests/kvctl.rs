@@ -299,7 +299,9 @@ fn cluster_status_shows_every_node() {
 fn help_completions_and_version_need_no_cluster() {
     let mut fake = Fake::start(1);
     fake.stop_all();
-    assert!(kvctl(&fake, &["completions", "bash"]).out.contains("_kvctl"));
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(kvctl(&fake, &["completions", shell]).out.contains("kvctl"), "{shell}");
+    }
     assert!(kvctl(&fake, &["version"]).out.starts_with("kvctl "));
     assert_eq!(kvctl(&fake, &["version", "-o", "json"]).json()["name"], json!("kvctl"));
     let help = kvctl(&fake, &["--help"]);
@@ -424,4 +426,108 @@ fn an_import_that_cannot_go_on_says_why_and_how_far_it_came() {
     fake.stop_all();
     assert_eq!(kvctl_with_input(&fake, &args, FLIGHTS.as_bytes()).code, 6);
     assert_eq!(kvctl(&fake, &["import", "/nowhere.csv", "--key", "{a}"]).code, 1);
+}
+
+/// Keys and values of any bytes, through a file, a gzipped file and a pipe.
+#[test]
+fn what_is_exported_is_imported_unchanged() {
+    let (from, to) = (Fake::start(1), Fake::start(1));
+    kvctl_with_input(&from, &["put", "text", "-"], "a\n\"b\"\u{0}ü".as_bytes());
+    kvctl_with_input(&from, &["put", "bytes", "-"], &[0xff, 0x00, b'\n']);
+    let binary = b"{\"key_base64\":\"/wA=\",\"value\":\"\"}\n";
+    assert_eq!(kvctl_with_input(&from, &["import", "-"], binary).code, 0);
+    kvctl(&from, &["put", "fleeting", "v", "--ttl", "1h"]);
+    let exported = kvctl(&from, &["export"]);
+    assert_eq!((exported.code, exported.out.lines().count()), (0, 4), "{}", exported.err);
+    let folder = TempDir::new().unwrap();
+    for name in ["plain.jsonl", "packed.jsonl.gz"] {
+        let path = folder.path().join(name);
+        let path = path.to_str().unwrap();
+        assert_eq!(kvctl(&from, &["export", path, "-o", "json"]).json()["rows"], json!(4));
+        let taken = kvctl(&to, &["import", path]);
+        assert_eq!(taken.code, 0, "{}", taken.err);
+        assert_eq!(kvctl(&to, &["export", "--prefix", "b"]).out, kvctl(&from, &["export", "--prefix", "b"]).out);
+    }
+    let kept = |line: &&str| !line.contains("fleeting");
+    let again = kvctl(&to, &["export"]).out;
+    assert!(again.lines().filter(kept).eq(exported.out.lines().filter(kept)), "{again}");
+    assert!(again.contains("\"fleeting\",\"value\":\"v\",\"expires_ms\":17"), "{again}");
+    // What is over does not come back.
+    let over = b"{\"key\":\"over\",\"value\":\"v\",\"expires_ms\":5}\n";
+    let run = kvctl_with_input(&to, &["import", "-", "-o", "json"], over).json();
+    assert_eq!((&run["expired"], &run["imported"], to.value("over")), (&json!(1), &json!(0), None));
+}
+
+/// A scan that breaks in the middle leaves a note, with which the export goes on.
+#[test]
+fn an_export_that_broke_off_is_gone_on_with() {
+    let fake = Fake::start(1);
+    for key in ["a", "b", "c", "d"] {
+        kvctl(&fake, &["put", key, "v"]);
+    }
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("a.jsonl");
+    let export = ["export", path.to_str().unwrap()];
+    fake.fault(0, Fault::BreakScan);
+    let broken = kvctl(&fake, &export);
+    assert_eq!(broken.code, 6, "{}", broken.err);
+    assert!(broken.err.contains("--resume"), "{}", broken.err);
+    let again = kvctl(&fake, &export);
+    assert!(again.code == 2 && again.err.contains("--overwrite"), "{}", again.err);
+    let other = kvctl(&fake, &["export", export[1], "--resume", "--from", "b"]);
+    assert!(other.code == 2 && other.err.contains("other bounds"), "{}", other.err);
+    assert_eq!(kvctl(&fake, &["export", export[1], "--resume"]).code, 0);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), kvctl(&fake, &["export"]).out);
+    let whole = kvctl(&fake, &["export", export[1], "--resume"]);
+    assert!(whole.code == 2 && whole.err.contains("is whole"), "{}", whole.err);
+    assert_eq!(kvctl(&fake, &["export", "--resume"]).code, 2);
+}
+
+/// An import that stops goes on behind what is certain; a file that was changed is refused.
+#[test]
+fn an_import_that_stopped_is_gone_on_with() {
+    let fake = Fake::start(1);
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("rows.csv");
+    let rows = |first: u64| (first..3_000).map(|row| format!("{row},{row}\n")).collect::<String>();
+    std::fs::write(&path, format!("id,n\n{}", rows(0))).unwrap();
+    let import = ["import", path.to_str().unwrap(), "--key", "{id}", "--concurrency", "1", "--timeout", "2s"];
+    // The first requests of the import go through, then one is refused for good.
+    fake.world.lock().refuses_batches_after = Some(6);
+    let stopped = kvctl(&fake, &import);
+    assert_eq!(stopped.code, 8, "{}", stopped.err);
+    assert!(stopped.err.contains("1,536 rows have their outcome"), "{}", stopped.err);
+    fake.world.lock().refuses_batches_after = None;
+
+    let resume = [&import[..], &["--resume", "-o", "json"]].concat();
+    let text = std::fs::read(&path).unwrap();
+    std::fs::write(&path, format!("id,n\n9,9\n{}", rows(1).replacen("1,1", "1,0", 1))).unwrap();
+    let changed = kvctl(&fake, &resume);
+    assert!(changed.code == 2 && changed.err.contains("is not what it was"), "{}", changed.err);
+    std::fs::write(&path, [&text[..], b"3000,1\n"].concat()).unwrap();
+    let longer = kvctl(&fake, &resume);
+    assert!(longer.code == 2 && longer.err.contains("another length"), "{}", longer.err);
+    std::fs::write(&path, text).unwrap();
+    let resumed = kvctl(&fake, &resume);
+    assert_eq!((resumed.code, &resumed.json()["imported"]), (0, &json!(3_000 - 1_536)), "{}", resumed.err);
+    assert!((0..3_000).all(|row| fake.value(&row.to_string()).is_some()));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "what is whole has no note");
+}
+
+#[test]
+fn a_session_file_carries_the_token_from_command_to_command() {
+    let fake = Fake::start(3);
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("session");
+    let session = ["--session", file.to_str().unwrap()];
+    assert_eq!(kvctl(&fake, &[&["put", "k", "v"][..], &session].concat()).code, 0);
+    assert_eq!(kvctl(&fake, &[&["get", "k", "--transport", "unary"][..], &session].concat()).code, 0);
+    let seen = fake.seen("get").pop().unwrap();
+    assert!(!seen.token.is_empty() && seen.level.starts_with("Session"), "{seen:?}");
+    assert!(fake.seen("put").pop().unwrap().token.is_empty(), "a write needs no token");
+    std::fs::write(&file, "nonsense").unwrap();
+    let wrong = kvctl(&fake, &[&["get", "k"][..], &session].concat());
+    assert!(wrong.code == 1 && wrong.err.contains("holds no session token"), "{}", wrong.err);
+    let nowhere = kvctl(&fake, &["put", "never", "v", "--session", "/nowhere/at/all"]);
+    assert_eq!((nowhere.code, fake.value("never")), (1, None), "nothing is sent whose token could not be kept");
 }

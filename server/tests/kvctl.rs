@@ -42,6 +42,13 @@ impl Run {
         self
     }
 
+    /// Ended with this code, and said why.
+    #[track_caller]
+    fn code_is(self, code: i32) {
+        assert_eq!((self.code, self.out.as_str()), (code, ""), "{self:?}");
+        assert!(self.err.contains("error: "), "{self:?}");
+    }
+
     /// Wrong in itself (exit code 2), and the sentence names all of `parts`.
     #[track_caller]
     fn refused(self, parts: &[&str]) {
@@ -282,4 +289,133 @@ async fn without_a_majority_the_exit_codes_are_true_and_it_recovers() {
     })
     .await;
     assert_eq!(kvctl(&cluster, &["get", "together"]).await.ok().out, "v\n");
+}
+
+/// A file under the cluster's root, as an argument.
+fn file(cluster: &Cluster, name: &str) -> String {
+    cluster.root().join(name).display().to_string()
+}
+
+#[tokio::test]
+async fn what_is_exported_and_imported_elsewhere_is_exported_the_same() {
+    let cluster = three().await;
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/flights-sample.csv.gz");
+    for name in ["one", "two"] {
+        let created = told(&cluster, &["keyspace", "create", name, "--shard-by", "hash:8"]).await;
+        let shards = created["shards"].as_array().unwrap();
+        assert_eq!(shards.len(), 8, "{created}");
+        assert!(shards.iter().all(|shard| shard["state"] == json!("ready")), "{created}");
+    }
+    let import = ["-k", "one", "import", sample.to_str().unwrap(), "--key", FLIGHT, "--null", "NA"];
+    let rows = told(&cluster, &import).await["imported"].as_u64().unwrap();
+    let binary = cluster.root().join("binary.jsonl");
+    fs::write(&binary, "{\"key_base64\":\"/wA=\",\"value_base64\":\"gA==\"}\n").unwrap();
+    kvctl(&cluster, &["-k", "one", "import", binary.to_str().unwrap()]).await.ok();
+
+    let (first, second) = (file(&cluster, "one.jsonl"), file(&cluster, "two.jsonl"));
+    assert_eq!(told(&cluster, &["-k", "one", "export", &first]).await["rows"], json!(rows + 1));
+    let taken = told(&cluster, &["-k", "two", "import", &first]).await;
+    assert_eq!((&taken["imported"], &taken["rejected"]), (&json!(rows + 1), &json!(0)), "{taken}");
+    kvctl(&cluster, &["-k", "two", "export", &second]).await.ok();
+    assert!(fs::read(&first).unwrap() == fs::read(&second).unwrap(), "the exports are identical");
+    let text = fs::read_to_string(&second).unwrap();
+    assert!(text.contains("{\"key_base64\":\"/wA=\",\"value_base64\":\"gA==\"}\n"));
+    assert!(!Path::new(&format!("{second}.resume")).exists() && !Path::new(&format!("{first}.two.import")).exists());
+
+    kvctl(&cluster, &["-k", "one", "export", "--prefix", "2013"]).await.refused(&["full_scan"]);
+    kvctl(&cluster, &["keyspace", "create", "one"]).await.code_is(5);
+    kvctl(&cluster, &["keyspace", "drop", "one"]).await.refused(&["--yes"]);
+    kvctl(&cluster, &["keyspace", "drop", "one", "--yes"]).await.ok();
+    kvctl(&cluster, &["keyspace", "describe", "one"]).await.code_is(3);
+    kvctl(&cluster, &["-k", "one", "get", "k"]).await.refused(&["unknown keyspace"]);
+}
+
+/// Killed in the middle, an import goes on where every outcome is known, and nothing is missing.
+#[tokio::test]
+async fn an_import_that_was_killed_is_gone_on_with() {
+    let cluster = three().await;
+    let path = file(&cluster, "rows.csv");
+    let rows: String = (0..6_000).map(|row| format!("{row},{}\n", row * 7)).collect();
+    fs::write(&path, format!("id,n\n{rows}")).unwrap();
+    let import = ["import", path.as_str(), "--key", "{id}", "--batch", "1", "--concurrency", "2"];
+    let mut command = Command::new(program());
+    command.env_clear().env("KVCTL_ENDPOINTS", cluster.endpoints().join(",")).args(import);
+    let mut child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let note = cluster.root().join("rows.csv.default.import");
+    until("the import to note how far it is", || async { note.exists().then_some(()) }).await;
+    child.kill().unwrap();
+    assert!(!child.wait().unwrap().success(), "it was in the middle");
+
+    let changed = file(&cluster, "changed");
+    fs::rename(&path, &changed).unwrap();
+    fs::write(&path, format!("id,n\n{}", rows.replacen("0,0", "0,1", 1))).unwrap();
+    kvctl(&cluster, &[&import[..], &["--resume"]].concat()).await.code_is(2);
+    fs::rename(&changed, &path).unwrap();
+
+    let resumed = kvctl(&cluster, &["import", &path, "--key", "{id}", "--resume", "-o", "json"]).await.ok();
+    let sent = resumed.json()["imported"].as_u64().unwrap();
+    assert!(sent > 0 && sent < 6_000 && resumed.err.contains("going on after"), "{resumed:?}");
+    assert!(!note.exists(), "what is whole has no note");
+    assert_eq!(keys(&cluster, &[]).await.len(), 6_000);
+    assert_eq!(kvctl(&cluster, &["get", "5999"]).await.ok().out, "{\"id\":5999,\"n\":41993}\n");
+}
+
+#[tokio::test]
+async fn an_operator_sees_nodes_shards_and_workers_and_moves_a_leader() {
+    let cluster = three().await;
+    kvctl(&cluster, &["keyspace", "create", "names", "--split-at", "g", "--split-at", "p"]).await.ok();
+    let nodes = told(&cluster, &["node", "list"]).await;
+    assert_eq!(nodes["nodes"].as_array().unwrap().len(), 3, "{nodes}");
+    let shards = told(&cluster, &["shard", "list", "-k", "names"]).await;
+    let shards = shards["shards"].as_array().unwrap();
+    assert_eq!(shards.len(), 3, "{shards:?}");
+    assert_eq!((&shards[0]["end"], &shards[1]["start"]), (&json!({ "utf8": "g" }), &json!({ "utf8": "g" })));
+    let shard = shards[1]["id"].as_u64().unwrap().to_string();
+    let leader = shards[1]["leader"].as_u64().unwrap();
+    let other = (1..=3).find(|node| *node != leader).unwrap().to_string();
+    let moved = told(&cluster, &["shard", "transfer-leader", &shard, "--to", &other]).await;
+    assert_eq!(moved["leader"].to_string(), other, "{moved}");
+    let described = told(&cluster, &["shard", "describe", &shard]).await;
+    assert_eq!(described["fact"].as_array().unwrap().len(), 3, "{described}");
+    assert!(kvctl(&cluster, &["keyspace", "describe", "names"]).await.ok().out.contains("g..p"));
+    assert!(kvctl(&cluster, &["workers", "--node", "1"]).await.ok().out.contains("WORKER"));
+    assert_eq!(told(&cluster, &["node", "status", "2"]).await["nodes"][0]["node"], json!(2));
+    kvctl(&cluster, &["node", "status", "9"]).await.code_is(3);
+    kvctl(&cluster, &["shard", "describe", "999"]).await.code_is(3);
+    let capabilities = told(&cluster, &["keyspace", "capabilities"]).await;
+    assert!(capabilities["capabilities"].as_array().unwrap().len() > 5, "{capabilities}");
+
+    let refused = |flags: &'static [&str]| [&["keyspace", "create", "odd"], flags].concat();
+    kvctl(&cluster, &refused(&["--mode", "eventual"])).await.refused(&["--mode cp"]);
+    kvctl(&cluster, &refused(&["--ack", "one"])).await.refused(&["--ack majority"]);
+    kvctl(&cluster, &refused(&["--replicas", "5"])).await.refused(&["replicas"]);
+    kvctl(&cluster, &["keyspace", "create", "No Such Name"]).await.refused(&["name"]);
+}
+
+/// A token from one node is honoured on another, and one of a dropped keyspace is refused.
+#[tokio::test]
+async fn a_session_goes_on_in_another_process_on_another_node() {
+    let cluster = three().await;
+    let session = file(&cluster, "session");
+    let endpoints = cluster.endpoints();
+    for round in 0..10 {
+        let (one, other) = (&endpoints[round % 3..=round % 3], &endpoints[(round + 1) % 3..=(round + 1) % 3]);
+        let value = round.to_string();
+        at(one, &["put", "k", &value, "--session", &session]).await.ok();
+        let read = at(other, &["get", "k", "--session", &session, "-o", "json"]).await.ok().json();
+        assert_eq!(read["value"], json!({ "utf8": value }), "{read}");
+        assert_eq!(read["receipt"]["level"], json!("session"), "{read}");
+    }
+    kvctl(&cluster, &["keyspace", "create", "other"]).await.ok();
+    kvctl(&cluster, &["-k", "other", "get", "k", "--session", &session]).await.refused(&["session_token"]);
+}
+
+#[test]
+fn completions_are_scripts_that_the_shell_reads() {
+    let output = Command::new(program()).args(["completions", "bash"]).output().unwrap();
+    assert!(output.status.success());
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("kvctl.bash");
+    fs::write(&script, output.stdout).unwrap();
+    assert!(Command::new("bash").arg("-n").arg(&script).status().unwrap().success());
 }

@@ -144,6 +144,13 @@ impl Door {
             let receipt = proto::Receipt { ack: "majority".to_owned(), durable_replicas: 2, ..receipt };
             Ok(proto::WriteReply { receipt: Some(receipt), ..reply })
         };
+        if let Some(left) = self.world.lock().refuses_batches_after.as_mut().filter(|_| what == "batch") {
+            if *left == 0 {
+                let told = Told::new(Code::PermissionDenied, "SCRIPTED", &[("effect", "none"), ("retry", "never")]);
+                return Err(told.status());
+            }
+            *left -= 1;
+        }
         match self.next_fault() {
             None | Some(Fault::BreakScan) => {}
             Some(Fault::Refuse(told)) => return Err(told.status()),

@@ -102,6 +102,8 @@ pub struct World {
     pub changes: usize,
     pub keyspaces: Vec<(&'static str, &'static str)>,
     pub entries_a_message: usize,
+    /// As many more batches are taken, then each is refused for good.
+    pub refuses_batches_after: Option<usize>,
     /// These take connections and answer nothing.
     pub frozen: BTreeSet<usize>,
     /// Who was asked while it was frozen.
@@ -184,6 +186,7 @@ impl Fake {
             changes: 0,
             keyspaces: vec![("default", "cp"), ("orders", "cp")],
             entries_a_message: 2,
+            refuses_batches_after: None,
             frozen: BTreeSet::new(),
             asked_frozen: Vec::new(),
         };

@@ -135,10 +135,8 @@ fn unused(command: &Command) -> &'static [&'static str] {
         Command::Get(_) => &["request_id"],
         // A scan has a stream of its own, whatever carries the other requests.
         Command::Scan(_) => &["request_id", "transport"],
-        Command::Put(_) | Command::Del(_) | Command::Cas(_) | Command::Incr(_) => &["level"],
-        // One request, whatever carries the others.
-        Command::Batch(_) => &["level", "transport"],
-        Command::Import(_) => &["level", "request_id", "session", "transport"],
+        Command::Put(_) | Command::Del(_) | Command::Cas(_) | Command::Incr(_) | Command::Batch(_) => &["level"],
+        Command::Import(_) => &["level", "request_id", "session"],
         Command::Export(_) => &["request_id", "session", "transport"],
         Command::Shard(Shard::List) => &["level", "request_id", "session", "transport"],
         Command::Cluster(_)
