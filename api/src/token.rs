@@ -1,7 +1,8 @@
 //! Session tokens: what a session has seen, per shard.
 //!
 //! ```text
-//!   version 1 (1) │ keyspace (4) │ highest stamp (8) │ shards (2) │ per shard: id (8) │ incarnation (4) │ term, index (8 each)
+//!   version 1 (1) │ keyspace (4) │ highest stamp (8) │ shards (2)
+//!   per shard: id (8) │ incarnation (4) │ term (8) │ index (8)
 //! ```
 //!
 //! **Invariant.** Merging two tokens covers what either covers. A token says nothing about another keyspace, and a shard's

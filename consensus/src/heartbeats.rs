@@ -6,14 +6,15 @@
 //!   group 9 ─┘                                             └─▶ replica 9 ─┘
 //!
 //!   heartbeats   format = 1 (1) │ count (4) │ per heartbeat: group, from replica, to replica (8 each), payload (4 + n)
-//!   outcomes     format = 1 (1) │ count (4) │ per heartbeat: 1 answered, 2 refused, 3 unreachable, 4 late (1), bytes (4 + n)
+//!   outcomes     format = 1 (1) │ count (4)
+//!                per heartbeat: 1 answered, 2 refused, 3 unreachable, 4 late (1), bytes (4 + n)
 //! ```
 //!
 //! The receiving node asks every replica as if its heartbeat had come alone, all at once. The answer leaves when all are
-//! done, or [`SLOW_AFTER`] after the first was asked: what is still open then is called late, and its sender repeats it in an
-//! envelope of its own. So a replica that waits for its disk costs the others 20 ms at most, not its own wait, and is not
-//! cut short itself: giving a whole half heartbeat to everybody would have put that much into every linearizable read of
-//! every other group, whose probes ride along.
+//! done, or [`SLOW_AFTER`] after the first was asked: what is still open then is called late, and its sender repeats
+//! it in an envelope of its own. So a replica that waits for its disk costs the others 20 ms at most, not its own
+//! wait, and is not cut short itself: giving a whole half heartbeat to everybody would have put that much into every
+//! linearizable read of every other group, whose probes ride along.
 //!
 //! **Invariant.** Repeating a heartbeat, or giving up on one, changes nothing: it carries no entries.
 //!
@@ -233,7 +234,10 @@ mod tests {
     proptest! {
         #[test]
         fn any_heartbeats_round_trip(
-            heartbeats in proptest::collection::vec((any::<[u64; 3]>(), proptest::collection::vec(any::<u8>(), 0..40)), 0..20),
+            heartbeats in proptest::collection::vec(
+                (any::<[u64; 3]>(), proptest::collection::vec(any::<u8>(), 0..40)),
+                0..20,
+            ),
         ) {
             let heartbeats: Vec<_> = heartbeats
                 .into_iter()

@@ -18,8 +18,8 @@
 //! **Invariant.** A replica votes and appends only after a majority of the cluster (this node included) has confirmed in
 //! this life who the node is. Nothing here is fenced by an epoch.
 //!
-//! **Deliberately absent.** What is answered to peers (`answers`), which replicas there are (`groups`), what a message between
-//! them means (`cp`), and when the chores run (`chores`).
+//! **Deliberately absent.** What is answered to peers (`answers`), which replicas there are (`groups`), what a
+//! message between them means (`cp`), and when the chores run (`chores`).
 
 use crate::{
     chores::Hellos,

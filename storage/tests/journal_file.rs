@@ -26,12 +26,16 @@ fn signal() -> (Completion, mpsc::Receiver<Result<(), StorageError>>) {
 
 /// The directory as another process would find it if this one were killed now.
 fn killed(dir: &Path) -> TempDir {
-    let copy = TempDir::new().unwrap();
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    loop {
+        let copy = TempDir::new().unwrap();
+        let entries = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
+        let mut copied = entries.map(|entry| std::fs::copy(entry.path(), copy.path().join(entry.file_name())));
+        match copied.find_map(Result::err) {
+            None => return copy,
+            // A segment was renamed meanwhile: what was copied is of no one moment.
+            Some(why) => assert_eq!(why.kind(), std::io::ErrorKind::NotFound, "{why}"),
+        }
     }
-    copy
 }
 
 #[test]

@@ -4,8 +4,8 @@
 //!   erase, any number of shards ─▶ one flush of the engine ─▶ ReplicaRemoved in the journal
 //! ```
 //!
-//! **Invariant.** The journal forgets a replica only once nothing of it can come back from the engine: else nobody would know
-//! of it any more. Every step may be repeated.
+//! **Invariant.** The journal forgets a replica only once nothing of it can come back from the engine: else nobody
+//! would know of it any more. Every step may be repeated.
 
 use super::store::ReplicaStore;
 use crate::env::Env;

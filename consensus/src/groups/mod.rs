@@ -9,8 +9,8 @@
 //!   hellos ──▶ liveness ──▶ who opens, who stands, who is skipped (decide: pure)
 //! ```
 //!
-//! **Invariant.** Every shard that the newest map places here has exactly one `Replica`, from then on until a newer map drops
-//! it. A closed one costs no task and no timer.
+//! **Invariant.** Every shard that the newest map places here has exactly one `Replica`, from then on until a newer
+//! map drops it. A closed one costs no task and no timer.
 //!
 //! **Deliberately absent.** What the map says and how it comes here (`metadata`); Raft (`cp`).
 
@@ -175,7 +175,8 @@ impl Groups {
                 removal::forget(&self.shared.env, replica.group_id()).await?;
             }
         }
-        // Ids only grow: a map that has counted beyond a shard has seen this one come and go. An older map may not know it yet.
+        // Ids only grow: a map that has counted beyond a shard has seen this one come and go. An older map may not
+        // know it yet.
         let unborn = GroupId::from(map.counters.next_shard);
         for group in self.shared.env.journal.groups() {
             let is_orphan = group != NODE_GROUP && group < unborn && is_gone(&group) && self.get(group).is_none();

@@ -1,7 +1,8 @@
 //! Moving a leader because an operator asks for it.
 //!
-//! **Invariant.** Leadership is handed only to a replica that is alive, almost up to date and willing, and the answer names who
-//! leads then. An attempt that comes to nothing leaves the leader in office or the shard to an ordinary election.
+//! **Invariant.** Leadership is handed only to a replica that is alive, almost up to date and willing, and the answer
+//! names who leads then. An attempt that comes to nothing leaves the leader in office or the shard to an ordinary
+//! election.
 
 use super::{replica::Replica, serve::Need};
 use crate::replicator::Replicator as _;

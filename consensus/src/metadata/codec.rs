@@ -3,7 +3,8 @@
 //! ```text
 //!   key     n │ node (8)      k │ keyspace (4)      s │ shard (8)      m      i
 //!   node     │ 1 │ client │ peer │ zone │ directory (16)
-//!   keyspace │ 1 │ name │ mode │ sharding │ replicas (4) │ level (1), ms (8) │ limits (4 × 8) │ images │ flags │ created (8)
+//!   keyspace │ 1 │ name │ mode │ sharding │ replicas (4) │ level (1), ms (8) │ limits (4 × 8) │ images │ flags
+//!            │ created (8)
 //!   shard    │ 1 │ keyspace (4) │ flags │ start │ end? │ epoch (8) │ incarnation (4) │ founders │ leader wish (8) │ stage
 //!   metadata │ 1 │ founders
 //!   counters │ 1 │ serial (8) │ node (8) │ keyspace (4) │ shard (8) │ replica (8)

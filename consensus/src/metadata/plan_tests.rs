@@ -314,7 +314,9 @@ fn the_first_keyspaces_are_planned_like_any_other() {
 proptest! {
     #[test]
     fn shards_of_a_keyspace_cover_every_key_once(
-        points in proptest::collection::btree_set("[a-e]{1,3}", 0..6), key in "[a-f]{1,4}", shards in proptest::option::of(1..40_u32),
+        points in proptest::collection::btree_set("[a-e]{1,3}", 0..6),
+        key in "[a-f]{1,4}",
+        shards in proptest::option::of(1..40_u32),
     ) {
         let points: Vec<&str> = points.iter().map(String::as_str).collect();
         let wish = shards.map_or_else(|| split(&points), hash);

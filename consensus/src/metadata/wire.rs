@@ -2,9 +2,11 @@
 //!
 //! ```text
 //!   ask      │ 1 │ 0: who leads?  1: do this │ patience ms (4) │ command
-//!   answer   │ 1 │ 0: I lead  1: not I │ flags │ leader?  2: done │ reply  3: refused │ error  4: not done │ why  5: unknown │ why
+//!   answer   │ 1 │ 0: I lead  1: not I │ flags │ leader?  2: done │ reply  3: refused │ error
+//!            │   │ 4: not done │ why  5: unknown │ why
 //!   follow   │ 1 │ revision (8) │ serial (8) │ flags │ page of revision (8), from byte (8)?
-//!   news     │ 1 │ 0: none  1: edits up to │ revision (8) │ (key, flags, value?) …  2: page │ revision (8) │ total (8) │ bytes
+//!   news     │ 1 │ 0: none  1: edits up to │ revision (8) │ (key, flags, value?) …
+//!            │   │ 2: page │ revision (8) │ total (8) │ bytes
 //! ```
 //!
 //! **Invariant.** Decoding takes any bytes without a panic. Numbers are append-only.

@@ -119,9 +119,8 @@ impl proto::admin_server::Admin for AdminService {
     ) -> Result<Response<proto::ListKeyspacesReply>, Status> {
         let hall = self.door().router.hall();
         let names = request.into_inner().names;
-        let unknown = names.iter().find_map(|name| hall.keyspace(name).err());
-        if let Some(refused) = unknown {
-            return Err(status::refused(&refused));
+        if let Some(name) = names.iter().find(|name| hall.keyspace(name).is_err()) {
+            return Err(status::admin_error(&AdminError::NotFound { what: format!("keyspace {name:?}") }));
         }
         let keyspaces = describe::descriptions(&hall, &names);
         Ok(Response::new(proto::ListKeyspacesReply { keyspaces, map_revision: hall.map.revision }))
