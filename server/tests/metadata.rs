@@ -132,18 +132,6 @@ async fn with_the_metadata_down_data_goes_on_and_changes_are_refused() {
     assert!(
         keyspaces(&mut cluster, 5).await.is_some_and(|reply| reply.keyspaces.iter().any(|one| one.name == "orders"))
     );
-
-    cluster.node(1).start();
-    cluster.node(1).ready().await;
-    until("a change", || async {
-        let request = proto::CreateKeyspaceRequest { name: "carts".into(), wish: None };
-        let reply = cluster.nodes[4].admin().create_keyspace(request).await;
-        match reply {
-            Ok(_) => Some(()),
-            Err(status) => (Said::of(&status).reason == "EXISTS").then_some(()),
-        }
-    })
-    .await;
 }
 
 /// A node that missed five hundred changes of the map has the same map as the others once it is back.
