@@ -1,5 +1,5 @@
-//! What each mode offers: one table, which the doors enforce, `kvctl keyspace capabilities` prints and the client's types
-//! follow.
+//! What each mode offers: one table, which the doors enforce, `kvctl keyspace capabilities` prints and the client's
+//! types follow.
 //!
 //! **Invariant.** What the table says is refused is refused by name, never ignored; what it offers is served.
 

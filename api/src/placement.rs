@@ -5,7 +5,8 @@
 //!   hash    placement key = 2 bytes of hash, then the key
 //! ```
 //!
-//! Every shard is a contiguous range of placement keys, whatever the sharding, so that a split or a merge rewrites no data.
+//! Every shard is a contiguous range of placement keys, whatever the sharding, so that a split or a merge rewrites no
+//! data.
 //!
 //! **Invariant.** The mapping is on disk and in every client: it never changes for a sharding that exists.
 

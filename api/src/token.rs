@@ -5,8 +5,8 @@
 //!   per shard: id (8) │ incarnation (4) │ term (8) │ index (8)
 //! ```
 //!
-//! **Invariant.** Merging two tokens covers what either covers. A token says nothing about another keyspace, and a shard's
-//! position means something only in its incarnation.
+//! **Invariant.** Merging two tokens covers what either covers. A token says nothing about another keyspace, and a
+//! shard's position means something only in its incarnation.
 
 use crate::{
     ids::{KeyspaceId, ShardId},

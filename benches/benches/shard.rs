@@ -1,5 +1,5 @@
-//! `Shard::apply`, per command, in batches of 1, 16 and 256: over the engine in memory (what our own code costs) and, with
-//! the feature `rocks`, over RocksDB (what a node pays).
+//! `Shard::apply`, per command, in batches of 1, 16 and 256: over the engine in memory (what our own code costs) and,
+//! with the feature `rocks`, over RocksDB (what a node pays).
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use kvorum_api::{KeyspaceId, LogPosition, ShardId};

@@ -3,8 +3,8 @@
 //! Criterion micro-benchmarks of the parts. `docs/benchmarks.md` says what is expected and how to run them; a figure is
 //! quoted with its commit, machine and command. What several benches share is here: the rows they write.
 //!
-//! **Deliberately absent.** Asserts on time: a busy machine is not a bug. Load on whole clusters: that needs a generator
-//! which keeps its own clock and does not wait for answers.
+//! **Deliberately absent.** Asserts on time: a busy machine is not a bug. Load on whole clusters: that needs a
+//! generator which keeps its own clock and does not wait for answers.
 
 use bytes::Bytes;
 use kvorum_api::{Actor, NodeId, Stamp, StartCount};

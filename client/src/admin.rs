@@ -6,7 +6,8 @@
 //! ```
 //!
 //! **Invariant.** A change that may have been made is not asked for again behind the caller's back: the error says
-//! [`kvorum_api::Effect::Unknown`], and since every change is made at most once by name, a person may look and ask again.
+//! [`kvorum_api::Effect::Unknown`], and since every change is made at most once by name, a person may look and ask
+//! again.
 
 use crate::{
     client::Client,
@@ -69,9 +70,9 @@ impl Admin {
     /// Creates a keyspace. What the wish leaves out gets its default.
     ///
     /// # Errors
-    /// Of kind [`crate::FailureKind::Conflict`] if there is one of that name, [`crate::FailureKind::Request`] if the wish
-    /// cannot be, [`crate::FailureKind::Unavailable`] if the metadata cannot decide now; the effect says whether it may
-    /// have been created.
+    /// Of kind [`crate::FailureKind::Conflict`] if there is one of that name, [`crate::FailureKind::Request`] if the
+    /// wish cannot be, [`crate::FailureKind::Unavailable`] if the metadata cannot decide now; the effect says whether
+    /// it may have been created.
     pub async fn create_keyspace(&self, name: &str, wish: KeyspaceWish) -> Result<KeyspaceDescription, ClientError> {
         let request = proto::CreateKeyspaceRequest { name: name.to_owned(), wish: Some(wish) };
         self.change(async |mut admin, budget| admin.create_keyspace(timed(request.clone(), budget)).await).await

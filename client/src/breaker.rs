@@ -7,8 +7,8 @@
 //!                                                                    └─── failed: a longer rest ───────┘
 //! ```
 //!
-//! **Invariant.** A dead node costs its callers one timeout; then it is skipped until a probe, which no caller waits for,
-//! was answered. The rest doubles with every opening until an operation is answered, up to a limit.
+//! **Invariant.** A dead node costs its callers one timeout; then it is skipped until a probe, which no caller waits
+//! for, was answered. The rest doubles with every opening until an operation is answered, up to a limit.
 //!
 //! **Deliberately absent.** Opening because of slow answers: only a shard's leader can answer for it, and a slow leader
 //! answers. Slowness moves a node behind the others where there is a choice ([`Health::Slow`]).
@@ -122,8 +122,8 @@ impl Breaker {
         });
     }
 
-    /// It did not answer what it was asked at `asked`. Calls that were under way when something else was heard of it say
-    /// nothing new: one broken stream fails many calls.
+    /// It did not answer what it was asked at `asked`. Calls that were under way when something else was heard of it
+    /// say nothing new: one broken stream fails many calls.
     pub(crate) fn failed(&mut self, trouble: Trouble, asked: Instant, now: Instant) {
         if self.noted.is_some_and(|noted| asked < noted) {
             return;

@@ -7,8 +7,8 @@
 //! **Invariant (T1).** The wall clock of this machine never leaves it, and no stamp is below one a server gave, unless
 //! another server refused it as ahead of its clock: then everything is forgotten and the next greeting begins anew.
 //!
-//! **Deliberately absent.** Any correction: the sum is taken from the newest highest stamp, so the drift of this machine
-//! never adds up for longer than the time between two replies.
+//! **Deliberately absent.** Any correction: the sum is taken from the newest highest stamp, so the drift of this
+//! machine never adds up for longer than the time between two replies.
 
 use kvorum_api::Stamp;
 use parking_lot::Mutex;

@@ -1,6 +1,7 @@
 //! Operations and answers, between what a caller holds and what rides in a frame.
 //!
-//! **Invariant.** A frame carries no keys back: an entry that was there before takes its key from the operation that asked.
+//! **Invariant.** A frame carries no keys back: an entry that was there before takes its key from the operation that
+//! asked.
 
 use crate::reply::{Entry, OperationResult, OperationStatus};
 use bytes::Bytes;

@@ -5,9 +5,9 @@
 //!   floor   the lowest of the shards written in the frame
 //! ```
 //!
-//! **Invariant (I2).** The floor of a frame is above no write that may still be sent to a shard of it. And where a write was
-//! given up, the next frame to its shard tells a floor above it: if the other shards of the frame would hold the floor
-//! below, the writes to that shard travel in a frame of their own.
+//! **Invariant (I2).** The floor of a frame is above no write that may still be sent to a shard of it. And where a
+//! write was given up, the next frame to its shard tells a floor above it: if the other shards of the frame would hold
+//! the floor below, the writes to that shard travel in a frame of their own.
 
 use crate::{failure::Failure, unanswered::Floor};
 use bytes::Bytes;

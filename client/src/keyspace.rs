@@ -1,7 +1,7 @@
 //! A keyspace, as its mode allows it to be used.
 //!
-//! **Invariant.** The type says the mode: what only an agreeing keyspace can do (conditions, increments, atomic batches)
-//! exists on [`Keyspace<Cp>`] alone.
+//! **Invariant.** The type says the mode: what only an agreeing keyspace can do (conditions, increments, atomic
+//! batches) exists on [`Keyspace<Cp>`] alone.
 
 use crate::{
     inner::Inner,
@@ -194,7 +194,8 @@ impl Keyspace<Cp> {
     /// use kvorum_client::{Condition, Put};
     ///
     /// let accounts = client.keyspace("accounts");
-    /// let both = accounts.batch().increment("alice", -5).operation(Put::new("log/1", "-5").condition(Condition::Absent));
+    /// let first = Put::new("log/1", "-5").condition(Condition::Absent);
+    /// let both = accounts.batch().increment("alice", -5).operation(first);
     /// assert_eq!(both.await?.results.len(), 2);
     /// # Ok(())
     /// # }

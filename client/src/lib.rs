@@ -1,7 +1,7 @@
 //! # client: the way in from the garden
 //!
-//! One client for one cluster: it finds the shard of a key and who leads it, gives every write a request id, and says of
-//! every error whether the write may have happened.
+//! One client for one cluster: it finds the shard of a key and who leads it, gives every write a request id, and says
+//! of every error whether the write may have happened.
 //!
 //! ```text
 //!   Client ── keyspace("orders") ─▶ Keyspace<Cp> ── put · get · delete · compare_and_set · increment · batch · scan
@@ -38,9 +38,9 @@
 //! # }
 //! ```
 //!
-//! **Invariant.** Only what is safe is repeated: what provably had no effect, reads, and writes under the same request id.
-//! An acknowledged write is never overtaken by a copy of an earlier one that was given up: every write tells the shard
-//! the lowest sequence still unanswered, and the shard refuses what lies below it.
+//! **Invariant.** Only what is safe is repeated: what provably had no effect, reads, and writes under the same request
+//! id. An acknowledged write is never overtaken by a copy of an earlier one that was given up: every write tells the
+//! shard the lowest sequence still unanswered, and the shard refuses what lies below it.
 //!
 //! **Deliberately absent.** Everything inside the server; a clock of its own (stamps come from servers).
 

@@ -59,8 +59,8 @@ impl<M> Keyspace<M> {
 }
 
 impl Keyspace<Cp> {
-    /// Does many operations, each under an id of its own and with its own conditions. One result per operation, in their
-    /// order; they do not happen together: [`Keyspace::batch`] does that, within one shard.
+    /// Does many operations, each under an id of its own and with its own conditions. One result per operation, in
+    /// their order; they do not happen together: [`Keyspace::batch`] does that, within one shard.
     pub async fn write_many(
         &self,
         operations: impl IntoIterator<Item = Operation>,

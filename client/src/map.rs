@@ -4,8 +4,8 @@
 //!   key ── sharding ──▶ placement key ── binary search over range starts ──▶ shard ──▶ leader, replicas, epoch
 //! ```
 //!
-//! **Invariant.** Finding a shard costs a binary search, however many there are. A map of an older revision never replaces
-//! a newer one; where an answer names no leader, the last one heard stays the best guess.
+//! **Invariant.** Finding a shard costs a binary search, however many there are. A map of an older revision never
+//! replaces a newer one; where an answer names no leader, the last one heard stays the best guess.
 
 use bytes::Bytes;
 use kvorum_api::{KeyspaceId, PlacementRange, ReadLevel, ShardId, Sharding, proto};
@@ -94,7 +94,8 @@ impl KeyspaceMap {
         }
     }
 
-    /// Takes over what a server said of one shard. `false`: it does not fit into this map, which is out of date as a whole.
+    /// Takes over what a server said of one shard. `false`: it does not fit into this map, which is out of date as a
+    /// whole.
     pub(crate) fn replace(&mut self, shard: &proto::Shard) -> bool {
         let Some(place) = self.shards.iter().position(|entry| entry.id == ShardId(shard.id)) else { return false };
         let entry = ShardEntry::read(shard, self.shards[place].leader.clone());

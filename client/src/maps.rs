@@ -6,8 +6,8 @@
 //!   unknown keyspace           forgotten, a new greeting
 //! ```
 //!
-//! **Invariant.** A write is routed and its ticket placed in one step, and a changed map first unplaces the tickets of its
-//! keyspace: so no shard hears a floor above a write that the new map sends to it (I2).
+//! **Invariant.** A write is routed and its ticket placed in one step, and a changed map first unplaces the tickets of
+//! its keyspace: so no shard hears a floor above a write that the new map sends to it (I2).
 
 use crate::{
     map::{Address, KeyspaceMap, Target},

@@ -1,7 +1,7 @@
 //! One node: its channel, its breaker, its bulkhead, its stream.
 //!
-//! **Invariant.** No write is handed to a connection that has not been greeted since it last failed: while nobody answers
-//! the greeting, the failure is provably without effect.
+//! **Invariant.** No write is handed to a connection that has not been greeted since it last failed: while nobody
+//! answers the greeting, the failure is provably without effect.
 
 use crate::{
     breaker::{Breaker, Trouble},

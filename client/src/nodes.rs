@@ -6,8 +6,9 @@
 //!                   └───────── a broken connection is greeted again before it is used ◀─┘
 //! ```
 //!
-//! **Invariant.** All nodes of one client belong to one cluster. A greeting asks about one keyspace, so that a large cluster
-//! does not tell everything to everybody; it is repeated only for a keyspace not known yet, and after a failure.
+//! **Invariant.** All nodes of one client belong to one cluster. A greeting asks about one keyspace, so that a large
+//! cluster does not tell everything to everybody; it is repeated only for a keyspace not known yet, and after a
+//! failure.
 //!
 //! **Deliberately absent.** Retrying: this file knows nodes, `retry.rs` decides.
 
@@ -38,8 +39,8 @@ use tokio::{
 };
 use tonic::transport::{Channel, Endpoint};
 
-/// A connection with a stream on it that is silent for this long is asked for a sign of life, and given up after as long
-/// again: else one that a partition swallowed would hang for minutes after the partition is over.
+/// A connection with a stream on it that is silent for this long is asked for a sign of life, and given up after as
+/// long again: else one that a partition swallowed would hang for minutes after the partition is over.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]

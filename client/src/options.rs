@@ -5,8 +5,8 @@ use std::time::Duration;
 /// How requests travel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Transport {
-    /// One stream of frames per node: what queues while a frame is on its way rides the next. A node that offers none is
-    /// asked one by one.
+    /// One stream of frames per node: what queues while a frame is on its way rides the next. A node that offers none
+    /// is asked one by one.
     #[default]
     Stream,
     /// One gRPC call per request.

@@ -1,7 +1,7 @@
 //! How far a call has come: whom it may still ask, what it has been told, and what that makes of it in the end.
 //!
-//! **Invariant.** Once one attempt of a write is unknown the whole call is, whatever later attempts are refused with: only
-//! an answer ends the doubt.
+//! **Invariant.** Once one attempt of a write is unknown the whole call is, whatever later attempts are refused with:
+//! only an answer ends the doubt.
 
 use crate::{
     failure::{CLIENT_OVERLOADED, Failure},
@@ -18,8 +18,8 @@ use std::{
 };
 use tokio::time::{Instant, sleep};
 
-/// Times in one round that a node's word for who leads is followed at once, or its newer map taken over; a circle of hints
-/// is left by a pause.
+/// Times in one round that a node's word for who leads is followed at once, or its newer map taken over; a circle of
+/// hints is left by a pause.
 const HINTS_A_ROUND_MAX: u32 = 3;
 
 /// No answer. The failure carries the effect of all attempts together.

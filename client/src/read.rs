@@ -63,10 +63,10 @@ impl Reading {
 
 /// What a level means `elapsed` after the call was first sent.
 ///
-/// `bounded(b)` promises the newest state at some moment no earlier than *b* before the request was sent, on the asker's
-/// clock (R1). For a call first sent at *t*, any state as of *t − b* or later will do. A server that is asked at *t + e* for
-/// `bounded(b')` proves a state as of *t + e − b'* or later; that is enough if *b' ≤ b + e*. So a repeated call may ask for
-/// *b + e* and no more; rounded down to milliseconds, it never asks for more.
+/// `bounded(b)` promises the newest state at some moment no earlier than *b* before the request was sent, on the
+/// asker's clock (R1). For a call first sent at *t*, any state as of *t − b* or later will do. A server that is asked
+/// at *t + e* for `bounded(b')` proves a state as of *t + e − b'* or later; that is enough if *b' ≤ b + e*. So a
+/// repeated call may ask for *b + e* and no more; rounded down to milliseconds, it never asks for more.
 fn level_after(level: ReadLevel, elapsed: Duration) -> ReadLevel {
     match level {
         ReadLevel::Bounded(bound) => {
@@ -202,7 +202,7 @@ mod tests {
             // The server proves a state as of this moment, on the asker's clock.
             let proven = first_sent + elapsed - asked(elapsed);
             prop_assert!(proven >= first_sent - bound);
-            prop_assert!(proven < first_sent - bound + Duration::from_millis(1), "and it asks for no more than it needs");
+            prop_assert!(proven < first_sent - bound + Duration::from_millis(1), "it asks for no more than it needs");
             prop_assert!(asked(elapsed + Duration::from_micros(more_micros)) >= asked(elapsed));
         }
     }

@@ -53,8 +53,8 @@ pub(crate) struct Sending {
     pub(crate) aim: Option<Aim>,
     /// Since the call was first sent.
     pub(crate) elapsed: Duration,
-    /// How long this attempt may take. Travels along, so that a server that can answer nothing else answers in time what
-    /// became of it.
+    /// How long this attempt may take. Travels along, so that a server that can answer nothing else answers in time
+    /// what became of it.
     pub(crate) budget: Duration,
 }
 

@@ -1,14 +1,14 @@
 //! Whom to ask, in which order. Pure: knowledge in, addresses out.
 //!
 //! ```text
-//!   needs the leader     the shard's leader, its other replicas, endpoints             ┐ slow, then failed just now: last
-//!   any replica will do  its replicas: those named as endpoints, then the others;      │ kept silent: not in this round
-//!                        the near ones in turn, then by latency; leader; endpoints     ┘
+//!   needs the leader     the shard's leader, its other replicas, endpoints          ┐ slow, then failed just now: last
+//!   any replica will do  its replicas: those named as endpoints, then the others;   │ kept silent: not in this round
+//!                        the near ones in turn, then by latency; leader; endpoints  ┘
 //! ```
 //!
-//! **Invariant.** No address is in a round twice, and none that could answer is left out: a wrong guess costs a hop or a
-//! while, never the answer. Silence is what costs time, so a silent node is asked again only after a while, or when all
-//! are silent.
+//! **Invariant.** No address is in a round twice, and none that could answer is left out: a wrong guess costs a hop or
+//! a while, never the answer. Silence is what costs time, so a silent node is asked again only after a while, or when
+//! all are silent.
 
 use crate::map::Address;
 use kvorum_api::ReadLevel;

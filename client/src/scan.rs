@@ -5,12 +5,12 @@
 //!   shard 2 ◀────────────────────────────────────────────────────────────┘  … to the last shard within the bounds
 //! ```
 //!
-//! **Invariant.** Each shard is read at one position, and retried only until its first message: afterwards going on from
-//! another position would be a different answer, so the error goes to the caller. [`ScanStream::position`] says from where
-//! a new scan can go on.
+//! **Invariant.** Each shard is read at one position, and retried only until its first message: afterwards going on
+//! from another position would be a different answer, so the error goes to the caller. [`ScanStream::position`] says
+//! from where a new scan can go on.
 //!
-//! **Deliberately absent.** Reading several shards at once: placement order is what makes a scan resumable. Ahead of the
-//! reader are the messages the connection's window holds.
+//! **Deliberately absent.** Reading several shards at once: placement order is what makes a scan resumable. Ahead of
+//! the reader are the messages the connection's window holds.
 
 use crate::{
     error::ClientError,

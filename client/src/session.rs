@@ -5,8 +5,8 @@
 //!   read  ─▶ token of its shard ┴─▶ merged ─▶ the part of the shard asked travels with the next read
 //! ```
 //!
-//! **Invariant.** A token covers every reply the session got, of any shard of its keyspace, from any node; handed to another
-//! client or process it goes on there.
+//! **Invariant.** A token covers every reply the session got, of any shard of its keyspace, from any node; handed to
+//! another client or process it goes on there.
 
 use crate::{error::ClientError, keyspace::Keyspace, maps::Aim};
 use bytes::Bytes;

@@ -6,8 +6,8 @@
 //!             └── no timer: one turn of the scheduler lets everybody who is ready add theirs
 //! ```
 //!
-//! **Invariant.** A request that was not put into a frame provably has no effect; one that was and is not answered when the
-//! stream ends is unknown. Whoever gave up waiting before its frame was cut is not sent.
+//! **Invariant.** A request that was not put into a frame provably has no effect; one that was and is not answered when
+//! the stream ends is unknown. Whoever gave up waiting before its frame was cut is not sent.
 //!
 //! **Deliberately absent.** Retrying and deadlines: who asks waits as long as it likes.
 

@@ -8,12 +8,12 @@
 //! ```
 //!
 //! **Invariant (I2).** A sequence is unanswered from the moment it is given until its [`Ticket`] is dropped: when the
-//! caller has the outcome, drops the handle of an unknown write, or cancels the call. No shard is ever told a floor above
-//! a sequence that may still be sent to it, and the next frame to a shard after a write to it was given up tells a floor
-//! above that write (if nothing older is open there), so that a late copy of it is refused.
+//! caller has the outcome, drops the handle of an unknown write, or cancels the call. No shard is ever told a floor
+//! above a sequence that may still be sent to it, and the next frame to a shard after a write to it was given up tells
+//! a floor above that write (if nothing older is open there), so that a late copy of it is refused.
 //!
-//! A ticket lies in the shard its write is sent to. When a keyspace's map changes, its tickets lie nowhere until each is
-//! sent again, and hold every floor back meanwhile: nobody knows yet which shard will see them.
+//! A ticket lies in the shard its write is sent to. When a keyspace's map changes, its tickets lie nowhere until each
+//! is sent again, and hold every floor back meanwhile: nobody knows yet which shard will see them.
 
 use kvorum_api::ShardId;
 use parking_lot::Mutex;
@@ -97,8 +97,8 @@ impl Unanswered {
         shards.iter().map(|shard| (*shard, state.floor(*shard))).collect()
     }
 
-    /// The map of a keyspace changed: its open writes may belong elsewhere now. To be called before anybody routes by the
-    /// new map.
+    /// The map of a keyspace changed: its open writes may belong elsewhere now. To be called before anybody routes by
+    /// the new map.
     pub(crate) fn unplace(&self, keyspace: &str) {
         let mut guard = self.state.lock();
         let state = &mut *guard;

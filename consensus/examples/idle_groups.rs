@@ -4,9 +4,9 @@
 //!   cargo run -p kvorum-consensus --example idle_groups -- 1000
 //! ```
 //!
-//! Founds the groups in batches, waits until all are closed, and prints resident memory per replica and CPU over ten idle
-//! seconds, journals in memory not counted, for they stand for disks; then writes to every group, waits until all are
-//! closed again, and prints the same; then times first writes.
+//! Founds the groups in batches, waits until all are closed, and prints resident memory per replica and CPU over ten
+//! idle seconds, journals in memory not counted, for they stand for disks; then writes to every group, waits until all
+//! are closed again, and prints the same; then times first writes.
 
 #![expect(clippy::print_stdout, reason = "it is asked for figures")]
 

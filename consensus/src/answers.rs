@@ -5,8 +5,8 @@
 //!                                  └─▶ replica    may it take part? ──▶ its group, opened if need be
 //! ```
 //!
-//! **Invariant.** A hello is answered once the asker's life is known durably. A replica that may have been emptied answers
-//! nothing.
+//! **Invariant.** A hello is answered once the asker's life is known durably. A replica that may have been emptied
+//! answers nothing.
 
 use crate::{
     envelope::Refusal,

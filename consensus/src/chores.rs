@@ -15,8 +15,8 @@
 //!   map, reconcile, metadata: see `metadata/chores`
 //! ```
 //!
-//! **Invariant.** A chore decides nothing by itself: decisions are pure functions (`hello`, `suspect`), chores carry them
-//! out. Groups are served beside each other, so that one without a majority holds up nobody.
+//! **Invariant.** A chore decides nothing by itself: decisions are pure functions (`hello`, `suspect`), chores carry
+//! them out. Groups are served beside each other, so that one without a majority holds up nobody.
 
 use crate::{
     hello::{Founding, founding},
@@ -198,9 +198,9 @@ impl Node {
         Ok(())
     }
 
-    /// Whether leadership can go where writes are possible. When every disk is full, somebody must still lead, or nobody
-    /// could delete anything (rule S5); disks that fill up together must not pass leadership around, so a peer counts only
-    /// if it has said that it has room well after this node ran out of it.
+    /// Whether leadership can go where writes are possible. When every disk is full, somebody must still lead, or
+    /// nobody could delete anything (rule S5); disks that fill up together must not pass leadership around, so a peer
+    /// counts only if it has said that it has room well after this node ran out of it.
     fn has_roomier_peer(&self, full_since: Instant) -> bool {
         let seen = self.peers.seen();
         seen.values()

@@ -297,7 +297,9 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_decoding_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..400), fix in any::<bool>()) {
+        fn no_bytes_make_decoding_panic(
+            mut bytes in proptest::collection::vec(any::<u8>(), 0..400), fix in any::<bool>()
+        ) {
             if fix && bytes.len() > 1 {
                 bytes[0] = FORMAT;
                 bytes[1] = 1 + bytes[1] % 3;

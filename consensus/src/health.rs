@@ -21,8 +21,8 @@ impl Default for Health {
 /// Why a node refuses part of its duties; `None` = it does not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Causes {
-    /// A write or sync failed, or the peers refused this node for good: no leading, no voting, no acknowledging; `local`
-    /// reads stay.
+    /// A write or sync failed, or the peers refused this node for good: no leading, no voting, no acknowledging;
+    /// `local` reads stay.
     pub poisoned: Option<String>,
     /// The clock is off: no leading.
     pub clock_suspect: Option<String>,

@@ -10,11 +10,11 @@
 //!                per heartbeat: 1 answered, 2 refused, 3 unreachable, 4 late (1), bytes (4 + n)
 //! ```
 //!
-//! The receiving node asks every replica as if its heartbeat had come alone, all at once. The answer leaves when all are
-//! done, or [`SLOW_AFTER`] after the first was asked: what is still open then is called late, and its sender repeats
-//! it in an envelope of its own. So a replica that waits for its disk costs the others 20 ms at most, not its own
-//! wait, and is not cut short itself: giving a whole half heartbeat to everybody would have put that much into every
-//! linearizable read of every other group, whose probes ride along.
+//! The receiving node asks every replica as if its heartbeat had come alone, all at once. The answer leaves when all
+//! are done, or [`SLOW_AFTER`] after the first was asked: what is still open then is called late, and its sender
+//! repeats it in an envelope of its own. So a replica that waits for its disk costs the others 20 ms at most, not its
+//! own wait, and is not cut short itself: giving a whole half heartbeat to everybody would have put that much into
+//! every linearizable read of every other group, whose probes ride along.
 //!
 //! **Invariant.** Repeating a heartbeat, or giving up on one, changes nothing: it carries no entries.
 //!
@@ -266,7 +266,9 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_decoding_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), fix in any::<bool>()) {
+        fn no_bytes_make_decoding_panic(
+            mut bytes in proptest::collection::vec(any::<u8>(), 0..200), fix in any::<bool>()
+        ) {
             if fix && bytes.len() > 5 {
                 bytes[..5].copy_from_slice(&[1, 0, 0, 0, 2]);
             }

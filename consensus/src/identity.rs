@@ -14,13 +14,13 @@
 //!
 //! A node that forgot what it promised (a vote, an acknowledged entry) can cost the cluster an acknowledged write. Its
 //! peers remember for it. Start count and batch alone would not do: both grow without any peer's consent, so an emptied
-//! directory that starts often enough would pass. The history does: no directory gets the boot nonce of a life that it did
-//! not live, and what a start recovered of a life is fixed from that start on (rule J7).
+//! directory that starts often enough would pass. The history does: no directory gets the boot nonce of a life that it
+//! did not live, and what a start recovered of a life is fixed from that start on (rule J7).
 //!
 //! **Invariant.** Pure: values in, a verdict out. What was seen only grows.
 //!
-//! **Deliberately absent.** More than [`PAST_LIVES_MAX`] lives: a node that lived that many while a peer met none of them
-//! is refused by this peer, for nobody can tell any more.
+//! **Deliberately absent.** More than [`PAST_LIVES_MAX`] lives: a node that lived that many while a peer met none of
+//! them is refused by this peer, for nobody can tell any more.
 
 use kvorum_api::{ClusterId, NodeId, StartCount};
 use kvorum_storage::journal::BatchNumber;
@@ -102,8 +102,8 @@ pub enum Verdict {
     Refused(String),
 }
 
-/// Judges what `node` says of itself against the highest that was seen of it. A hello shows `past` lives, another message
-/// none.
+/// Judges what `node` says of itself against the highest that was seen of it. A hello shows `past` lives, another
+/// message none.
 #[must_use]
 pub fn judge(node: NodeId, seen: Option<Life>, said: Life, past: Option<&[PastLife]>) -> Verdict {
     let Some(seen) = seen else {

@@ -1,7 +1,7 @@
 //! # NoteKeeper: keeps the node's note durable
 //!
-//! **Invariant.** One writer at a time, so that a newer note is never overwritten by an older one; the clock is extended,
-//! and a life counts as noted, only after the sync.
+//! **Invariant.** One writer at a time, so that a newer note is never overwritten by an older one; the clock is
+//! extended, and a life counts as noted, only after the sync.
 
 use crate::{hlc::Hlc, identity::Lives, note::NodeNote, peers::Peers};
 use kvorum_api::{Stamp, StartCount};
@@ -62,8 +62,8 @@ impl NoteKeeper {
         Arc::clone(&self.wake)
     }
 
-    /// Writes a note if the clock wants a further bound or a life is new, and waits until it is durable. What peers have
-    /// synced rides along: the clock wants a bound every second, far more often than rule J7 asks for.
+    /// Writes a note if the clock wants a further bound or a life is new, and waits until it is durable. What peers
+    /// have synced rides along: the clock wants a bound every second, far more often than rule J7 asks for.
     ///
     /// # Errors
     /// The journal's.

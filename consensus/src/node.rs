@@ -15,8 +15,8 @@
 //! A server that must hand out the node before it is open (its peers may call while it opens) uses [`Node::new`] and
 //! [`Node::open`]; [`Node::start`] is both.
 //!
-//! **Invariant.** A replica votes and appends only after a majority of the cluster (this node included) has confirmed in
-//! this life who the node is. Nothing here is fenced by an epoch.
+//! **Invariant.** A replica votes and appends only after a majority of the cluster (this node included) has confirmed
+//! in this life who the node is. Nothing here is fenced by an epoch.
 //!
 //! **Deliberately absent.** What is answered to peers (`answers`), which replicas there are (`groups`), what a
 //! message between them means (`cp`), and when the chores run (`chores`).
@@ -200,8 +200,8 @@ impl Node {
         Ok(())
     }
 
-    /// Answers one envelope of a peer. Never fails: a refusal is an envelope too, and what is no envelope at all gets an
-    /// answer that says so.
+    /// Answers one envelope of a peer. Never fails: a refusal is an envelope too, and what is no envelope at all gets
+    /// an answer that says so.
     pub async fn handle(&self, envelope: Bytes) -> Bytes {
         let request = match self.peers.receive(&envelope) {
             Ok(request) => request,
@@ -221,8 +221,8 @@ impl Node {
         self.groups.get(GroupId::from(shard))
     }
 
-    /// Brings what this node holds in line with the newest map: replicas, and the addresses that hints name. An older map
-    /// than the last changes nothing.
+    /// Brings what this node holds in line with the newest map: replicas, and the addresses that hints name. An older
+    /// map than the last changes nothing.
     ///
     /// # Errors
     /// The first replica that could not be held or forgotten; the others are in line.

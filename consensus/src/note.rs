@@ -4,7 +4,7 @@
 //! [`NODE_GROUP`](kvorum_storage::journal::NODE_GROUP). Version 2, integers big-endian:
 //!
 //! ```text
-//!   format = 2 (1) │ bound of the clock (8) │ peers (2) │ per peer: node, start count, boot nonce, last synced (8 each)
+//!   version 2 (1) │ bound of the clock (8) │ peers (2) │ per peer: node, start count, boot nonce, last synced (8 each)
 //!   │ lives (2) │ per life of this directory, oldest first: start count, boot nonce, batch found after it (8 each)
 //! ```
 //!

@@ -100,8 +100,8 @@ pub struct ReplicaStatus {
 
 /// Agreement on one shard.
 pub trait Replicator: Send + Sync {
-    /// Decides writes. They are handed over in their order, behind one reply handle; the answers come when all are known,
-    /// in the same order. Each is decided on its own: some may succeed and others fail.
+    /// Decides writes. They are handed over in their order, behind one reply handle; the answers come when all are
+    /// known, in the same order. Each is decided on its own: some may succeed and others fail.
     fn write_many(
         &self,
         commands: Vec<WriteCommand>,

@@ -54,7 +54,7 @@ pub trait Transport: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<Bytes, TransportError>>;
 
     /// From now on the other nodes are at these addresses (host:port; this node may be among them). Who is not named is
-    /// unreachable; a call under way to a node that moved or went fails like one over a broken connection. A network that
-    /// finds nodes by their ids has nothing to do.
+    /// unreachable; a call under way to a node that moved or went fails like one over a broken connection. A network
+    /// that finds nodes by their ids has nothing to do.
     fn set_peers(&self, peers: &BTreeMap<NodeId, String>);
 }

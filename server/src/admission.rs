@@ -1,7 +1,7 @@
 //! Admission: how many requests, and how many bytes of them, are being worked on at once.
 //!
-//! **Invariant.** A permit is taken before work begins and given back when it ends, however it ends. Nobody waits here: a
-//! queue at the door would only hide the overload from the one who could go elsewhere.
+//! **Invariant.** A permit is taken before work begins and given back when it ends, however it ends. Nobody waits here:
+//! a queue at the door would only hide the overload from the one who could go elsewhere.
 
 use kvorum_api::Refused;
 use std::sync::{

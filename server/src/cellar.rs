@@ -1,5 +1,5 @@
-//! The cellar of this process: the engine and the journal of one data directory, opened in the order that lets each know
-//! what the other holds.
+//! The cellar of this process: the engine and the journal of one data directory, opened in the order that lets each
+//! know what the other holds.
 //!
 //! ```text
 //!   engine ──▶ positions of every shard ──▶ highest batch they name ──▶ journal resumes above it (rule J2)
@@ -58,8 +58,8 @@ fn open_engine(_: &Config, _: &Path) -> Result<Arc<dyn Engine>, StorageError> {
     Err(StorageError::Engine("this build leaves RocksDB out (feature rocks) and can keep no data".to_owned()))
 }
 
-/// The highest journal batch any position of the engine names. Asked of the engine itself: whatever map this node has may
-/// be older than what it holds.
+/// The highest journal batch any position of the engine names. Asked of the engine itself: whatever map this node has
+/// may be older than what it holds.
 fn highest_batch(engine: &Arc<dyn Engine>) -> Result<BatchNumber, StorageError> {
     let mut highest = BatchNumber(0);
     let positions = KeyRange::prefix([MetaKind::Position as u8]);

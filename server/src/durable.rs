@@ -4,7 +4,8 @@
 //!   name.new ── written, synced ── renamed over name ── directory synced
 //! ```
 //!
-//! **Invariant.** A reader finds the old bytes or the new ones, never a mixture, and the new ones once this has returned.
+//! **Invariant.** A reader finds the old bytes or the new ones, never a mixture, and the new ones once this has
+//! returned.
 
 use std::{
     fs::{self, File},

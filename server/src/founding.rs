@@ -1,7 +1,7 @@
 //! What a node is told before it starts: from configuration, identity and the copy of the map.
 //!
-//! **Invariant.** Every founder tells the same nodes and keyspaces; its own row says where it is now. Once there is a map,
-//! only that row counts.
+//! **Invariant.** Every founder tells the same nodes and keyspaces; its own row says where it is now. Once there is a
+//! map, only that row counts.
 
 use crate::{
     beginning::{Beginning, Fatal, random_number},

@@ -12,11 +12,11 @@
 //! ```
 //!
 //! **Invariant.** A start count is durable before it is used, and never used twice: the file is written beside, synced,
-//! renamed over the old one, and the directory synced. A directory is durable before anybody is asked to let it in: asked
-//! twice, the same directory gets the same node id.
+//! renamed over the old one, and the directory synced. A directory is durable before anybody is asked to let it in:
+//! asked twice, the same directory gets the same node id.
 //!
-//! **Deliberately absent.** Recognising copies of a directory: that needs the peers (`consensus::peers`). What the cluster
-//! became since it was founded: that is in its map.
+//! **Deliberately absent.** Recognising copies of a directory: that needs the peers (`consensus::peers`). What the
+//! cluster became since it was founded: that is in its map.
 
 use crate::durable;
 use kvorum_api::{ClusterId, NodeId, StartCount};

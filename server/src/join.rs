@@ -6,8 +6,8 @@
 //!     cluster id, node id, map         ◀────────────────────────────────────────┘
 //! ```
 //!
-//! **Invariant.** The same directory gets the same node id, however often it asks and whoever answers. The key itself never
-//! travels.
+//! **Invariant.** The same directory gets the same node id, however often it asks and whoever answers. The key itself
+//! never travels.
 
 use crate::cluster_key::ClusterKey;
 use bytes::Bytes;

@@ -12,8 +12,8 @@
 //!
 //! **Invariant.** Every error that leaves a door says whether the write may have happened.
 //!
-//! **Deliberately absent.** Decisions. This crate wires, converts and serves; what a write or a level means is decided in
-//! `consensus` and `storage`.
+//! **Deliberately absent.** Decisions. This crate wires, converts and serves; what a write or a level means is decided
+//! in `consensus` and `storage`.
 
 pub mod admin;
 pub mod admission;

@@ -1,7 +1,7 @@
 //! `kvd`: one node of a Kvorum cluster.
 //!
-//! Exit codes: 0 stopped in order; 1 cannot start or cannot go on; 2 usage or configuration. Every failure is one sentence
-//! on stderr.
+//! Exit codes: 0 stopped in order; 1 cannot start or cannot go on; 2 usage or configuration. Every failure is one
+//! sentence on stderr.
 
 use clap::Parser;
 use kvorum_server::{

@@ -1,7 +1,8 @@
-//! Figures of the server: every name, unit and label value in one place, and the reading of figures that other rooms keep
-//! themselves (journal, engine, replicas), taken when somebody asks.
+//! Figures of the server: every name, unit and label value in one place, and the reading of figures that other rooms
+//! keep themselves (journal, engine, replicas), taken when somebody asks.
 //!
-//! **Invariant.** Labels are closed sets: operations, outcomes, keyspaces of the configuration. Never keys, clients, peers.
+//! **Invariant.** Labels are closed sets: operations, outcomes, keyspaces of the configuration. Never keys, clients,
+//! peers.
 
 use crate::rpc::status_out::{Facts, role};
 use kvorum_api::frame::Outcome;

@@ -7,7 +7,8 @@
 //!   second signal: at once
 //! ```
 //!
-//! **Invariant.** Nothing is served before the start count is durable; nothing is acknowledged after the journal stopped.
+//! **Invariant.** Nothing is served before the start count is durable; nothing is acknowledged after the journal
+//! stopped.
 
 use crate::{
     admin::Admin,

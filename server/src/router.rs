@@ -6,8 +6,9 @@
 //!   keyspace name ──▶ Keyspace { row, shards } ──▶ placement key ──▶ ShardRoute { row, replica here or elsewhere }
 //! ```
 //!
-//! **Invariant.** Every placement key of a keyspace lies in exactly one of its shards: the first one starts at the empty
-//! key, and each reaches to the start of the next. A request sees one revision of the map from its first look to its last.
+//! **Invariant.** Every placement key of a keyspace lies in exactly one of its shards: the first one starts at the
+//! empty key, and each reaches to the start of the next. A request sees one revision of the map from its first look to
+//! its last.
 //!
 //! **Deliberately absent.** Consistency. The hall shows the way; what a level or an acknowledgement means is decided in
 //! the council room.

@@ -7,8 +7,8 @@
 //!
 //! A node that starts while nobody who holds the metadata is up finds its shards and its peers by it.
 //!
-//! **Invariant.** A map is whole or not there: a torn or rotten file is passed over with a warning, and the one before it is
-//! taken. An older map is harmless, because a node catches up from whatever revision it has.
+//! **Invariant.** A map is whole or not there: a torn or rotten file is passed over with a warning, and the one before
+//! it is taken. An older map is harmless, because a node catches up from whatever revision it has.
 //!
 //! **Deliberately absent.** The bytes of the map itself: they are `consensus`'s own codec.
 

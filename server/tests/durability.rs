@@ -1,7 +1,7 @@
 //! What was acknowledged is there, whatever dies: real processes, `kill -9`, one and all at once.
 //!
-//! Every writer keeps its own account: what was acknowledged must be there, what provably did not happen must not, what was
-//! unknown is asked again under its id and counts once.
+//! Every writer keeps its own account: what was acknowledged must be there, what provably did not happen must not, what
+//! was unknown is asked again under its id and counts once.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests panic and print as tests do")]
 
 mod cluster;
@@ -171,7 +171,8 @@ async fn check(cluster: &Cluster, accounts: &[Account]) {
     assert!(acknowledged > WRITERS * KILLS / 4, "too little was written to mean anything: {acknowledged}");
 }
 
-/// Two of three nodes are down: what needs a majority is refused truthfully, `local` answers, and it recovers by itself.
+/// Two of three nodes are down: what needs a majority is refused truthfully, `local` answers, and it recovers by
+/// itself.
 #[tokio::test]
 async fn without_a_majority_nothing_is_promised_and_local_reads_answer() {
     let mut cluster = Cluster::start_with(3, |_| QUICK.to_owned()).await;
@@ -223,7 +224,8 @@ async fn without_a_majority_nothing_is_promised_and_local_reads_answer() {
     converged(&cluster).await;
 }
 
-/// Rule T3: a key with a time to live goes by the log, on every node, without any other traffic, though its leader died.
+/// Rule T3: a key with a time to live goes by the log, on every node, without any other traffic, though its leader
+/// died.
 #[tokio::test]
 async fn a_key_expires_everywhere_though_its_leader_died_in_silence() {
     let mut cluster = Cluster::start_with(3, |_| QUICK.to_owned()).await;

@@ -18,8 +18,8 @@ async fn nodes_by(cluster: &mut Cluster, node: u64) -> Vec<u64> {
     reply.nodes.iter().map(|node| node.id).collect()
 }
 
-/// A fourth and a fifth node join three; each sees the map, holds replicas of what is made from then on, serves them, and
-/// needs no flag at its next start.
+/// A fourth and a fifth node join three; each sees the map, holds replicas of what is made from then on, serves them,
+/// and needs no flag at its next start.
 #[tokio::test]
 async fn nodes_that_join_see_the_map_hold_replicas_and_start_again_by_themselves() {
     let mut cluster = Cluster::start(3).await;

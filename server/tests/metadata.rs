@@ -100,8 +100,8 @@ async fn all_nodes_start_again_from_their_copies_of_the_map() {
     assert_eq!(names(&before), names(&after));
 }
 
-/// Invariant 8 for CP: with a majority of the metadata down, shards that have a majority elsewhere serve reads and writes;
-/// changes are refused with that reason, and without effect. They are made again once it is back.
+/// Invariant 8 for CP: with a majority of the metadata down, shards that have a majority elsewhere serve reads and
+/// writes; changes are refused with that reason, and without effect. They are made again once it is back.
 #[tokio::test]
 async fn with_the_metadata_down_data_goes_on_and_changes_are_refused() {
     let mut cluster = Cluster::start(3).await;

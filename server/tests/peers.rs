@@ -62,7 +62,8 @@ async fn an_emptied_directory_coming_back_is_refused() {
     fs::remove_dir_all(node.data()).unwrap();
     node.start();
     let words = refused(&mut cluster, 3).await;
-    // A first life shows the same start count as the one that was emptied: its peers cannot tell it from a second process.
+    // A first life shows the same start count as the one that was emptied: its peers cannot tell it from a second
+    // process.
     let sentence = "node 3 was started twice with start count 1: two processes run with one id, or its data directory was \
                     emptied or cloned";
     assert!(words.contains(sentence), "{words}");
@@ -197,8 +198,8 @@ async fn caught_up_of_two(cluster: &Cluster, without: u64) {
     .await;
 }
 
-/// Rule S5: a full follower refuses appends and is not poisoned; leader and the other one suffice for a majority. A full
-/// leader hands leadership on.
+/// Rule S5: a full follower refuses appends and is not poisoned; leader and the other one suffice for a majority. A
+/// full leader hands leadership on.
 #[tokio::test]
 async fn a_full_node_of_three_does_not_stop_the_others_and_comes_back() {
     let root = tempfile::tempdir().unwrap();

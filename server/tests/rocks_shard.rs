@@ -1,7 +1,7 @@
 //! The RocksDB half of the shard's suite. It runs here, so that the tests of the crates below never build RocksDB.
 //!
-//! **Invariant.** Losing power is an image of the directory taken while the engine runs: no code of a closing engine has
-//! touched it.
+//! **Invariant.** Losing power is an image of the directory taken while the engine runs: no code of a closing engine
+//! has touched it.
 
 #![expect(clippy::unwrap_used, reason = "the helpers of a test are a test")]
 

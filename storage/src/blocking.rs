@@ -4,8 +4,8 @@
 //!   run(work) ──▶ a place in the queue (waits) ──▶ queue ──▶ kv-blocking-0 │ kv-blocking-1 │ …  ──▶ result
 //! ```
 //!
-//! Threads of our own instead of the runtime's: those have an unbounded queue and grow to hundreds of threads, so a slow
-//! disk would turn into memory instead of waiting.
+//! Threads of our own instead of the runtime's: those have an unbounded queue and grow to hundreds of threads, so a
+//! slow disk would turn into memory instead of waiting.
 //!
 //! **Invariant.** Work that was queued runs exactly once, even if its caller has gone away; a panic in it reaches its
 //! caller and nobody else. Dropping the last handle runs what is queued and joins the threads.
@@ -254,7 +254,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
-        fn every_job_runs_once_and_answers_its_own_caller(threads in 1usize..4, queue in 1usize..5, jobs in 0usize..60) {
+        fn every_job_runs_once_and_answers_its_own_caller(
+            threads in 1usize..4, queue in 1usize..5, jobs in 0usize..60
+        ) {
             let runs = Arc::new(AtomicUsize::new(0));
             let blocking = Blocking::pool(threads, queue);
             let answers = runtime().block_on(async {

@@ -8,8 +8,8 @@
 //!   Truncated  a reader catches up   and follows
 //! ```
 //!
-//! `apply` writes it and nobody else. A reader holds a seq and nothing more: a slow one costs nothing, and one that fell
-//! off is told where the diary begins now ([`ChangesError::Truncated`]) and takes the whole map at a seq
+//! `apply` writes it and nobody else. A reader holds a seq and nothing more: a slow one costs nothing, and one that
+//! fell off is told where the diary begins now ([`ChangesError::Truncated`]) and takes the whole map at a seq
 //! ([`ChangeReader::resync`]).
 //!
 //! **Invariant.** In CP the record with seq *n* is the same on every replica, so a reader may go on elsewhere. How far

@@ -214,8 +214,8 @@ impl Reader {
         self.take().map(i64::from_be_bytes)
     }
 
-    /// A number of things that follow, each of at least `bytes_min` bytes: a count the record cannot hold is refused, so
-    /// that nobody allocates for it.
+    /// A number of things that follow, each of at least `bytes_min` bytes: a count the record cannot hold is refused,
+    /// so that nobody allocates for it.
     ///
     /// # Errors
     /// As [`Reader::u8`], or a count beyond the record.

@@ -1,7 +1,7 @@
 //! Entry: what is stored under a key.
 //!
 //! ```text
-//!   │ 1 │ flags │ version (24) │ expires_ms (8)? │ value … │     flags: 1 has a value, 2 expires, 4 to 7 codec (0 plain)
+//!   │ 1 │ flags │ version (24) │ expires_ms (8)? │ value … │  flags: 1 has a value, 2 expires, 4 to 7 codec (0 plain)
 //! ```
 //!
 //! **Invariant.** [`Entry::merge`] is the one place that decides who wins.
@@ -110,7 +110,9 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn any_bytes_are_refused_or_read_as_exactly_what_they_say(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+        fn any_bytes_are_refused_or_read_as_exactly_what_they_say(
+            bytes in proptest::collection::vec(any::<u8>(), 0..60)
+        ) {
             let bytes = Bytes::from(bytes);
             if let Ok(entry) = Entry::decode(bytes.clone()) {
                 prop_assert_eq!(entry.encode(), bytes);

@@ -284,7 +284,10 @@ mod tests {
     proptest! {
         #[test]
         fn what_a_key_says_reads_back(
-            shard in edge(), number in edge(), client in any::<u128>(), key in proptest::collection::vec(any::<u8>(), 0..9)
+            shard in edge(),
+            number in edge(),
+            client in any::<u128>(),
+            key in proptest::collection::vec(any::<u8>(), 0..9),
         ) {
             let shard = ShardId(shard);
             prop_assert_eq!(placement_key(&data_key(KeyspaceId(7), &key)), key.clone());
@@ -327,7 +330,9 @@ mod tests {
         }
 
         #[test]
-        fn ranges_of_numbers_hold_exactly_their_numbers(shard in edge(), from in edge(), up_to in edge(), at in edge()) {
+        fn ranges_of_numbers_hold_exactly_their_numbers(
+            shard in edge(), from in edge(), up_to in edge(), at in edge()
+        ) {
             let shard = ShardId(shard);
             let key = expiry_key(shard, at, b"k");
             prop_assert_eq!(expiry_range(shard, from, up_to).contains(&key), from <= at && at <= up_to);

@@ -17,23 +17,23 @@
 //!                        receive ─▶ install ▶└──────────────────────────────────────────────────┘
 //! ```
 //!
-//! **The story of one write.** The leader packs commands into a [`Proposal`](crate::command::Proposal) with its clock and
-//! stamp, and the group agrees. [`Shard::apply`] raises the shard's *logged time* to the proposal's, so that from here on
-//! no clock is asked: what is due, what is too old, follows from the log. A command that names a request id is first
-//! looked up: remembered, it gets the outcome it got then; too old or below the client's floor, it is refused; else it
-//! goes on. `evaluate` judges its operations against the rows, later ones seeing earlier ones, and says what would
-//! become of each row, or which operation failed, and then nothing happens. Each row that changes gets a version, the
-//! proposer's stamp or one above the shard's last, whichever is larger, and a record in the diary. At the end of the
-//! entry the *rolling hash* is chained over everything that was edited, and at the end of the run rows, records,
+//! **The story of one write.** The leader packs commands into a [`Proposal`](crate::command::Proposal) with its clock
+//! and stamp, and the group agrees. [`Shard::apply`] raises the shard's *logged time* to the proposal's, so that from
+//! here on no clock is asked: what is due, what is too old, follows from the log. A command that names a request id is
+//! first looked up: remembered, it gets the outcome it got then; too old or below the client's floor, it is refused;
+//! else it goes on. `evaluate` judges its operations against the rows, later ones seeing earlier ones, and says what
+//! would become of each row, or which operation failed, and then nothing happens. Each row that changes gets a version,
+//! the proposer's stamp or one above the shard's last, whichever is larger, and a record in the diary. At the end of
+//! the entry the *rolling hash* is chained over everything that was edited, and at the end of the run rows, records,
 //! outcomes, hash and position go to the engine as one batch.
 //!
 //! **What a crash leaves.** The engine has no log of its own: a crash takes it back to its last flush, and there
 //! position, rows, diary and hash agree, because they were one batch. The group then applies the log from that position
 //! again, and comes out where it was, to the byte. [`Shard::flushed`] says where that is.
 //!
-//! **Who may be here at once.** One writer (`apply`, `install`, trimming) under a lock, any number of readers beside it.
-//! Readers take the published state *before* the engine is asked, so they never judge a row by a later time than the
-//! row's own; and they look again afterwards whether the shard was being replaced under them.
+//! **Who may be here at once.** One writer (`apply`, `install`, trimming) under a lock, any number of readers beside
+//! it. Readers take the published state *before* the engine is asked, so they never judge a row by a later time than
+//! the row's own; and they look again afterwards whether the shard was being replaced under them.
 //!
 //! **Invariant.** User data changes only here: through `apply`, and through its two chores, `install` and
 //! `collect_changes`. `apply` sees the entry and the replicated state, nothing else.
@@ -184,8 +184,8 @@ impl Shard {
         Ok(outcomes)
     }
 
-    /// Drops what it keeps in memory for writes to come; the next write reads it again. For a shard that has become idle:
-    /// cheap, and nothing at all while somebody writes.
+    /// Drops what it keeps in memory for writes to come; the next write reads it again. For a shard that has become
+    /// idle: cheap, and nothing at all while somebody writes.
     pub fn rest(&self) {
         if let Some(mut clients) = self.writer.try_lock() {
             clients.clear();
@@ -304,8 +304,8 @@ impl Shard {
         Ok(answer)
     }
 
-    /// The logged time by which to judge the row of a key; `None` = a pristine shard has no rows. Asked before the engine:
-    /// a row must not be judged by a later time than its own.
+    /// The logged time by which to judge the row of a key; `None` = a pristine shard has no rows. Asked before the
+    /// engine: a row must not be judged by a later time than its own.
     fn time_ms_to_judge(&self, key: &[u8]) -> Result<Option<u64>, StorageError> {
         let state = self.state.read();
         let Some(settings) = &state.settings else { return Ok(None) };

@@ -1,15 +1,15 @@
 //! # Frames of a stream: many requests in one message, answers in any order
 //!
 //! ```text
-//!   request  │ 1 │ stamp (8) │ client (16) │ lowest unanswered (8) │ keyspace │ traceparent │ token │ count (4) │ calls
-//!   reply    │ 1 │ node (8)  │ stamp (8)   │ count (4) │ answers
+//!   request │ 1 │ stamp (8) │ client (16) │ lowest unanswered (8) │ keyspace │ traceparent │ token │ count (4) │ calls
+//!   reply   │ 1 │ node (8)  │ stamp (8)   │ count (4) │ answers
 //! ```
 //!
-//! Integers are big-endian; bytes and text are a length (4) and that many bytes; an option is a bit of the flags in front
-//! of it. What is decoded shares the memory of the frame.
+//! Integers are big-endian; bytes and text are a length (4) and that many bytes; an option is a bit of the flags in
+//! front of it. What is decoded shares the memory of the frame.
 //!
-//! **Invariant.** The leading byte is the version; numbers are append-only. No bytes make decoding panic, and nothing is
-//! allocated for items that the bytes at hand could not hold.
+//! **Invariant.** The leading byte is the version; numbers are append-only. No bytes make decoding panic, and nothing
+//! is allocated for items that the bytes at hand could not hold.
 //!
 //! **Deliberately absent.** Judgement: whether a key is too long or a level is offered is decided at the door, which
 //! answers that one call; only bytes that are no frame end the stream.

@@ -190,7 +190,9 @@ proptest! {
 
     /// Bytes that are nearly a frame go deeper than random ones.
     #[test]
-    fn no_damage_makes_decoding_panic(request in request(), answers in vec(answer(), 0..4), at: usize, to: u8, cut: usize) {
+    fn no_damage_makes_decoding_panic(
+        request in request(), answers in vec(answer(), 0..4), at: usize, to: u8, cut: usize
+    ) {
         let reply = Reply { node: NodeId(7), stamp: Stamp(8), answers };
         for frame in [request.encode(), reply.encode()] {
             let mut damaged = frame.to_vec();

@@ -1,7 +1,7 @@
 //! What other replicas of the group ask, and what they are answered.
 //!
-//! **Invariant.** A poisoned replica neither votes nor acknowledges (invariant 5). A message speaks for the replica that
-//! sent it and for no other.
+//! **Invariant.** A poisoned replica neither votes nor acknowledges (invariant 5). A message speaks for the replica
+//! that sent it and for no other.
 
 use super::{
     codec::{
@@ -96,8 +96,8 @@ impl Group {
         Ok(encode_append_reply(&reply, &self.core.reply_notes()))
     }
 
-    /// Promises a leader not to vote for anybody else for a while: before openraft takes its message in, so that no vote
-    /// slips in between. One whose term is known to be over is promised nothing.
+    /// Promises a leader not to vote for anybody else for a while: before openraft takes its message in, so that no
+    /// vote slips in between. One whose term is known to be over is promised nothing.
     fn promise(&self, term: u64) {
         let is_over = self.core.look(|metrics| metrics.current_term > term) == Some(true);
         if !is_over {

@@ -6,9 +6,9 @@
 //!   follower   same term and leader; last entry = applied = flushed = index ──▶ yes, then ends its own
 //! ```
 //!
-//! **Invariant.** Nothing here decides when a group is idle, and nothing here is needed for safety: a replica that ends its
-//! Raft instance keeps every promise it made, because they are in the journal. Agreement is what keeps the group from
-//! electing when it opens again.
+//! **Invariant.** Nothing here decides when a group is idle, and nothing here is needed for safety: a replica that ends
+//! its Raft instance keeps every promise it made, because they are in the journal. Agreement is what keeps the group
+//! from electing when it opens again.
 
 use super::{
     codec::{DecodeError, Reader, begin, put_bytes, raft::decode_vote},

@@ -1,7 +1,7 @@
 //! The shard's door: only the newest opening of a replica may change the shard.
 //!
-//! openraft's shutdown does not wait for its state machine's worker, so a group that was closed and opened again may have
-//! two of them for a moment. Each opening has a number; a former one is refused (rule G3).
+//! openraft's shutdown does not wait for its state machine's worker, so a group that was closed and opened again may
+//! have two of them for a moment. Each opening has a number; a former one is refused (rule G3).
 //!
 //! **Invariant.** Once [`Door::open`] has returned, nothing of a former opening is applied any more.
 

@@ -262,8 +262,8 @@ async fn open_store(context: &GroupContext, shard: Arc<Shard>) -> Result<Arc<Rep
     Ok(blocking.run(move || ReplicaStore::open(parts, shard, health, read_bytes_max)).await?)
 }
 
-/// Which chance a replica has in this opening: different ones for its peers, its other lives and openings, so that they do
-/// not stand for election in step.
+/// Which chance a replica has in this opening: different ones for its peers, its other lives and openings, so that they
+/// do not stand for election in step.
 fn seed(core: &Core, opening: u64) -> u64 {
     let mixed = [core.group.0, core.replica.0, core.context.actor.start.0, opening];
     mixed

@@ -2,19 +2,19 @@
 //!
 //! ```text
 //!   leader     sent t ────────────────▶ trusts until t + election_min / 2
-//!   follower        heard, acknowledged ─────────────────────────────────▶ votes for nobody else until heard + election_max
+//!   follower        heard, acknowledged ────────────────────────────▶ votes for nobody else until heard + election_max
 //! ```
 //!
 //! A follower that acknowledged what was sent at `t` heard it after `t`. It keeps its promise at its own door for
 //! `election_max`; the leader trusts a majority's promises for `election_min / 2`, a third of that or less. Only the
-//! *rates* of two monotonic clocks are compared, never their values (rule R3): they would have to differ by a factor of two
-//! between leader and follower before a second leader could be elected while the first one still trusts.
+//! *rates* of two monotonic clocks are compared, never their values (rule R3): they would have to differ by a factor of
+//! two between leader and follower before a second leader could be elected while the first one still trusts.
 //!
 //! Four things would break the promise, and are kept from it:
-//! * A restart forgets it. In a group whose settings have leases, or may have, a replica that ever took part answers votes
-//!   as if it were not there and does not stand, for `election_max` after it was opened (rule G5). What may have leases:
-//!   settings that are applied, logged or wished here. A leader trusts only acknowledgements of followers whose log
-//!   reaches to where it saw the settings itself, so no follower that knows nothing of leases is counted.
+//! * A restart forgets it. In a group whose settings have leases, or may have, a replica that ever took part answers
+//!   votes as if it were not there and does not stand, for `election_max` after it was opened (rule G5). What may have
+//!   leases: settings that are applied, logged or wished here. A leader trusts only acknowledgements of followers whose
+//!   log reaches to where it saw the settings itself, so no follower that knows nothing of leases is counted.
 //! * A vote seen elsewhere makes openraft forget it. The promise is kept here, at the door, not there.
 //! * A leader that hands over asks another one to be elected at once, past all promises. It gives its lease up before.
 //! * A group that is closed ends its Raft instances. The leader gives its lease up before, and trusts only what was
@@ -70,7 +70,8 @@ struct Trust {
     given_up_in: Option<u64>,
     /// Only what was sent from then on is trusted.
     from: Option<Instant>,
-    /// Where this replica stood when it first saw that the group has leases: whoever reaches that far has the settings too.
+    /// Where this replica stood when it first saw that the group has leases: whoever reaches that far has the settings
+    /// too.
     known_at: Option<u64>,
 }
 
@@ -91,8 +92,8 @@ impl Lease {
         }
     }
 
-    /// Whether a replica with this store, of a group with these settings in its founding list, may have promised something
-    /// in an earlier life.
+    /// Whether a replica with this store, of a group with these settings in its founding list, may have promised
+    /// something in an earlier life.
     pub(crate) fn may_have_promised(store: &ReplicaStore, wish: &Settings) -> bool {
         let state = store.journal.group(store.group);
         let took_part = state.vote.is_some() || state.entries.is_some() || store.shard.state().settings.is_some();
@@ -152,8 +153,8 @@ impl Lease {
 }
 
 impl Core {
-    /// Tells openraft whether to stand for election: if the replica is fit, may, and is not guarded. Several may tell it at
-    /// once; what is told last is true.
+    /// Tells openraft whether to stand for election: if the replica is fit, may, and is not guarded. Several may tell
+    /// it at once; what is told last is true.
     pub(super) fn allow_standing(&self, raft: &Raft<Types, StateMachine>) {
         let _turn = self.lease.standing.lock();
         let is_fit = self.is_electable.load(Ordering::Relaxed) && self.may_stand.load(Ordering::Relaxed);
@@ -175,8 +176,8 @@ pub(super) async fn stand_after_guard(core: Arc<Core>, raft: Raft<Types, StateMa
     core.allow_standing(&raft);
 }
 
-/// When what a majority acknowledged last was sent, counting only voters whose log reaches to `known_at`; `None` also if
-/// this replica does not lead in `term`, or has not committed an entry of it.
+/// When what a majority acknowledged last was sent, counting only voters whose log reaches to `known_at`; `None` also
+/// if this replica does not lead in `term`, or has not committed an entry of it.
 fn acknowledged(metrics: &Metrics, own: u64, term: u64, known_at: u64) -> Option<Instant> {
     let is_settled = metrics.state == ServerState::Leader
         && metrics.current_term == term

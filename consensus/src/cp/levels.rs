@@ -7,8 +7,8 @@
 //!   local          look up
 //! ```
 //!
-//! A proof is a moment on this replica's own monotonic clock before which everything acknowledged is in the answer. It is
-//! taken before the lookup and becomes a staleness after it, so that whatever a paused replica slept away is in the
+//! A proof is a moment on this replica's own monotonic clock before which everything acknowledged is in the answer. It
+//! is taken before the lookup and becomes a staleness after it, so that whatever a paused replica slept away is in the
 //! staleness, and refuses a bound that is not kept any more.
 //!
 //! **Invariant.** A level this replica cannot prove is refused, never weakened. A staleness is never below the truth.
@@ -56,8 +56,8 @@ enum Needs {
 }
 
 impl Group {
-    /// Proves the level, looks up, and makes sure that the proof held until then. Gives what was found and how stale it may
-    /// be; `None` = unknown.
+    /// Proves the level, looks up, and makes sure that the proof held until then. Gives what was found and how stale it
+    /// may be; `None` = unknown.
     pub(super) async fn read<T, F: Future<Output = Result<T, ReadError>> + Send>(
         &self,
         level: ReadLevel,
@@ -157,8 +157,8 @@ impl Group {
         }
     }
 
-    /// Rule R1: a moment at most `bound` ago, from what is known here already or from a round that began after the request
-    /// arrived. A second attempt trusts only a round.
+    /// Rule R1: a moment at most `bound` ago, from what is known here already or from a round that began after the
+    /// request arrived. A second attempt trusts only a round.
     async fn prove_bounded(&self, bound: Duration, deadline: Instant, attempt: u32) -> Result<Instant, ReadError> {
         let at_hand = self.core.proven_until().filter(|moment| attempt == 0 && moment.elapsed() <= bound);
         if let Some(moment) = at_hand {

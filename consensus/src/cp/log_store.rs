@@ -271,7 +271,8 @@ mod tests {
         told.await.unwrap().unwrap();
     }
 
-    /// Rule S2: openraft sees the purge at once, the journal forgets only what is flushed, the rest after the next flush.
+    /// Rule S2: openraft sees the purge at once, the journal forgets only what is flushed, the rest after the next
+    /// flush.
     #[tokio::test]
     async fn purging_never_passes_what_is_flushed() {
         let (engine, journal) = (EngineDisk::new(), MemDisk::new());

@@ -9,8 +9,8 @@
 //!   read  ─▶ levels ─▶ lease, read_index, staleness ─▶ shard
 //! ```
 //!
-//! [`group`] puts the parts together; [`serve`] is what the router sees; [`duties`] is what a replica does unasked. Only
-//! this folder names openraft.
+//! [`group`] puts the parts together; [`serve`] is what the router sees; [`duties`] is what a replica does unasked.
+//! Only this folder names openraft.
 //!
 //! **Invariant.** An acknowledged write is durable on a majority and applied here; a linearizable read has heard from a
 //! majority after it arrived.

@@ -171,8 +171,8 @@ impl Route {
 }
 
 /// Whether an append tells its follower of everything that a leader which has applied up to `applied` may have
-/// acknowledged. Openraft looks up the commit index when it makes the request, and keeps a request for a while: one that
-/// lies behind proves nothing about staleness (rule R2).
+/// acknowledged. Openraft looks up the commit index when it makes the request, and keeps a request for a while: one
+/// that lies behind proves nothing about staleness (rule R2).
 fn covers_everything(request: &AppendEntriesRequest<Types>, applied: Option<u64>) -> bool {
     request
         .leader_commit

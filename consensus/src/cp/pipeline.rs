@@ -6,14 +6,15 @@
 //!
 //! A follower syncs what arrives together, so entries need not wait for the round trip of those before them.
 //!
-//! **Invariant.** A peer that cannot be reached costs one request taken from openraft's stream (rule G7): its pause between
-//! attempts happens before it hands over the next one. So a link takes one request at first and the next ones only once
-//! the peer has answered; after a failure it starts over. A failure ends the stream, and what was sent after it is
-//! forgotten: openraft sends it again from what is known to match.
+//! **Invariant.** A peer that cannot be reached costs one request taken from openraft's stream (rule G7): its pause
+//! between attempts happens before it hands over the next one. So a link takes one request at first and the next ones
+//! only once the peer has answered; after a failure it starts over. A failure ends the stream, and what was sent after
+//! it is forgotten: openraft sends it again from what is known to match.
 //!
 //! A lane keeps the order of what travels on it, but a lane that broke and came back may deliver the last of the old
-//! connection after the first of the new one. The follower then finds a gap that is none, and says *conflict* about a log
-//! id that it has confirmed meanwhile. Openraft would take that for a log that was lost: it is told of a failed call.
+//! connection after the first of the new one. The follower then finds a gap that is none, and says *conflict* about a
+//! log id that it has confirmed meanwhile. Openraft would take that for a log that was lost: it is told of a failed
+//! call.
 
 use super::types::{LogId, Types};
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesOrdered};

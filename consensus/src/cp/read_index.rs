@@ -5,8 +5,8 @@
 //!   rounds          ├── a b ──┤├── c d e ──┤├── f ──┤
 //! ```
 //!
-//! Two kinds, each with its own desk: a leader hears from a majority (read-index), a follower asks its leader for a mark
-//! (rule R1), who hears from a majority or has a lease.
+//! Two kinds, each with its own desk: a leader hears from a majority (read-index), a follower asks its leader for a
+//! mark (rule R1), who hears from a majority or has a lease.
 //!
 //! **Invariant.** An arrival joins a round that starts after it arrived, never one already under way: only then is
 //! everything acknowledged before it covered.

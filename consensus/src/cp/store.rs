@@ -5,8 +5,8 @@
 //!   shard         … flushed … applied ≤ durable here ┘
 //! ```
 //!
-//! **Invariant.** The journal forgets an entry for good only once the engine has flushed it (rule S2). The shard applies
-//! an entry only once the journal has it durably (rule J2).
+//! **Invariant.** The journal forgets an entry for good only once the engine has flushed it (rule S2). The shard
+//! applies an entry only once the journal has it durably (rule J2).
 
 use super::{
     codec::raft::{decode_log_id, decode_vote, encode_log_id},
@@ -169,8 +169,8 @@ impl ReplicaStore {
         }
     }
 
-    /// A full disk is waited out (rule S5): openraft would take the error as the end of the replica. Meanwhile the group
-    /// makes no progress here, and another replica may lead.
+    /// A full disk is waited out (rule S5): openraft would take the error as the end of the replica. Meanwhile the
+    /// group makes no progress here, and another replica may lead.
     pub(crate) async fn wait_for_room(&self, why: &str) {
         tracing::warn!(group = %self.group, why, "no room in the journal, trying again");
         tokio::time::sleep(DISK_FULL_PAUSE).await;

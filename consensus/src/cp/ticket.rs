@@ -7,8 +7,8 @@
 //!   queue ─── Seat ────┘
 //! ```
 //!
-//! **Invariant.** A command is taken or withdrawn, never both. The caller is woken once, when nothing of its frame is open
-//! any more.
+//! **Invariant.** A command is taken or withdrawn, never both. The caller is woken once, when nothing of its frame is
+//! open any more.
 
 use super::queue::Verdict;
 use parking_lot::Mutex;

@@ -1,7 +1,7 @@
 //! What is decided about closed groups, as functions from values to values (rules G1-G3, T3).
 //!
-//! **Invariant.** Nothing here reads a clock or waits. None of it is needed for safety, which is Raft's alone: a wrong guess
-//! costs an election, never a write.
+//! **Invariant.** Nothing here reads a clock or waits. None of it is needed for safety, which is Raft's alone: a wrong
+//! guess costs an election, never a write.
 
 use super::liveness::Life;
 use kvorum_api::{LogPosition, NodeId, ReplicaId};
@@ -46,7 +46,8 @@ pub enum Opener {
     Elsewhere(NodeId),
 }
 
-/// Who opens a closed group that needs its leader: the leader the record names, if its node lives, else whoever is asked.
+/// Who opens a closed group that needs its leader: the leader the record names, if its node lives, else whoever is
+/// asked.
 #[must_use]
 pub fn who_opens(record: &Record, leader: Option<(NodeId, Life)>, me: NodeId) -> Opener {
     match leader {
@@ -182,8 +183,8 @@ pub fn may_close(figures: &Figures) -> Result<(), Why> {
     Ok(())
 }
 
-/// Whether this node opens a closed group in which something is due: the node of the leader that the record names; if it is
-/// lost, the first founder that lives (rule T3).
+/// Whether this node opens a closed group in which something is due: the node of the leader that the record names; if
+/// it is lost, the first founder that lives (rule T3).
 #[must_use]
 pub fn opens_for_expiry(leader: Option<(NodeId, Life)>, founders: &[(NodeId, Life)], me: NodeId) -> bool {
     match leader {

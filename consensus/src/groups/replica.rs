@@ -6,11 +6,11 @@
 //!   the shard and a record                  a Raft instance         gate shut: arrivals wait
 //! ```
 //!
-//! The shard stays open all the time: it is cheap, and answers reads that need no leader. What costs is the Raft instance
-//! with its tasks and timers.
+//! The shard stays open all the time: it is cheap, and answers reads that need no leader. What costs is the Raft
+//! instance with its tasks and timers.
 //!
-//! **Invariant.** At most one Raft instance of a replica runs; it is made and ended in turn, never by a caller that might go
-//! away in between. A former one changes nothing (rule G3).
+//! **Invariant.** At most one Raft instance of a replica runs; it is made and ended in turn, never by a caller that
+//! might go away in between. A former one changes nothing (rule G3).
 
 use super::{
     decide::{How, Opener, Record, who_opens},
@@ -215,9 +215,9 @@ impl Replica {
         who_opens(&self.record(), self.recorded_leader(), self.shared.me())
     }
 
-    /// Whether those who need the leader have been sent elsewhere for longer than it takes to hear of a leader. A leader
-    /// that opens the group speaks to this replica, which opens it: so the node that the record names does not lead, and
-    /// may even name this one.
+    /// Whether those who need the leader have been sent elsewhere for longer than it takes to hear of a leader. A
+    /// leader that opens the group speaks to this replica, which opens it: so the node that the record names does not
+    /// lead, and may even name this one.
     pub(super) fn sends_away_in_vain(&self) -> bool {
         let mut since = self.sent_away.lock();
         since.get_or_insert_with(Instant::now).elapsed() > self.shared.timing.election_max

@@ -7,8 +7,8 @@
 //!   2 s      moving     one leader goes where the map wants it
 //! ```
 //!
-//! **Invariant.** The work of a round that comes more often than once a second grows with the groups that are open, not with
-//! those that are held.
+//! **Invariant.** The work of a round that comes more often than once a second grows with the groups that are open, not
+//! with those that are held.
 
 use super::{
     Groups,

@@ -1,7 +1,7 @@
 //! What the router sees of a replica, open or closed.
 //!
-//! **Invariant.** Whether the group is open changes how long an answer takes, never what it promises. A read that the shard
-//! alone can answer opens nothing (rule G4).
+//! **Invariant.** Whether the group is open changes how long an answer takes, never what it promises. A read that the
+//! shard alone can answer opens nothing (rule G4).
 
 use super::{
     decide::{How, Opener},

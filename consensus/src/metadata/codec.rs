@@ -5,7 +5,8 @@
 //!   node     │ 1 │ client │ peer │ zone │ directory (16)
 //!   keyspace │ 1 │ name │ mode │ sharding │ replicas (4) │ level (1), ms (8) │ limits (4 × 8) │ images │ flags
 //!            │ created (8)
-//!   shard    │ 1 │ keyspace (4) │ flags │ start │ end? │ epoch (8) │ incarnation (4) │ founders │ leader wish (8) │ stage
+//!   shard    │ 1 │ keyspace (4) │ flags │ start │ end? │ epoch (8) │ incarnation (4) │ founders │ leader wish (8)
+//!            │ stage
 //!   metadata │ 1 │ founders
 //!   counters │ 1 │ serial (8) │ node (8) │ keyspace (4) │ shard (8) │ replica (8)
 //!   map      │ 1 │ revision (8) │ count (4) │ (key, value) …
@@ -13,8 +14,9 @@
 //!
 //! Byte strings carry their length (4) in front; founders are a count (4) and pairs of replica (8) and node (8).
 //!
-//! **Invariant.** Decoding takes any bytes without a panic. Numbers are append-only. A key of another letter was written by
-//! a newer build and is no part of this build's map; a value of another format is refused, because half a map is none.
+//! **Invariant.** Decoding takes any bytes without a panic. Numbers are append-only. A key of another letter was
+//! written by a newer build and is no part of this build's map; a value of another format is refused, because half a
+//! map is none.
 
 use super::map::{ClusterMap, Counters, KeyspaceRow, NodeRow, Row, RowEdit, RowKey, ShardRow, ShardStage};
 use bytes::Bytes;

@@ -5,8 +5,8 @@
 //!   none is:   revision, serial ──▶ a metadata replica ──▶ edits since │ the whole map in pages │ nothing for 5 s
 //! ```
 //!
-//! **Invariant.** A map is published only at the end of a change, never in its middle. Edits are taken only by whoever has
-//! the same history: the change before the asker's revision must be of the asker's serial.
+//! **Invariant.** A map is published only at the end of a change, never in its middle. Edits are taken only by whoever
+//! has the same history: the change before the asker's revision must be of the asker's serial.
 
 use super::{
     map::{ClusterMap, Row, RowEdit},
@@ -247,8 +247,8 @@ fn edit_of(change: Change) -> Result<Option<RowEdit>, StorageError> {
     RowEdit::of_change(&change.key, change.new.and_then(|entry| entry.value))
 }
 
-/// What leads from the asker's map to the revision `upto`; `None` if the diary does not reach back, does not reach that far
-/// yet, or is of another history.
+/// What leads from the asker's map to the revision `upto`; `None` if the diary does not reach back, does not reach that
+/// far yet, or is of another history.
 fn edits_since(shard: &Arc<Shard>, asked: Follow, upto: u64) -> Result<Option<Vec<RowEdit>>, StorageError> {
     let mut reader = shard.changes(asked.revision - 1);
     let mut edits = Vec::new();

@@ -1,6 +1,7 @@
 //! The map: nodes, keyspaces, shards, at one revision.
 //!
-//! **Invariant.** A plain value: no lock, no clock, no opinion. The shards of a keyspace cover every placement key once.
+//! **Invariant.** A plain value: no lock, no clock, no opinion. The shards of a keyspace cover every placement key
+//! once.
 
 use bytes::Bytes;
 use kvorum_api::{KeyspaceId, Limits, Mode, NodeId, PlacementRange, ReadLevel, ReplicaId, ShardId, Sharding};

@@ -6,11 +6,11 @@
 //!   every node:  map ◀── follow: changes since my revision, or the whole map ◀───────────┘
 //! ```
 //!
-//! Group 0 is a CP shard like any other, of keyspace 0, which no client can name. Its rows are the map's rows; every edit
-//! is one batch on condition that nobody edited since it was planned, so edits are serial.
+//! Group 0 is a CP shard like any other, of keyspace 0, which no client can name. Its rows are the map's rows; every
+//! edit is one batch on condition that nobody edited since it was planned, so edits are serial.
 //!
-//! **Invariant.** The map only ever grows in revision, and two nodes at one revision hold the same map. A node acts on the
-//! newest map it has; nothing that was acknowledged depends on its being the newest there is.
+//! **Invariant.** The map only ever grows in revision, and two nodes at one revision hold the same map. A node acts on
+//! the newest map it has; nothing that was acknowledged depends on its being the newest there is.
 
 mod chores;
 pub mod codec;
@@ -98,7 +98,8 @@ pub struct MetadataReply {
     pub node: Option<NodeId>,
 }
 
-/// What a keyspace should be; `None` = the default (create), or as it is (alter). Checked by the plan, which names fields.
+/// What a keyspace should be; `None` = the default (create), or as it is (alter). Checked by the plan, which names
+/// fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyspaceWish {
     /// Its promise.

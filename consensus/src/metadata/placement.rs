@@ -1,13 +1,13 @@
 //! Placement: which nodes hold the replicas of new shards, and which of them should lead.
 //!
 //! ```text
-//!   shard by shard: the zones used least, in each the node that holds least     then: move single replicas while it helps
-//!   leaders:        the replica's node that leads least                         then: move wishes along chains of shards
+//!   shard by shard: the zones used least, in each the node that holds least  then: move single replicas while it helps
+//!   leaders:        the replica's node that leads least                      then: move wishes along chains of shards
 //! ```
 //!
-//! **Invariant.** A pure function: the same nodes in any order give the same placement. Two replicas of one shard are never
-//! on one node; they stand in as many zones as there are, up to their number; nodes that are lost hold new replicas, and
-//! lead, only where too few others live.
+//! **Invariant.** A pure function: the same nodes in any order give the same placement. Two replicas of one shard are
+//! never on one node; they stand in as many zones as there are, up to their number; nodes that are lost hold new
+//! replicas, and lead, only where too few others live.
 
 use kvorum_api::NodeId;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -87,8 +87,8 @@ impl Desk {
         }
     }
 
-    /// The replicas of one shard: every living node before a lost one, zones used least before others, then whoever holds
-    /// least.
+    /// The replicas of one shard: every living node before a lost one, zones used least before others, then whoever
+    /// holds least.
     fn spread(&mut self, replicas: usize) -> Vec<usize> {
         let mut members: Vec<usize> = Vec::with_capacity(replicas);
         while members.len() < replicas {
@@ -137,8 +137,8 @@ impl Desk {
     }
 }
 
-/// Which member of every shard should lead: first whoever leads least, then wishes are moved along chains of shards from
-/// who leads most to who leads at least two fewer, until there is no such chain.
+/// Which member of every shard should lead: first whoever leads least, then wishes are moved along chains of shards
+/// from who leads most to who leads at least two fewer, until there is no such chain.
 fn lead(nodes: &[Candidate], placed: &[Vec<usize>]) -> Vec<usize> {
     let mut leads: Vec<usize> = nodes.iter().map(|candidate| candidate.leads).collect();
     let fit: Vec<Vec<usize>> = placed.iter().map(|members| fit_to_lead(nodes, members)).collect();
@@ -166,7 +166,8 @@ fn fit_to_lead(nodes: &[Candidate], members: &[usize]) -> Vec<usize> {
     if living.is_empty() { members.to_vec() } else { living }
 }
 
-/// The shards whose wish moves, and where to, so that `from` leads one less and somebody with at least two fewer one more.
+/// The shards whose wish moves, and where to, so that `from` leads one less and somebody with at least two fewer one
+/// more.
 fn chain(from: usize, leads: &[usize], fit: &[Vec<usize>], leaders: &[usize]) -> Option<Vec<(usize, usize)>> {
     let lowest = leads.iter().min()?;
     if leads[from] < lowest + 2 {
@@ -258,7 +259,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn replicas_of_one_shard_are_on_different_nodes(nodes in any_nodes(), shards in 0..20_usize, wish in 1..6_usize) {
+        fn replicas_of_one_shard_are_on_different_nodes(
+            nodes in any_nodes(), shards in 0..20_usize, wish in 1..6_usize
+        ) {
             let replicas = wish.min(nodes.len());
             for placed in place(&nodes, shards, replicas) {
                 prop_assert_eq!(placed.nodes.len(), replicas);
@@ -313,7 +316,9 @@ mod tests {
         }
 
         #[test]
-        fn no_wish_could_be_moved_for_a_better_balance(nodes in any_nodes(), shards in 0..20_usize, wish in 1..6_usize) {
+        fn no_wish_could_be_moved_for_a_better_balance(
+            nodes in any_nodes(), shards in 0..20_usize, wish in 1..6_usize
+        ) {
             let placed = place(&nodes, shards, wish.min(nodes.len()));
             let leads = leads(&nodes, &placed);
             let lost = |node: NodeId| nodes.iter().any(|candidate| candidate.node == node && candidate.is_lost);
@@ -325,7 +330,9 @@ mod tests {
         }
 
         #[test]
-        fn lost_nodes_get_nothing_while_enough_others_live(nodes in any_nodes(), shards in 1..20_usize, wish in 1..6_usize) {
+        fn lost_nodes_get_nothing_while_enough_others_live(
+            nodes in any_nodes(), shards in 1..20_usize, wish in 1..6_usize
+        ) {
             let replicas = wish.min(nodes.len());
             let lost: BTreeSet<_> = nodes.iter().filter(|node| node.is_lost).map(|node| node.node).collect();
             let living = nodes.len() - lost.len();

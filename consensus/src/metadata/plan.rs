@@ -5,9 +5,9 @@
 //!                                  └─▶ row edits, the counters last: one batch
 //! ```
 //!
-//! **Invariant.** The same map and command give the same edits. A plan without edits is of a change that is made already.
-//! Every other plan writes the counters, so of two plans from one map only one can be carried out. Ids only grow: nothing
-//! that was dropped comes back under its number.
+//! **Invariant.** The same map and command give the same edits. A plan without edits is of a change that is made
+//! already. Every other plan writes the counters, so of two plans from one map only one can be carried out. Ids only
+//! grow: nothing that was dropped comes back under its number.
 
 use super::{
     Founding, KeyspaceWish, MetadataCommand,

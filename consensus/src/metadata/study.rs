@@ -6,8 +6,9 @@
 //!                      └ the answer got lost: Effect::Unknown
 //! ```
 //!
-//! **Invariant.** The published map never goes back in revision. A command is sent to one node at a time, and only to one
-//! that has said that it leads; it is tried again only if it was provably not done, or if doing it twice is doing it once.
+//! **Invariant.** The published map never goes back in revision. A command is sent to one node at a time, and only to
+//! one that has said that it leads; it is tried again only if it was provably not done, or if doing it twice is doing
+//! it once.
 //!
 //! **Deliberately absent.** What a change is (`plan`), and how the map gets here (`follow`).
 
@@ -139,7 +140,8 @@ impl Study {
         assert!(self.seat.set(Seat { replicator, shard }).is_ok(), "a node has one replica of group 0");
     }
 
-    /// Changes the map, through whoever leads group 0, and returns once this node's own copy shows it or a second later.
+    /// Changes the map, through whoever leads group 0, and returns once this node's own copy shows it or a second
+    /// later.
     ///
     /// # Errors
     /// What cannot be, or `Unavailable` with its effect.

@@ -48,7 +48,8 @@ const FIELDS: [&str; 15] = [
 /// Asked of a metadata replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ask {
-    /// Asked first: a command goes only to who says that it leads, so that a search that finds nobody has changed nothing.
+    /// Asked first: a command goes only to who says that it leads, so that a search that finds nobody has changed
+    /// nothing.
     WhoLeads,
     /// Please change the map, within this time.
     Do(MetadataCommand, Duration),

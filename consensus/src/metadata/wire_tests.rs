@@ -96,7 +96,9 @@ proptest! {
     }
 
     #[test]
-    fn what_is_followed_reads_back(revision in any::<u64>(), serial in any::<u64>(), page in any::<Option<(u64, u64)>>()) {
+    fn what_is_followed_reads_back(
+        revision in any::<u64>(), serial in any::<u64>(), page in any::<Option<(u64, u64)>>()
+    ) {
         let follow = Follow { revision, serial, page };
         prop_assert_eq!(Follow::decode(follow.encode()).unwrap(), follow);
     }

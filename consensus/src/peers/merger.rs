@@ -5,8 +5,8 @@
 //!                 else waits ──▶ the answer comes, or GATE is over ──▶ all that wait leave in one envelope
 //! ```
 //!
-//! Batching without a timer: a quiet node pays no delay, a busy one fewer envelopes. The gate is only for a node that is
-//! silent: without it one lost envelope would hold back the heartbeats of every group until it timed out.
+//! Batching without a timer: a quiet node pays no delay, a busy one fewer envelopes. The gate is only for a node that
+//! is silent: without it one lost envelope would hold back the heartbeats of every group until it timed out.
 //!
 //! **Invariant.** A heartbeat waits for at most one gate before it leaves. One that is late is repeated alone.
 

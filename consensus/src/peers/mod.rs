@@ -6,13 +6,13 @@
 //!   payload ◀── check ◀── transport ◀── reply / refuse ◀─┘
 //! ```
 //!
-//! Wraps every message into an envelope (cluster, node, life, last synced batch, clocks, trace) and checks every request
-//! and every answer, refusing whom it must (invariant 9, rules J7, T1, T4).
+//! Wraps every message into an envelope (cluster, node, life, last synced batch, clocks, trace) and checks every
+//! request and every answer, refusing whom it must (invariant 9, rules J7, T1, T4).
 //!
 //! **Invariant.** Nothing is refused for an epoch: replicas are addressed by ids that are never reused. A node that its
-//! peers refuse for good falls silent at once, whatever its replicas try. A refusal is believed only from a peer that is
-//! itself who it says it is; that the *cluster* is another one, only from a majority. A new life of a node is known only
-//! from a hello that proves it (rule J7): until then nothing else of it is answered, believed or remembered.
+//! peers refuse for good falls silent at once, whatever its replicas try. A refusal is believed only from a peer that
+//! is itself who it says it is; that the *cluster* is another one, only from a majority. A new life of a node is known
+//! only from a hello that proves it (rule J7): until then nothing else of it is answered, believed or remembered.
 
 mod merger;
 mod roll;
@@ -108,8 +108,8 @@ impl Peers {
         })
     }
 
-    /// From now on these are the nodes of the cluster (this one may be among them). A node that is new is known at once;
-    /// one that goes is refused as unknown, and its life stays remembered.
+    /// From now on these are the nodes of the cluster (this one may be among them). A node that is new is known at
+    /// once; one that goes is refused as unknown, and its life stays remembered.
     pub fn set_nodes(&self, nodes: &BTreeSet<NodeId>) {
         let others = nodes.iter().copied().filter(|node| *node != self.me.node).collect();
         self.roll.lock().set(&others);

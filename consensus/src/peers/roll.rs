@@ -1,7 +1,7 @@
 //! The roll: every other node of the cluster, and how it looks from here.
 //!
-//! **Invariant.** A life that was once seen of a node is never forgotten, also while the node is none of the cluster: node
-//! ids are not reused, so whoever comes back under one is judged by what it showed before (rule J7).
+//! **Invariant.** A life that was once seen of a node is never forgotten, also while the node is none of the cluster:
+//! node ids are not reused, so whoever comes back under one is judged by what it showed before (rule J7).
 
 use super::MessageKind;
 use crate::{
@@ -75,8 +75,8 @@ impl Roll {
         roll
     }
 
-    /// From now on these are the other nodes. Who is new is known by what was seen of it before; of who goes the life is
-    /// kept.
+    /// From now on these are the other nodes. Who is new is known by what was seen of it before; of who goes the life
+    /// is kept.
     pub(super) fn set(&mut self, others: &BTreeSet<NodeId>) {
         let gone: Vec<_> = self.seen.keys().filter(|node| !others.contains(node)).copied().collect();
         for node in gone {
@@ -126,8 +126,8 @@ impl Roll {
         Ok(())
     }
 
-    /// A peer and this node are not of one cluster. One of them is wrong: the one that stands alone. That a peer does not
-    /// know this node may also mean that it has not heard yet.
+    /// A peer and this node are not of one cluster. One of them is wrong: the one that stands alone. That a peer does
+    /// not know this node may also mean that it has not heard yet.
     pub(super) fn foreign(&mut self, to: NodeId, refusal: Refusal, why: String, health: &Health) -> CallError {
         let now = Instant::now();
         if let Some(seen) = self.seen.get_mut(&to) {

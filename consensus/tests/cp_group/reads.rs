@@ -104,8 +104,8 @@ async fn a_slow_network_is_part_of_the_staleness() {
     let follower = world.follower_of(leader);
     world.net.delay(leader, follower, Duration::from_millis(200));
     tokio::time::sleep(Duration::from_secs(10)).await;
-    // A heartbeat leaves when the acknowledgement it speaks of is a heartbeat old, and then is on its way: at its lowest
-    // the bound holds both.
+    // A heartbeat leaves when the acknowledgement it speaks of is a heartbeat old, and then is on its way: at its
+    // lowest the bound holds both.
     for _ in 0..200 {
         let staleness = world.group(follower).status().staleness.unwrap();
         assert!(staleness >= Duration::from_millis(400), "{staleness:?}");

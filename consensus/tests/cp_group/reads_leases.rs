@@ -76,8 +76,8 @@ async fn a_leader_that_hands_over_answers_nothing_old() {
     }
 }
 
-/// Rule G5, the hazard: a follower acknowledges the leader, restarts, and votes for another one while the old leader still
-/// trusts its lease. At whatever moment it restarts, nothing old is read once something new is acknowledged.
+/// Rule G5, the hazard: a follower acknowledges the leader, restarts, and votes for another one while the old leader
+/// still trusts its lease. At whatever moment it restarts, nothing old is read once something new is acknowledged.
 #[tokio::test(start_paused = true)]
 async fn a_follower_that_restarts_keeps_its_promise() {
     for offset_ms in (0..1_500).step_by(50) {
@@ -87,7 +87,8 @@ async fn a_follower_that_restarts_keeps_its_promise() {
         let mut others = (1..=3).filter(|node| *node != old);
         let (voter, candidate) = (others.next().unwrap(), others.next().unwrap());
         world.net.cut_pair(old, candidate);
-        // The candidate has stopped hearing its leader and asks for votes again and again; the voter keeps the old leader.
+        // The candidate has stopped hearing its leader and asks for votes again and again; the voter keeps the old
+        // leader.
         tokio::time::sleep(Duration::from_millis(6_000 + offset_ms)).await;
         assert_eq!(world.leader_now(), Some(old));
         world.crash(voter).await;
@@ -98,8 +99,8 @@ async fn a_follower_that_restarts_keeps_its_promise() {
     }
 }
 
-/// Writes at whoever else leads, reads at `old`, for a while: whatever `old` answers is no older than what was acknowledged
-/// before. Says whether something new was acknowledged while `old` still thought it led.
+/// Writes at whoever else leads, reads at `old`, for a while: whatever `old` answers is no older than what was
+/// acknowledged before. Says whether something new was acknowledged while `old` still thought it led.
 async fn nothing_old(world: &World, old: u64, during: Duration) -> bool {
     let end = tokio::time::Instant::now() + during;
     let mut is_new = false;

@@ -119,8 +119,8 @@ async fn a_minority_refuses_and_proves_that_nothing_happened() {
     assert_eq!(map.keyspaces.values().map(|row| row.name.as_str()).collect::<Vec<_>>(), ["together"]);
 }
 
-/// Invariant 6: while the leaders of the metadata die one after the other, every creation happens at most once, and what
-/// was answered is what is.
+/// Invariant 6: while the leaders of the metadata die one after the other, every creation happens at most once, and
+/// what was answered is what is.
 #[tokio::test(start_paused = true)]
 async fn creations_while_leaders_die_happen_at_most_once_and_are_answered_truly() {
     let mut house = House::founded(3).await;

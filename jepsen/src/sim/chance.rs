@@ -1,7 +1,7 @@
 //! Chance: one seed, one stream of numbers per purpose.
 //!
-//! **Invariant.** A purpose never draws from another one's stream: a client that asks once more does not change which node
-//! crashes next.
+//! **Invariant.** A purpose never draws from another one's stream: a client that asks once more does not change which
+//! node crashes next.
 
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use std::{ops::Range, time::Duration};

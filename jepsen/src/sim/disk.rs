@@ -92,8 +92,8 @@ impl SimDisk {
         Ok(Opened { engine, journal, start: StartCount(self.starts), violations })
     }
 
-    /// The machine crashes. Sometimes only the process does, sometimes nothing that was not synced survives, mostly some
-    /// sectors do and some do not.
+    /// The machine crashes. Sometimes only the process does, sometimes nothing that was not synced survives, mostly
+    /// some sectors do and some do not.
     pub fn lose_power(&self, fate: u64) {
         let mut chance = Chance::new(fate, "sectors");
         self.engine.lose_power();

@@ -1,10 +1,10 @@
 //! # Faults: what goes wrong, and when
 //!
-//! **Invariant.** A plan is a function of its seed: it is drawn before the run begins and printed with it. At its end the
-//! world is as it should be again, so that the cluster must come back.
+//! **Invariant.** A plan is a function of its seed: it is drawn before the run begins and printed with it. At its end
+//! the world is as it should be again, so that the cluster must come back.
 //!
-//! Which kinds of faults a seed uses at all is drawn too: a run with few kinds reaches states that a run with all of them
-//! hides.
+//! Which kinds of faults a seed uses at all is drawn too: a run with few kinds reaches states that a run with all of
+//! them hides.
 
 use super::{chance::Chance, network::Weather};
 use kvorum_api::NodeId;

@@ -24,8 +24,8 @@ fn sessions_never_go_back(records: &[&Record], found: &mut Vec<String>) {
     }
 }
 
-/// Whatever says how old it may be at most must hold everything that was acknowledged before (rule R2). What a session or
-/// a local read has shown need not be acknowledged yet: a follower may apply a write before the leader does.
+/// Whatever says how old it may be at most must hold everything that was acknowledged before (rule R2). What a session
+/// or a local read has shown need not be acknowledged yet: a follower may apply a write before the leader does.
 fn bounds_are_kept(records: &[&Record], found: &mut Vec<String>) {
     let is_acknowledged = |record: &&&Record| match record.asked {
         Asked::Read(level) => level == ReadLevel::Linearizable,

@@ -1,7 +1,7 @@
 //! # History: what the clients asked, what they were told, and what must be true of it
 //!
-//! Every applied write has a version, and versions of one key grow in the order in which writes took effect. So each key
-//! can be judged by itself, without searching for an order:
+//! Every applied write has a version, and versions of one key grow in the order in which writes took effect. So each
+//! key can be judged by itself, without searching for an order:
 //!
 //! ```text
 //!   real time   ├── put a ──┤      ├── read ──┤            a was acknowledged before the read began:
@@ -10,8 +10,8 @@
 //!
 //! **Invariant.** Pure: a history in, sentences out. No sentence, no violation.
 //!
-//! **Deliberately absent.** Operations over several keys, deletes (a deleted key has no version to compare), and what reads
-//! below linearizable promise (`freshness`).
+//! **Deliberately absent.** Operations over several keys, deletes (a deleted key has no version to compare), and what
+//! reads below linearizable promise (`freshness`).
 
 use super::freshness;
 use bytes::Bytes;

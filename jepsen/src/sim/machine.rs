@@ -1,7 +1,7 @@
 //! Machine: what of a node outlives its processes, and one process on it.
 //!
-//! **Invariant.** A machine hands a new process only what an earlier one was told is kept; the copy of the map may be older,
-//! or gone.
+//! **Invariant.** A machine hands a new process only what an earlier one was told is kept; the copy of the map may be
+//! older, or gone.
 
 use super::{
     chance::Chance,

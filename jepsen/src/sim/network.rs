@@ -10,8 +10,8 @@
 //!
 //! **Invariant.** Every fate is drawn from the seed, in the order in which messages are sent.
 //!
-//! Messages of one lane arrive in the order in which they were sent, as on a connection, except those that are late: these
-//! are overtaken, as by what follows on the next connection.
+//! Messages of one lane arrive in the order in which they were sent, as on a connection, except those that are late:
+//! these are overtaken, as by what follows on the next connection.
 //!
 //! **Deliberately absent.** Connections. Every message meets its own weather, which is worse than any of them would be.
 

@@ -1,7 +1,7 @@
 //! # Observe: what must be true at every step
 //!
-//! **Invariant.** Looks from outside, at what every node says of itself; keeps what it saw of *all* lives. What is said of
-//! shards that were dropped counts no more.
+//! **Invariant.** Looks from outside, at what every node says of itself; keeps what it saw of *all* lives. What is said
+//! of shards that were dropped counts no more.
 
 use kvorum_api::{KeyspaceId, LogPosition, NodeId, ShardId};
 use kvorum_consensus::{

@@ -1,11 +1,11 @@
 //! # Workload: clients that write, count, swap and read, and retry as the client library does
 //!
-//! A client does one thing at a time. A write that may have happened is asked again under the same request id, until it is
-//! decided or the client loses patience; then its outcome is unknown for ever, and the next request raises the floor
+//! A client does one thing at a time. A write that may have happened is asked again under the same request id, until it
+//! is decided or the client loses patience; then its outcome is unknown for ever, and the next request raises the floor
 //! above it (rule I2). For a phase all clients keep to one keyspace, so that the groups of the others fall asleep.
 //!
-//! **Invariant.** What a client records is what a user would know, no more: an answer of a life that had already ended is
-//! never heard.
+//! **Invariant.** What a client records is what a user would know, no more: an answer of a life that had already ended
+//! is never heard.
 //!
 //! **Deliberately absent.** How one attempt is made (`attempt`).
 

@@ -10,8 +10,8 @@
 //!
 //! **Invariant.** Nothing here asks the real world anything: one seed, one run.
 //!
-//! **Deliberately absent.** RocksDB, sockets and files: their halves of the suites are tested elsewhere. What must be true
-//! at the end: that is `settle`.
+//! **Deliberately absent.** RocksDB, sockets and files: their halves of the suites are tested elsewhere. What must be
+//! true at the end: that is `settle`.
 
 use super::{
     audit::{Audit, TraceHash},

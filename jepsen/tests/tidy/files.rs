@@ -11,8 +11,8 @@ const SOURCE_LINES_MAX: usize = 500;
 /// Tests, suites and benches tell longer stories.
 const TEST_LINES_MAX: usize = 800;
 
-/// rustfmt keeps code within 120 columns and leaves remarks alone; those may run over by a short word.
-const LINE_COLUMNS_MAX: usize = 125;
+/// rustfmt keeps code within as many columns and leaves remarks alone.
+const LINE_COLUMNS_MAX: usize = 120;
 
 /// Names that say nothing about what is inside.
 const EMPTY_NAMES: [&str; 7] = ["util", "utils", "helper", "helpers", "common", "manager", "misc"];

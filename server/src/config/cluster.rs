@@ -1,7 +1,7 @@
 //! How a cluster begins: its first nodes, its first keyspaces, the file with its key.
 //!
-//! **Invariant.** Ids and names are unique, and a founding node is one of the founding nodes. What the cluster became since
-//! is in its map, not here.
+//! **Invariant.** Ids and names are unique, and a founding node is one of the founding nodes. What the cluster became
+//! since is in its map, not here.
 
 use super::{ConfigError, Node, units};
 use bytes::Bytes;

@@ -1,7 +1,7 @@
 //! Durations and sizes as people write them: `250ms`, `64MiB`.
 //!
-//! **Invariant.** A number without its unit is refused: `30` never silently means seconds to one reader and milliseconds
-//! to another.
+//! **Invariant.** A number without its unit is refused: `30` never silently means seconds to one reader and
+//! milliseconds to another.
 
 use std::time::Duration;
 

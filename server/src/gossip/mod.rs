@@ -7,8 +7,8 @@
 //!   board: node ─▶ alive? · which life · summary              for people, status and hints
 //! ```
 //!
-//! A task looks after chitchat's: it tells the summary when it changed, at most once a second, calls on nodes of the map
-//! that are not heard, follows the map's addresses, and starts chitchat again if it ended.
+//! A task looks after chitchat's: it tells the summary when it changed, at most once a second, calls on nodes of the
+//! map that are not heard, follows the map's addresses, and starts chitchat again if it ended.
 //!
 //! **Invariant.** Nothing that agrees or acknowledges looks at the board (invariant 7 of ARCHITECTURE.md). A node is
 //! judged by its newest life: what an older one is said to do counts for nothing.

@@ -6,14 +6,14 @@
 //!               └───── loopback, this process ─────┘
 //! ```
 //!
-//! Chitchat keeps its codec to itself, and its own UDP socket is the only door to it: an envelope sent through that socket
-//! to another one of this process comes out as bytes, and bytes sent to it come out as an envelope.
+//! Chitchat keeps its codec to itself, and its own UDP socket is the only door to it: an envelope sent through that
+//! socket to another one of this process comes out as bytes, and bytes sent to it come out as an envelope.
 //!
 //! **Invariant.** The codec socket is believed only what the plain socket sent to it: whatever another process of this
 //! machine sends there is dropped. Nothing leaves this process unsealed.
 //!
-//! **Deliberately absent.** Cutting messages up: one that does not fit into a datagram with its seal is dropped and counted.
-//! A node's state is a few hundred bytes, so that hundreds of nodes fit.
+//! **Deliberately absent.** Cutting messages up: one that does not fit into a datagram with its seal is dropped and
+//! counted. A node's state is a few hundred bytes, so that hundreds of nodes fit.
 
 use super::seal::{OVERHEAD_BYTES, Seal};
 use crate::metrics;

@@ -1,7 +1,8 @@
-//! A call on its way to its shard: checked, converted, shown the way. Unary calls and calls within a frame come together
-//! here.
+//! A call on its way to its shard: checked, converted, shown the way. Unary calls and calls within a frame come
+//! together here.
 //!
-//! **Invariant.** A call that is refused here has touched nothing, and its refusal says where to go if that is elsewhere.
+//! **Invariant.** A call that is refused here has touched nothing, and its refusal says where to go if that is
+//! elsewhere.
 
 use super::{
     convert::{answer, asked::AskedId, command},
@@ -117,8 +118,8 @@ impl Door {
         }
     }
 
-    /// The replica of a shard here, for an asker of that epoch (rule C3): an older one is told the newer map, a newer one
-    /// is believed, and the replica decides by its own range.
+    /// The replica of a shard here, for an asker of that epoch (rule C3): an older one is told the newer map, a newer
+    /// one is believed, and the replica decides by its own range.
     fn open(&self, entered: &Entered, route: &ShardRoute, epoch: u64) -> Result<Arc<dyn Replicator>, Barred> {
         if epoch > 0 && epoch < route.row.epoch {
             return Err(Barred::Stale { why: format!("the request is for epoch {epoch}") });

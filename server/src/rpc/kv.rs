@@ -1,7 +1,7 @@
 //! The front door: get, put, delete, increment, batch, scan.
 //!
-//! **Invariant.** Every answer carries a receipt or a status that says its effect; a write whose deadline passes is answered
-//! with what is known of it, never by silence.
+//! **Invariant.** Every answer carries a receipt or a status that says its effect; a write whose deadline passes is
+//! answered with what is known of it, never by silence.
 
 use super::{
     calls::{Changes, Patience},

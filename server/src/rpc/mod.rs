@@ -33,8 +33,9 @@ mod wish;
 
 use kvorum_api::limits;
 
-/// Bytes of the largest request the client door decodes: a value and a condition's value of the largest size, or a whole
-/// batch, and room for what wraps them. A value just over its limit is decoded, so that the refusal can name the limit.
+/// Bytes of the largest request the client door decodes: a value and a condition's value of the largest size, or a
+/// whole batch, and room for what wraps them. A value just over its limit is decoded, so that the refusal can name the
+/// limit.
 pub const REQUEST_BYTES_MAX: usize = 2 * limits::VALUE_BYTES_CEILING + (1 << 20);
 
 /// Bytes of the largest envelope between nodes.

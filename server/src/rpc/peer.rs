@@ -1,7 +1,7 @@
 //! The back door: envelopes of other nodes.
 //!
-//! **Invariant.** Every envelope is answered with an envelope: a refusal is one too, and what is no envelope at all gets one
-//! that says so. Nothing that arrives here can stop the node.
+//! **Invariant.** Every envelope is answered with an envelope: a refusal is one too, and what is no envelope at all
+//! gets one that says so. Nothing that arrives here can stop the node.
 //!
 //! **Deliberately absent.** Knowledge of what is inside: that is `consensus`'s own codec.
 

@@ -4,11 +4,13 @@
 //!   shard rows ──next(bytes)──▶ feeder task ──one message waits──▶ ScanStream ──▶ wire
 //! ```
 //!
-//! The feeder pulls a portion only when the one before was taken from its channel, so that a slow reader costs one message
-//! and one pinned view, and both end with the deadline. The first portion is small: the first row is there fast.
+//! The feeder pulls a portion only when the one before was taken from its channel, so that a slow reader costs one
+//! message and one pinned view, and both end with the deadline. The first portion is small: the first row is there
+//! fast.
 //!
-//! A keyspace sharded by hash has its rows in the order of their hashes. Bounds on its keys say nothing about where they
-//! lie: they are refused unless the request allows a full scan, which reads every shard and sends what lies within.
+//! A keyspace sharded by hash has its rows in the order of their hashes. Bounds on its keys say nothing about where
+//! they lie: they are refused unless the request allows a full scan, which reads every shard and sends what lies
+//! within.
 //!
 //! **Invariant.** A stream that ends without an error is complete. A feeder that disappears (deadline, stop) makes the
 //! stream end with an error, never short.

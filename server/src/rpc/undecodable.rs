@@ -1,7 +1,8 @@
-//! What tonic refuses before a handler sees it: bytes that are no message of the method, messages over the decode limit.
+//! What tonic refuses before a handler sees it: bytes that are no message of the method, messages over the decode
+//! limit.
 //!
-//! tonic answers those with codes that mean something else (`INTERNAL`, `OUT_OF_RANGE`) and without an effect. This layer
-//! gives them the shape every other refusal has.
+//! tonic answers those with codes that mean something else (`INTERNAL`, `OUT_OF_RANGE`) and without an effect. This
+//! layer gives them the shape every other refusal has.
 //!
 //! **Invariant.** Only a status that carries no details is changed: what a handler said stays as it is.
 

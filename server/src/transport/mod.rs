@@ -6,8 +6,8 @@
 //!   Lane::Bulk    ──▶ connection 3, one stream ─┘
 //! ```
 //!
-//! **Invariant.** A lane is a connection of its own: one HTTP/2 connection is one TCP stream, and a snapshot in it would
-//! hold up the heartbeats behind it.
+//! **Invariant.** A lane is a connection of its own: one HTTP/2 connection is one TCP stream, and a snapshot in it
+//! would hold up the heartbeats behind it.
 //!
 //! **Deliberately absent.** Retrying: the layers above know what may be repeated.
 

@@ -6,9 +6,9 @@
 //!           └─ Kvd 3 ...
 //! ```
 //!
-//! Ports are chosen free, below the range the system gives to outgoing connections, so that a restarted node finds its own
-//! again; a node that meets a taken one is given others. Waiting is asking until the answer comes, with a deadline that
-//! only a broken node meets.
+//! Ports are chosen free, below the range the system gives to outgoing connections, so that a restarted node finds its
+//! own again; a node that meets a taken one is given others. Waiting is asking until the answer comes, with a deadline
+//! that only a broken node meets.
 //!
 //! **Invariant.** No child outlives its test.
 #![allow(dead_code, reason = "every test program uses its own part of the harness")]

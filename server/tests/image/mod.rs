@@ -8,8 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What a loss of power leaves of a directory in use: one moment of it. A copy during which a compaction added or removed
-/// files is of no moment at all, and is taken again.
+/// What a loss of power leaves of a directory in use: one moment of it. A copy during which a compaction added or
+/// removed files is of no moment at all, and is taken again.
 pub fn image(from: &Path, to: &Path) {
     loop {
         let before = listing(from);

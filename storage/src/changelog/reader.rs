@@ -6,8 +6,8 @@
 //!          └──▶ Truncated ──▶ resync: a pinned scan, and the seq to go on from
 //! ```
 //!
-//! **Invariant.** Seqs are given out without a gap and without a repetition. A reader ahead of the diary (it comes from a
-//! replica that was further) waits.
+//! **Invariant.** Seqs are given out without a gap and without a repetition. A reader ahead of the diary (it comes from
+//! a replica that was further) waits.
 
 use super::Change;
 use crate::{
@@ -70,8 +70,8 @@ impl ChangeReader {
         let _ = self.tail.wait_for(|tail| *tail > next_seq).await;
     }
 
-    /// The next changes, at least one unless there is none yet, then until `bytes_max` or `changes_max`. May wait for the
-    /// disk.
+    /// The next changes, at least one unless there is none yet, then until `bytes_max` or `changes_max`. May wait for
+    /// the disk.
     ///
     /// # Errors
     /// [`ChangesError::Truncated`] if it fell off, or the engine's.

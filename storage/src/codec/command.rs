@@ -305,7 +305,9 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_refused_or_read_as_exactly_what_they_say(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+        fn any_bytes_are_refused_or_read_as_exactly_what_they_say(
+            bytes in proptest::collection::vec(any::<u8>(), 0..80)
+        ) {
             let bytes = Bytes::from(bytes);
             if let Ok(proposal) = decode_proposal(bytes.clone()) {
                 prop_assert_eq!(encode_proposal(&proposal), bytes);

@@ -210,7 +210,9 @@ mod tests {
 
         #[test]
         fn damaged_outcomes_never_panic(
-            outcomes in proptest::collection::vec(any_outcome(), 0..5), at in any::<prop::sample::Index>(), bit in 0..8u32
+            outcomes in proptest::collection::vec(any_outcome(), 0..5),
+            at in any::<prop::sample::Index>(),
+            bit in 0..8u32,
         ) {
             let mut bytes = encode_outcomes(&outcomes).to_vec();
             let at = at.index(bytes.len());

@@ -1,12 +1,12 @@
 //! Settings as bytes, inside a `Configure` and inside the shard's state.
 //!
 //! ```text
-//!   behaviour │ images │ request window │ outcomes per client                                              whole
-//!   behaviour │ images + 128 │ request window │ outcomes per client │ epoch │ flags │ start │ end?         with a range
+//!   behaviour │ images │ request window │ outcomes per client                                          whole
+//!   behaviour │ images + 128 │ request window │ outcomes per client │ epoch │ flags │ start │ end?     with a range
 //! ```
 //!
-//! **Invariant.** Settings have one layout each: whole ones (every key, the first epoch, no leases) are written without a
-//! range, so that a log from before ranges were known still gives the same bytes and the same rolling hash.
+//! **Invariant.** Settings have one layout each: whole ones (every key, the first epoch, no leases) are written without
+//! a range, so that a log from before ranges were known still gives the same bytes and the same rolling hash.
 
 use super::{Reader, Writer, flag};
 use crate::{
@@ -136,7 +136,9 @@ pub(super) mod tests {
         }
 
         #[test]
-        fn any_bytes_are_refused_or_read_as_exactly_what_they_say(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+        fn any_bytes_are_refused_or_read_as_exactly_what_they_say(
+            bytes in proptest::collection::vec(any::<u8>(), 0..60)
+        ) {
             // Most bytes are no settings within their first two fields; these get further.
             let images = bytes.first().copied().unwrap_or_default() & WITH_RANGE | 2;
             let bytes = [&[1, 0, 0, 0, 1, images], &bytes[..]].concat();

@@ -60,8 +60,8 @@ impl Batch {
         self.edits.push(Edit::Delete(column, key));
     }
 
-    /// Removes every key from `start` (inclusive) to `end` (exclusive), those put earlier in this batch included. A range
-    /// that holds nothing (`start >= end`) is no edit.
+    /// Removes every key from `start` (inclusive) to `end` (exclusive), those put earlier in this batch included. A
+    /// range that holds nothing (`start >= end`) is no edit.
     pub fn delete_range(&mut self, column: Column, start: impl Into<Bytes>, end: impl Into<Bytes>) {
         let (start, end) = (start.into(), end.into());
         if start >= end {

@@ -6,11 +6,11 @@
 //!               view()                  open() of the next life
 //! ```
 //!
-//! [`MemDisk`] is what survives; a [`MemEngine`] is one life of a node on it. Opening the disk again, or losing power, ends
-//! the lives before: they refuse everything from then on, as a killed process would.
+//! [`MemDisk`] is what survives; a [`MemEngine`] is one life of a node on it. Opening the disk again, or losing power,
+//! ends the lives before: they refuse everything from then on, as a killed process would.
 //!
-//! **Invariant.** `flushed` only ever changes by assignment of a whole `now`: a crash leaves every batch wholly or not at
-//! all, in all columns alike.
+//! **Invariant.** `flushed` only ever changes by assignment of a whole `now`: a crash leaves every batch wholly or not
+//! at all, in all columns alike.
 //!
 //! **Deliberately absent.** Time and chance. Faults happen when a test asks for them.
 

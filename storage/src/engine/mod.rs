@@ -7,8 +7,8 @@
 //!   write ──▶ visible at once, in memory ──flush──▶ durable, all columns together
 //! ```
 //!
-//! **Invariant.** A batch is visible wholly or not at all, and durable wholly or not at all: flushing is atomic over all
-//! columns, so a position key that is durable proves that everything applied up to it is durable too.
+//! **Invariant.** A batch is visible wholly or not at all, and durable wholly or not at all: flushing is atomic over
+//! all columns, so a position key that is durable proves that everything applied up to it is durable too.
 
 pub mod batch;
 pub mod mem;
@@ -178,8 +178,8 @@ pub trait Engine: Send + Sync + 'static {
     /// Checks that every file of a stage is there with its size and checksum.
     fn verify_stage(&self, manifest: &StageManifest) -> Result<(), StorageError>;
 
-    /// Takes the rows of a verified stage in, durably, and with them everything written before: no staged row is durable
-    /// where an earlier write is not. Repeating it is harmless. The stage's files stay until
+    /// Takes the rows of a verified stage in, durably, and with them everything written before: no staged row is
+    /// durable where an earlier write is not. Repeating it is harmless. The stage's files stay until
     /// [`Engine::discard_stage`].
     fn ingest(&self, manifest: &StageManifest) -> Result<(), StorageError>;
 

@@ -5,9 +5,9 @@
 //!   <dir>/stage/7   files of stage 7: sorted, synced, with checksums; copied into db by `ingest`
 //! ```
 //!
-//! **Invariant.** Only a flush makes anything durable: closing does not flush, and after the first failure of a write, a
-//! flush or a background chore every further write and flush is refused with that failure, for the rest of this life. A
-//! second try could succeed over the loss of the first.
+//! **Invariant.** Only a flush makes anything durable: closing does not flush, and after the first failure of a write,
+//! a flush or a background chore every further write and flush is refused with that failure, for the rest of this life.
+//! A second try could succeed over the loss of the first.
 //!
 //! **Deliberately absent.** RocksDB's own recovery from background errors (switched off), its write-ahead log, its
 //! transactions, and prefix extractors: shards are ranges, not prefixes, so every seek is in total order.

@@ -7,8 +7,8 @@
 //!
 //! A cheap handle; it survives the journal that was opened on it, so a simulated node starts again on the same disk.
 //!
-//! **Invariant.** Synced sectors survive everything but the damage a test asks for by name. Names change in order: a lost
-//! rename takes all later ones with it, as on a journalling file system.
+//! **Invariant.** Synced sectors survive everything but the damage a test asks for by name. Names change in order: a
+//! lost rename takes all later ones with it, as on a journalling file system.
 
 use super::medium::{Medium, SegmentFile};
 use parking_lot::Mutex;

@@ -4,8 +4,8 @@
 //!   callers ──lock──▶ queue ──notify──▶ one OS thread: pwritev, fdatasync, tell everybody
 //! ```
 //!
-//! The thread owns the files and the writing; callers read entries themselves. The directory is locked: a second process
-//! is refused.
+//! The thread owns the files and the writing; callers read entries themselves. The directory is locked: a second
+//! process is refused.
 //!
 //! **Invariant.** A caller waits for the disk in two cases only: it reads an entry that is not cached, or its records
 //! would outrun the prewritten space while more is being prepared.
@@ -51,8 +51,8 @@ impl FileJournal {
     /// Opens the journal in `dir`, which is made if it is not there, and writes its last segment anew.
     ///
     /// # Errors
-    /// Another process has it open; the disk refuses; or its bytes are not what was synced (then the file and the byte are
-    /// named).
+    /// Another process has it open; the disk refuses; or its bytes are not what was synced (then the file and the byte
+    /// are named).
     pub fn open(dir: &Path, options: JournalOptions) -> Result<Arc<FileJournal>, StorageError> {
         let medium = Directory::open(dir)?;
         let writer = recover::open(Box::new(medium), options)?;

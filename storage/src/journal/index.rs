@@ -4,8 +4,8 @@
 //! Changed when a record is queued (so that it is readable at once) and once more when it is synced (so that it has a
 //! place).
 //!
-//! **Invariant.** A segment counts as empty only when everything that was in it has a synced successor: `released_by` is
-//! the youngest record that took something out of it, and the segment stays until that one is synced (J4).
+//! **Invariant.** A segment counts as empty only when everything that was in it has a synced successor: `released_by`
+//! is the youngest record that took something out of it, and the segment stays until that one is synced (J4).
 //!
 //! **Deliberately absent.** Files. This is bookkeeping.
 

@@ -1,7 +1,7 @@
 //! # MemJournal: the journal over simulated sectors
 //!
-//! The same code and the same bytes as `file`, driven by whoever calls it. *Automatic*: everything that somebody may wait
-//! for is written, synced and told before `append` or `mark` returns. *Stepped*: records wait until
+//! The same code and the same bytes as `file`, driven by whoever calls it. *Automatic*: everything that somebody may
+//! wait for is written, synced and told before `append` or `mark` returns. *Stepped*: records wait until
 //! [`MemJournal::step`], so that a simulator can let time pass, or the power fail, between a write and its sync.
 //!
 //! **Invariant.** No thread, no clock but tokio's, no chance: the same calls give the same bytes.
@@ -23,7 +23,8 @@ use std::sync::Arc;
 /// A journal in memory. See the module.
 pub struct MemJournal {
     shared: Arc<Shared>,
-    /// `None` once stopped. Other threads wait for it; a completion that comes back on the same thread finds it borrowed.
+    /// `None` once stopped. Other threads wait for it; a completion that comes back on the same thread finds it
+    /// borrowed.
     writer: ReentrantMutex<RefCell<Option<Writer>>>,
     disk: MemDisk,
     is_stepped: bool,
@@ -31,8 +32,8 @@ pub struct MemJournal {
 
 impl MemJournal {
     /// Opens the journal on `disk`; every record is synced before the call that brought it returns, unless the disk is
-    /// stalled (then it is once [`MemJournal::run`] or the next call finds the disk running). Completions are told on the
-    /// caller's thread.
+    /// stalled (then it is once [`MemJournal::run`] or the next call finds the disk running). Completions are told on
+    /// the caller's thread.
     ///
     /// # Errors
     /// The disk is in use, or its bytes are not a journal's.
@@ -66,8 +67,8 @@ impl MemJournal {
         &self.disk
     }
 
-    /// Does the next thing: writes what is queued as one batch, or syncs the batch that was written and tells everybody.
-    /// A stalled disk does not sync.
+    /// Does the next thing: writes what is queued as one batch, or syncs the batch that was written and tells
+    /// everybody. A stalled disk does not sync.
     pub fn step(&self) -> Step {
         let owned = self.writer.lock();
         // A completion that comes back here leaves the work to whoever told it.

@@ -1,7 +1,7 @@
 //! # Journal: one log for all groups, one fsync for everybody
 //!
-//! A seam. `file` owns the disk with one OS thread; `mem` is the same format over simulated sectors, driven inline. Both
-//! pass [`suite`].
+//! A seam. `file` owns the disk with one OS thread; `mem` is the same format over simulated sectors, driven inline.
+//! Both pass [`suite`].
 //!
 //! ```text
 //!   append(group, entries) ─┐                                    ┌▶ done
@@ -13,12 +13,12 @@
 //! index, marks of which the newest counts), so that it can recycle its segments without asking anybody: it copies
 //! forward what must survive (rule J4). It does not know what an entry means.
 //!
-//! A record's way: `shared` and `state` (admission, queue) → `writer` (one batch) → `record`, `segment` (bytes) → `index`
-//! (readable, then placed) → `recycle` (copied forward, or gone). A start's way: `recover` → `walk` → `replay` → `rewrite`.
-//! The bytes are written down in `docs/storage-format.md`.
+//! A record's way: `shared` and `state` (admission, queue) → `writer` (one batch) → `record`, `segment` (bytes) →
+//! `index` (readable, then placed) → `recycle` (copied forward, or gone). A start's way: `recover` → `walk` → `replay`
+//! → `rewrite`. The bytes are written down in `docs/storage-format.md`.
 //!
-//! **Invariant.** What was reported done survives the loss of power; what recovery cuts off was never reported. An entry
-//! is readable as soon as `append` returns.
+//! **Invariant.** What was reported done survives the loss of power; what recovery cuts off was never reported. An
+//! entry is readable as soon as `append` returns.
 //!
 //! **Deliberately absent.** Raft. Votes, committed marks and memberships are bytes here.
 
@@ -75,8 +75,8 @@ pub struct LogRecord {
 pub enum Mark {
     /// For whom and in which term this replica voted.
     Vote(Bytes),
-    /// How far the group has committed, as this replica knew it. With `Completion::None` it asks for no sync of its own: it
-    /// rides the next one.
+    /// How far the group has committed, as this replica knew it. With `Completion::None` it asks for no sync of its
+    /// own: it rides the next one.
     Committed(Bytes),
     /// Everything up to `index` is forgotten; `log_id` is its full name.
     Purged {
@@ -143,18 +143,20 @@ pub struct JournalStatus {
     pub syncs: u64,
     /// Records since start.
     pub records: u64,
-    /// Microseconds for which the oldest record that somebody may wait for has not been synced; 0 = there is none (rule J6).
+    /// Microseconds for which the oldest record that somebody may wait for has not been synced; 0 = there is none (rule
+    /// J6).
     pub sync_pending_us: u64,
     /// The first failure, after which nothing is promised any more.
     pub poisoned: Option<String>,
 }
 
-/// The log of one node. Cheap to call from async code: nothing here waits for a sync; `entries` may wait for a read, and
-/// `append` for a moment when more is queued than there is prewritten space. Completions are told on the writer's thread,
-/// or, by a journal without one, on the caller's before the call returns: a caller holds no lock that they want.
+/// The log of one node. Cheap to call from async code: nothing here waits for a sync; `entries` may wait for a read,
+/// and `append` for a moment when more is queued than there is prewritten space. Completions are told on the writer's
+/// thread, or, by a journal without one, on the caller's before the call returns: a caller holds no lock that they
+/// want.
 pub trait Journal: Send + Sync + 'static {
-    /// Queues entries of one group. Indexes follow each other and the group's last one. Readable on return, durable when
-    /// `done` is told.
+    /// Queues entries of one group. Indexes follow each other and the group's last one. Readable on return, durable
+    /// when `done` is told.
     ///
     /// # Errors
     /// Poisoned, stopped, disk full, or a record larger than a segment (nothing was queued; `done` is dropped untold).
@@ -191,8 +193,8 @@ pub trait Journal: Send + Sync + 'static {
     /// Figures, the last synced batch among them. As cheap for a hundred thousand groups as for one.
     fn status(&self) -> JournalStatus;
 
-    /// Who holds the oldest segment, if it is not the only one: the group with most bytes in it, and its last index there.
-    /// Looks at every group: for people who wonder why the journal does not shrink.
+    /// Who holds the oldest segment, if it is not the only one: the group with most bytes in it, and its last index
+    /// there. Looks at every group: for people who wonder why the journal does not shrink.
     fn oldest_held_by(&self) -> Option<(GroupId, u64)>;
 
     /// Refuses further records, syncs what is queued, releases the files.

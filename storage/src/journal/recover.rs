@@ -1,16 +1,17 @@
 //! # Recovery: what a start makes of the files it finds
 //!
 //! ```text
-//!   names ─▶ walk segments, oldest first ─▶ first bad place, in batch n ─┬─ some header shows n synced: corruption, refuse
-//!                                                                        └─ none does: torn tail, cut
+//!   names ─▶ walk segments, oldest first ─▶ bad place, in batch n ─┬─ some header shows n synced: corruption, refuse
+//!                                                                  └─ none does: torn tail, cut
 //!         ─▶ write the last segment anew, sync it, drop the old one ─▶ serve
 //! ```
 //!
 //! The last segment is written anew because what a killed process left may lie in the page cache alone, and because a
-//! failed sync may have left pages that look clean and are not. All older segments were synced before a younger one began.
+//! failed sync may have left pages that look clean and are not. All older segments were synced before a younger one
+//! began.
 //!
-//! **Invariant (J1).** What is cut was never reported done. The one exception, rot inside the very last synced batch, is
-//! kept short by the bare header behind it.
+//! **Invariant (J1).** What is cut was never reported done. The one exception, rot inside the very last synced batch,
+//! is kept short by the bare header behind it.
 
 use super::medium::Medium;
 use super::record::Parts;

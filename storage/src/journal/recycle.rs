@@ -7,9 +7,9 @@
 //!      └ everything else has a younger successor, synced ──▶ the file becomes a spare
 //! ```
 //!
-//! Oldest first is what keeps truncation and removal honest: what they made void is in the same segment as they or in an
-//! older one, so it is gone before them. Only live entries are copied, as *copies*, which a replay puts at their index
-//! without touching what is around them.
+//! Oldest first is what keeps truncation and removal honest: what they made void is in the same segment as they or in
+//! an older one, so it is gone before them. Only live entries are copied, as *copies*, which a replay puts at their
+//! index without touching what is around them.
 //!
 //! **Invariant (J4).** A segment leaves the log only when nothing live is in it and the youngest record that took
 //! something out of it is synced. The log never has a hole: each removal survives before the next.

@@ -1,7 +1,7 @@
 //! # Replay: from records back to logs
 //!
-//! Records arrive in the order in which they were queued, except that the oldest ones may be missing (recycled) and that
-//! copies of entries come late. So entries are collected by index and checked for gaps at the end.
+//! Records arrive in the order in which they were queued, except that the oldest ones may be missing (recycled) and
+//! that copies of entries come late. So entries are collected by index and checked for gaps at the end.
 //!
 //! **Invariant.** The result is what the index held when the last record was queued.
 

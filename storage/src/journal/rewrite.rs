@@ -3,8 +3,8 @@
 //! Every start does this before anything else. The new file becomes part of the log by a rename after its sync, and its
 //! header names the segment it replaces: whatever moment the power fails, a start finds one of the two whole.
 //!
-//! **Invariant.** The same records, batches and order; batch numbers stay, empty batches go, and one bare header at the end
-//! carries the number from which this life counts on.
+//! **Invariant.** The same records, batches and order; batch numbers stay, empty batches go, and one bare header at the
+//! end carries the number from which this life counts on.
 
 use super::group::Place;
 use super::medium::{Medium, SegmentFile};

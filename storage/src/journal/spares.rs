@@ -3,8 +3,8 @@
 //! A segment is prewritten once, a piece at a time between two batches, so that no append waits for a whole one; later
 //! it is recycled by renaming. One spare is always kept for marks (S5), a second one once the active segment fills up.
 //!
-//! **Invariant.** A spare has real blocks and its full length; under its old epoch it never passes as a segment, because
-//! it gets a new one before its first record.
+//! **Invariant.** A spare has real blocks and its full length; under its old epoch it never passes as a segment,
+//! because it gets a new one before its first record.
 
 use super::JournalOptions;
 use super::medium::{Medium, SegmentFile};

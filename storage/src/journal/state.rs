@@ -7,8 +7,8 @@
 //! ```
 //!
 //! **Invariant.** What is accepted fits into space that is already prewritten, so a full disk refuses and never poisons
-//! (S5); the last spare segment is for marks alone, so that a purge always has room. After the first failed write or sync
-//! nothing is accepted or promised any more.
+//! (S5); the last spare segment is for marks alone, so that a purge always has room. After the first failed write or
+//! sync nothing is accepted or promised any more.
 
 use super::group::{Group, MarkKind, Place, Stage, Ticket};
 use super::index::{Index, Live};

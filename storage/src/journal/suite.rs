@@ -1,7 +1,7 @@
 //! # The conformance suite of the journal
 //!
-//! What every form of the journal must do, as plain functions over a [`Lab`]. Cases about the loss of power are not here:
-//! only simulated sectors can lose it.
+//! What every form of the journal must do, as plain functions over a [`Lab`]. Cases about the loss of power are not
+//! here: only simulated sectors can lose it.
 //!
 //! **Invariant.** A case uses the [`Journal`] trait and the damage a lab offers, nothing else.
 

@@ -186,7 +186,8 @@ impl Writer {
         self.bare_header()
     }
 
-    /// When nothing waits, one more header tells the next start that the last batch is synced (J1). It is not waited for.
+    /// When nothing waits, one more header tells the next start that the last batch is synced (J1). It is not waited
+    /// for.
     fn bare_header(&mut self) -> Result<(), StorageError> {
         let is_idle = self.backlog.is_empty() && !self.shared.state.lock().is_due();
         let end = self.active.offset + BATCH_HEADER_BYTES as u64;

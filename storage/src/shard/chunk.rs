@@ -8,9 +8,9 @@
 //!            4 head   range? │ where the snapshot stands
 //! ```
 //!
-//! **Invariant.** A chunk says by itself what it is, whose, and which in order, and proves that it arrived whole. A head
-//! says whose rows follow before the first of them does; a shard that has every key says it as releases did that knew no
-//! ranges.
+//! **Invariant.** A chunk says by itself what it is, whose, and which in order, and proves that it arrived whole. A
+//! head says whose rows follow before the first of them does; a shard that has every key says it as releases did that
+//! knew no ranges.
 
 use super::state::{Applied, ShardSpec};
 use crate::{

@@ -12,8 +12,8 @@
 //! **Invariant.** An id is executed at most once: below the floor it is refused, at or above the floor its outcome is
 //! here, and a client is forgotten only when every id it ever used here is too old, for ever.
 //!
-//! **Deliberately absent.** Anything replicated: the rows are the truth, and what this keeps in memory (floors and which
-//! sequences have outcomes) can be dropped at any moment and read again.
+//! **Deliberately absent.** Anything replicated: the rows are the truth, and what this keeps in memory (floors and
+//! which sequences have outcomes) can be dropped at any moment and read again.
 
 use super::{draft::Draft, state::ShardState};
 use crate::{
@@ -120,8 +120,8 @@ impl Clients {
         decode_outcome(stored).map(Some)
     }
 
-    /// Remembers what came of a request that [`Clients::admit`] let pass in the same entry. `key` is the placement key it
-    /// is filed under.
+    /// Remembers what came of a request that [`Clients::admit`] let pass in the same entry. `key` is the placement key
+    /// it is filed under.
     pub(super) fn remember(
         &mut self,
         draft: &mut Draft<'_>,

@@ -6,11 +6,11 @@
 //!                                       └────────── power lost anywhere ───────────┘
 //! ```
 //!
-//! What is removed is what the replica's own settings name and what the snapshot names: a replica without settings has no
-//! rows but those that an interrupted attempt took in, and its neighbours in the keyspace are none of its affair.
+//! What is removed is what the replica's own settings name and what the snapshot names: a replica without settings has
+//! no rows but those that an interrupted attempt took in, and its neighbours in the keyspace are none of its affair.
 //!
-//! **Invariant.** A redo: whatever an interrupted attempt left behind, the next one ends in the same state. Until one has
-//! succeeded the shard answers nothing.
+//! **Invariant.** A redo: whatever an interrupted attempt left behind, the next one ends in the same state. Until one
+//! has succeeded the shard answers nothing.
 //!
 //! **Deliberately absent.** The journal: who calls writes `InstallBegin` before and `InstallDone` after (rule S4).
 
@@ -45,9 +45,9 @@ impl Shard {
         Ok(())
     }
 
-    /// Removes everything that the engine holds of the shard, and its rows in `range`. Flushed before anything is taken in,
-    /// so that no removal still in memory can meet the rows that come. One batch: where the range is forgotten, the rows
-    /// in it are gone.
+    /// Removes everything that the engine holds of the shard, and its rows in `range`. Flushed before anything is taken
+    /// in, so that no removal still in memory can meet the rows that come. One batch: where the range is forgotten, the
+    /// rows in it are gone.
     pub(super) fn remove_rows(&self, range: Option<&PlacementRange>) -> Result<(), StorageError> {
         let state = ShardState::in_view(&*self.engine.view(), self.spec)?;
         let mut batch = Batch::new();

@@ -97,10 +97,12 @@ fn play_back(changes: &[Change]) -> BTreeMap<Bytes, Entry> {
 }
 
 proptest! {
-    /// Invariant 3: a replica that applies entries one by one and one that applies them in runs, losing power and resting
-    /// in between, end equal to the byte.
+    /// Invariant 3: a replica that applies entries one by one and one that applies them in runs, losing power and
+    /// resting in between, end equal to the byte.
     #[test]
-    fn runs_and_crashes_leave_no_trace(history in history(), runs in proptest::collection::vec((1..9usize, 0..4u8), 1..9)) {
+    fn runs_and_crashes_leave_no_trace(
+        history in history(), runs in proptest::collection::vec((1..9usize, 0..4u8), 1..9)
+    ) {
         let (mut single_lab, mut other_lab) = (MemLab::default(), MemLab::default());
         let (mut single, mut other) = (World::new(&mut single_lab), World::new(&mut other_lab));
         for (commands, step_ms) in history {
@@ -170,7 +172,8 @@ proptest! {
         for (number, (commands, step_ms)) in history.into_iter().enumerate() {
             prop_assert_eq!(left.state().rolling_hash == right.state().rolling_hash, number <= differs_at);
             (left.time_ms, right.time_ms) = (left.time_ms + step_ms, right.time_ms + step_ms);
-            let differing = |value| Command::Write(WriteCommand { request: None, operations: vec![put("differs", value)] });
+            let write = |operation| Command::Write(WriteCommand { request: None, operations: vec![operation] });
+            let differing = |value| write(put("differs", value));
             let values = if number == differs_at { ("left", "right") } else { ("same", "same") };
             left.apply([commands.clone(), vec![differing(values.0)]].concat());
             right.apply([commands, vec![differing(values.1)]].concat());
@@ -197,7 +200,8 @@ enum Deed {
 fn deed() -> impl Strategy<Value = Deed> {
     prop_oneof![
         6 => (0..3usize, any::<bool>()).prop_map(|(client, arrives)| Deed::Send { client, arrives }),
-        6 => (any::<prop::sample::Index>(), any::<bool>()).prop_map(|(which, is_retry)| Deed::Arrive { which, is_retry }),
+        6 => (any::<prop::sample::Index>(), any::<bool>())
+            .prop_map(|(which, is_retry)| Deed::Arrive { which, is_retry }),
         3 => (0..3usize).prop_map(|client| Deed::Settle { client }),
         2 => (0..150u64).prop_map(|hundredths| Deed::Pass { hundredths }),
         1 => any::<bool>().prop_map(|flushed| Deed::Crash { flushed }),
@@ -275,8 +279,8 @@ impl Schedule {
 }
 
 proptest! {
-    /// Rules I1, I2: whatever is repeated, reordered or late, no id is executed twice, and one that was refused is never
-    /// executed.
+    /// Rules I1, I2: whatever is repeated, reordered or late, no id is executed twice, and one that was refused is
+    /// never executed.
     #[test]
     fn no_schedule_executes_an_id_twice(
         deeds in proptest::collection::vec(deed(), 1..120), request_outcomes_max in 1..5u32

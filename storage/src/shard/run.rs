@@ -128,8 +128,8 @@ impl<'a> Run<'a> {
         Ok(Outcome::Configured)
     }
 
-    /// A write under its request id, if it has one. What is known of the id comes before the range (rule I1): a repetition
-    /// gets its outcome also where its keys have left.
+    /// A write under its request id, if it has one. What is known of the id comes before the range (rule I1): a
+    /// repetition gets its outcome also where its keys have left.
     fn request(&mut self, proposal: &Proposal, write: &WriteCommand, images: Images) -> Result<Outcome, StorageError> {
         let Some(request) = &write.request else {
             return self.out_of_range(write).map_or_else(|| self.write(proposal, write, images), Ok);

@@ -1,7 +1,7 @@
 //! Scan: rows in placement order, over one unmoving view.
 //!
-//! **Invariant.** All rows are of one position, whatever is written meanwhile, and of the shard's own range, whatever is
-//! asked for; at most one portion of them is in memory.
+//! **Invariant.** All rows are of one position, whatever is written meanwhile, and of the shard's own range, whatever
+//! is asked for; at most one portion of them is in memory.
 //!
 //! **Deliberately absent.** A deadline: who holds a scan keeps old bytes alive and is the one who ends it.
 

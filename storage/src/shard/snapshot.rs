@@ -25,7 +25,8 @@ use std::{collections::VecDeque, sync::Arc};
 /// Bytes set aside for a chunk beforehand; a larger one grows.
 const CHUNK_CAPACITY_MAX: usize = 1 << 20;
 
-/// A pinned view of a whole shard, to be sent to another replica. Making one costs nothing; holding one keeps old bytes.
+/// A pinned view of a whole shard, to be sent to another replica. Making one costs nothing; holding one keeps old
+/// bytes.
 pub struct ShardSnapshot {
     spec: ShardSpec,
     view: Arc<dyn View>,
@@ -64,7 +65,8 @@ impl ShardSnapshot {
         &self.head.applied
     }
 
-    /// The next chunk (self-describing, checksummed, about `bytes_max`), or `None` after the last. May wait for the disk.
+    /// The next chunk (self-describing, checksummed, about `bytes_max`), or `None` after the last. May wait for the
+    /// disk.
     ///
     /// # Errors
     /// The engine's.

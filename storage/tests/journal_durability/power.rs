@@ -143,8 +143,8 @@ fn power_may_fail_at_every_single_operation() {
     }
 }
 
-/// A batch whose header survives and whose records fall back to what the recycled file held there before: records of the
-/// same shape at the same place, told apart by the epoch in their checksums alone.
+/// A batch whose header survives and whose records fall back to what the recycled file held there before: records of
+/// the same shape at the same place, told apart by the epoch in their checksums alone.
 #[test]
 fn a_torn_batch_in_a_recycled_segment_never_shows_the_old_record() {
     const GROUP: GroupId = GroupId(1);

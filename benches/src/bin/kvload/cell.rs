@@ -5,8 +5,8 @@
 //!                                                              CPU of the servers, before and after
 //! ```
 //!
-//! **Invariant.** What is counted began and ended inside the measured time. An operation that failed counts as an error,
-//! never as an operation.
+//! **Invariant.** What is counted began and ended inside the measured time. An operation that failed counts as an
+//! error, never as an operation.
 
 use crate::{
     accounting::Usage,

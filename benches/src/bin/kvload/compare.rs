@@ -1,4 +1,5 @@
-//! Kvorum and etcd side by side: every cell in turn, and all of it again, so that what disturbs the machine disturbs both.
+//! Kvorum and etcd side by side: every cell in turn, and all of it again, so that what disturbs the machine disturbs
+//! both.
 
 use crate::{
     Transport,

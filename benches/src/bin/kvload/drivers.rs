@@ -1,7 +1,7 @@
 //! Who sends: one caller per client, whatever the target.
 //!
-//! **Invariant.** Every caller asks for the same promise: a put is durable on a majority, a get is linearizable. Each kind
-//! goes where it is answered without a detour: to the leader.
+//! **Invariant.** Every caller asks for the same promise: a put is durable on a majority, a get is linearizable. Each
+//! kind goes where it is answered without a detour: to the leader.
 
 use crate::{Transport, cell::Work};
 use anyhow::{Context as _, Result, bail};

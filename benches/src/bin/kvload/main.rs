@@ -6,8 +6,8 @@
 //!             runs every cell in turn, R times over ──▶ JSON lines, medians with their spread, ratios
 //! ```
 //!
-//! A *closed loop*: each client sends, waits for the answer, and sends again. Latency is therefore that of a system that is
-//! never asked faster than it answers; it says nothing about queues that build up under a given rate.
+//! A *closed loop*: each client sends, waits for the answer, and sends again. Latency is therefore that of a system
+//! that is never asked faster than it answers; it says nothing about queues that build up under a given rate.
 //!
 //! **Invariant.** A ratio compares cells of one run on one machine, and is not printed when their ranges overlap.
 //!

@@ -1,7 +1,7 @@
 //! # kvctl: the cluster from a terminal
 //!
 //! ```text
-//!   args ─▶ check (no flag is ignored) ─▶ command ─▶ library ─▶ stdout: data │ stderr: the rest │ exit code: what happened
+//!   args ─▶ check (no flag is ignored) ─▶ command ─▶ library ─▶ stdout: data │ stderr: the rest │ exit code
 //! ```
 //!
 //! **Invariant.** The exit code tells the truth about writes: 6 only if it provably did not happen, 7 if it may have.

@@ -4,10 +4,10 @@
 //! in front of every record and message; numbers are append-only.
 //!
 //! ```text
-//!   entry payload   │ kind 1 │ body            kinds: 0x81 blank, 0x82 membership, below 0x80 a proposal of that format
+//!   entry payload   │ kind 1 │ body           kinds: 0x81 blank, 0x82 membership, below 0x80 a proposal of that format
 //!   vote mark       │ format 1 │ term 8 │ voted for 8 │ committed 1
 //!   log id mark     │ format 1 │ term 8 │ index 8
-//!   membership      │ format 1 │ log id? │ configs │ members       as kept with a shard's position
+//!   membership      │ format 1 │ log id? │ configs │ members      as kept with a shard's position
 //!   message         │ format 1 │ fields of its kind, see `message` and `transfer`
 //! ```
 //!

@@ -1,7 +1,7 @@
 //! One stream, from its first frame to its end.
 //!
-//! **Invariant.** What is in flight is bounded in calls and bytes: beyond it no frame is read, and the client's own window
-//! fills. One frame more than the bound may be in flight, never two.
+//! **Invariant.** What is in flight is bounded in calls and bytes: beyond it no frame is read, and the client's own
+//! window fills. One frame more than the bound may be in flight, never two.
 
 use super::work::{Begun, Done, Work};
 use crate::{

@@ -10,11 +10,11 @@
 //! One task serves one stream: it reads frames, drives what is in flight and writes answers. What becomes ready while a
 //! frame of answers waits for the wire rides the next one; there is no timer.
 //!
-//! **Invariant.** Every call of a frame that was read is answered exactly once, unless the client goes away. A stream that
-//! the server ends says why, after everything it read is answered: what is not answered then was not tried.
+//! **Invariant.** Every call of a frame that was read is answered exactly once, unless the client goes away. A stream
+//! that the server ends says why, after everything it read is answered: what is not answered then was not tried.
 //!
-//! **Deliberately absent.** Order between calls in flight. Writes of one frame to one shard are handed over in their order;
-//! nothing else is promised.
+//! **Deliberately absent.** Order between calls in flight. Writes of one frame to one shard are handed over in their
+//! order; nothing else is promised.
 
 mod exchange;
 mod work;

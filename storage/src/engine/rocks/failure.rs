@@ -2,8 +2,8 @@
 //!
 //! **Invariant.** The first failure is never replaced or forgotten in this life of the engine.
 //!
-//! **Deliberately absent.** Judging which failures are harmless: whoever asks for a write gets one answer, and a node with
-//! a failed engine is poisoned until it starts again.
+//! **Deliberately absent.** Judging which failures are harmless: whoever asks for a write gets one answer, and a node
+//! with a failed engine is poisoned until it starts again.
 
 use crate::error::StorageError;
 use std::{path::Path, sync::OnceLock};

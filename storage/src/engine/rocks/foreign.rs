@@ -25,14 +25,14 @@ use std::{
 #[cfg(target_env = "gnu")]
 const RETURNED_BLOCK_BYTES: i32 = 128 * 1024;
 
-/// Makes the allocator that RocksDB uses return large blocks when they are freed. By default it raises its own limit with
-/// the first large block, and then an idle node keeps the memory of write buffers it flushed long ago.
+/// Makes the allocator that RocksDB uses return large blocks when they are freed. By default it raises its own limit
+/// with the first large block, and then an idle node keeps the memory of write buffers it flushed long ago.
 pub(super) fn return_freed_memory() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         #[cfg(target_env = "gnu")]
-        // SAFETY: `mallopt` takes two integers, locks what it changes, and refuses what it does not know. A refusal costs
-        // memory only, so its answer is not needed.
+        // SAFETY: `mallopt` takes two integers, locks what it changes, and refuses what it does not know. A refusal
+        // costs memory only, so its answer is not needed.
         unsafe {
             libc::mallopt(libc::M_MMAP_THRESHOLD, RETURNED_BLOCK_BYTES);
         }
@@ -77,7 +77,8 @@ unsafe extern "C" fn release(state: *mut c_void) {
 unsafe extern "C" fn background_error(state: *mut c_void, reason: u32, status: *mut ffi::rocksdb_status_ptr_t) {
     let mut message: *mut c_char = ptr::null_mut();
     // SAFETY: `state` is the reference that `release` gives back, alive while the listener is; `Health` is `Sync`, as
-    // RocksDB calls from threads of its own. `status` is valid for this call; its text is a C string that we own and free.
+    // RocksDB calls from threads of its own. `status` is valid for this call; its text is a C string that we own and
+    // free.
     let (health, text) = unsafe {
         ffi::rocksdb_status_ptr_get_error(status, &raw mut message);
         let text = if message.is_null() {

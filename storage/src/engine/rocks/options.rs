@@ -1,7 +1,7 @@
 //! How RocksDB is set up, derived from one budget of memory.
 //!
 //! ```text
-//!   memory_bytes ──▶ one cache: data blocks, index and filter blocks, and write buffers (at most half), all charged to it
+//!   memory_bytes ──▶ one cache: data blocks, index and filter blocks, and write buffers (at most half), all charged
 //! ```
 //!
 //! **Invariant.** Memory follows the budget, not the amount of data: index and filter blocks live in the cache, write
@@ -20,8 +20,8 @@ const MIB: usize = 1024 * 1024;
 /// What an operator may choose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RocksOptions {
-    /// Cache and write buffers together, bytes; at least 8 MiB. Pages are taken as they are used: a fresh node holds few.
-    /// The default keeps a node that has read a lot and rests below 60 MiB.
+    /// Cache and write buffers together, bytes; at least 8 MiB. Pages are taken as they are used: a fresh node holds
+    /// few. The default keeps a node that has read a lot and rests below 60 MiB.
     pub memory_bytes: usize,
     /// Threads that flush and compact; at least two.
     pub background_jobs: u16,

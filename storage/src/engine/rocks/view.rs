@@ -4,8 +4,8 @@
 //!   cursor ──owns──▶ pinned snapshot ──owns──▶ database and its column handles
 //! ```
 //!
-//! **Invariant.** A snapshot is released before its database closes, and an iterator before its snapshot: each is owned by
-//! the next.
+//! **Invariant.** A snapshot is released before its database closes, and an iterator before its snapshot: each is owned
+//! by the next.
 //!
 //! **Deliberately absent.** Deadlines: whoever holds a view bounds how long.
 

@@ -1,5 +1,5 @@
-//! Fuse: an engine that dies after a number of steps, as if power were lost there, and lets others in between a read and
-//! its answer.
+//! Fuse: an engine that dies after a number of steps, as if power were lost there, and lets others in between a read
+//! and its answer.
 
 use crate::{
     engine::{Batch, Cached, Column, Engine, EngineStats, Stage, StageManifest, View},

@@ -45,7 +45,8 @@ pub struct Globals {
         default_value = "127.0.0.1:7101,127.0.0.1:7102,127.0.0.1:7103"
     )]
     pub endpoints: Vec<String>,
-    /// How fresh a read must be: linearizable, session, bounded(500ms), local, one, quorum, all [default: the keyspace's]
+    /// How fresh a read must be: linearizable, session, bounded(500ms), local, one, quorum, all [default: the
+    /// keyspace's]
     #[arg(long, global = true, value_name = "LEVEL", value_parser = text::level)]
     pub level: Option<ReadLevel>,
     /// Total time of one request over all its attempts: 300ms, 5s, 2m [default: 5s; import, export

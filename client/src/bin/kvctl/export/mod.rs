@@ -4,9 +4,9 @@
 //!   scan, shard after shard ─▶ line ─▶ part of a file ─▶ durable, noted in FILE.resume ─▶ removed at the end
 //! ```
 //!
-//! **Invariant.** `import` takes back what is written here, unchanged. With a file, an interrupted export goes on behind the
-//! last row that is certainly in it; the file then holds what one export at once would hold, except that its shards were
-//! read at two positions.
+//! **Invariant.** `import` takes back what is written here, unchanged. With a file, an interrupted export goes on
+//! behind the last row that is certainly in it; the file then holds what one export at once would hold, except that its
+//! shards were read at two positions.
 
 pub mod line;
 pub mod sidecar;

@@ -1,6 +1,7 @@
 //! Notes beside a file: how far an interrupted work has come.
 //!
-//! **Invariant.** A note never claims more than what is certain when it is written, and replaces the one before as a whole.
+//! **Invariant.** A note never claims more than what is certain when it is written, and replaces the one before as a
+//! whole.
 
 use anyhow::Context as _;
 use serde::{Serialize, de::DeserializeOwned};

@@ -4,8 +4,8 @@
 //!   lines ─▶ part ─ full ─▶ (gzip member) ─▶ file ─▶ synced ─▶ note: rows, bytes, last key
 //! ```
 //!
-//! **Invariant.** A note names a length of the file that ends with a whole row (and a whole gzip member). Parts end at row
-//! numbers, so that an export that was resumed has the bytes of one that was not.
+//! **Invariant.** A note names a length of the file that ends with a whole row (and a whole gzip member). Parts end at
+//! row numbers, so that an export that was resumed has the bytes of one that was not.
 
 use super::{
     line::{Exported, push},

@@ -115,7 +115,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_cell_is_one_json_value_that_says_the_same(cell in "\\PC*|-?[0-9]{1,19}(\\.[0-9]{1,9})?(e-?[0-9]{1,2})?") {
+        fn every_cell_is_one_json_value_that_says_the_same(
+            cell in "\\PC*|-?[0-9]{1,19}(\\.[0-9]{1,9})?(e-?[0-9]{1,2})?"
+        ) {
             let text = json(&cell);
             let value: serde_json::Value = serde_json::from_str(&text).unwrap();
             match value {

@@ -5,8 +5,8 @@
 //!                             ▲ certain up to here, noted beside the file; the rest is sent again
 //! ```
 //!
-//! **Invariant.** The note never claims a row without an outcome. What is sent again are puts in file order, so the last row
-//! of a key still wins.
+//! **Invariant.** The note never claims a row without an outcome. What is sent again are puts in file order, so the
+//! last row of a key still wins.
 
 use super::rows::{Chunk, Row};
 use crate::{

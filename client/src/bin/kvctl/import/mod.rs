@@ -6,9 +6,9 @@
 //!       how far all outcomes are known
 //! ```
 //!
-//! **Invariant.** Rows of one key stay in file order: a key always takes the same lane, and a lane waits for the outcome
-//! of what it sent before it sends the next. So the last row of a key wins, whatever was repeated on the way. What is in
-//! memory is bounded by lanes × batches, never by the file.
+//! **Invariant.** Rows of one key stay in file order: a key always takes the same lane, and a lane waits for the
+//! outcome of what it sent before it sends the next. So the last row of a key wins, whatever was repeated on the way.
+//! What is in memory is bounded by lanes × batches, never by the file.
 
 mod cells;
 mod clock;

@@ -1,6 +1,7 @@
 //! Which rows can share a request: those whose keys lie in one shard.
 //!
-//! **Invariant.** A hint: a server decides, and refuses what does not lie together; then the rows travel in smaller parts.
+//! **Invariant.** A hint: a server decides, and refuses what does not lie together; then the rows travel in smaller
+//! parts.
 
 use bytes::Bytes;
 use kvorum_api::{Sharding, proto::KeyspaceDescription};

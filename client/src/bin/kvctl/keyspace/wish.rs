@@ -1,7 +1,7 @@
 //! From the flags to a wish. Pure.
 //!
-//! **Invariant.** What this build cannot be is refused before anything is sent, with the nearest thing that works. Whether
-//! the cluster can be it, the cluster says.
+//! **Invariant.** What this build cannot be is refused before anything is sent, with the nearest thing that works.
+//! Whether the cluster can be it, the cluster says.
 
 use crate::args::{Create, Wish};
 use kvorum_api::{placement::SHARDS_MAX, proto::KeyspaceWish};
