@@ -1,13 +1,17 @@
 //! # jepsen: the inspector, with its own weather
 //!
 //! ```text
-//!   sim    three nodes in one thread and one seed: crashes, losses, skewed clocks, power cut between two sectors
+//!   history   what clients asked and were told: our JSON Lines, Jepsen's EDN, Porcupine's logs
+//!   model     what one register, counter, set or text does when operations happen one after another
+//!   sim       three nodes in one thread and one seed: crashes, losses, skewed clocks, power cut between two sectors
 //! ```
 //!
-//! Start reading at [`sim`].
+//! Start reading at [`history`] and [`sim`].
 //!
 //! **Invariant.** A verdict can be repeated: whatever fails prints the one command that shows it again.
 //!
 //! **Deliberately absent.** Private items of the house: what is inspected is what everybody else uses.
 
+pub mod history;
+pub mod model;
 pub mod sim;
