@@ -296,6 +296,29 @@ fn cluster_status_shows_every_node() {
 }
 
 #[test]
+fn how_often_a_node_was_started_is_told_only_where_it_is_known() {
+    let fake = Fake::start(3);
+    let listed = kvctl(&fake, &["node", "list", "-o", "json"]).json();
+    let starts: Vec<&Value> = listed["nodes"].as_array().unwrap().iter().map(|node| &node["start_count"]).collect();
+    assert_eq!(starts, [&json!(4), &Value::Null, &Value::Null]);
+    let table = kvctl(&fake, &["node", "list"]).out;
+    let last = |node: usize| table.lines().nth(node).unwrap().split_whitespace().last().unwrap();
+    assert_eq!((last(1), last(2)), ("4", "-"), "{table}");
+}
+
+#[test]
+fn the_last_error_of_a_chore_comes_with_its_age() {
+    let fake = Fake::start(1);
+    let told = kvctl(&fake, &["workers", "-o", "json"]).json();
+    let workers = &told["nodes"][0]["workers"];
+    assert_eq!((&workers[0]["last_error"], &workers[0]["last_error_ms_ago"]), (&Value::Null, &Value::Null));
+    assert_eq!(workers[1]["last_error"], json!("node 2 has not answered"));
+    assert_eq!(workers[1]["last_error_ms_ago"], json!(3_600_000));
+    let table = kvctl(&fake, &["workers"]).out;
+    assert!(table.contains("node 2 has not answered") && table.contains("60 min ago"), "{table}");
+}
+
+#[test]
 fn help_completions_and_version_need_no_cluster() {
     let mut fake = Fake::start(1);
     fake.stop_all();

@@ -54,7 +54,7 @@ use tokio::time::{Instant, sleep};
 
 pub use crate::{
     config::{Budget, NodeConfig, ShardConfig, Timing},
-    status::{NodeStatus, PeerStatus, WorkerStatus},
+    status::{NodeStatus, PeerStatus, WorkerFailure, WorkerStatus},
 };
 
 /// A hello to a node that does not answer is given up after this.
@@ -281,6 +281,7 @@ impl Node {
         ];
         let peers = self.peers.seen().into_iter().map(|(node, seen)| PeerStatus {
             node,
+            start: seen.life.map(|life| life.start),
             heard_ago: seen.heard.map(|heard| heard.elapsed()),
             clock_offset_ms: seen.clock.map(|(offset_ms, _)| offset_ms),
             refused: seen.refused,

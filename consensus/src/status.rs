@@ -1,7 +1,7 @@
 //! How a node is doing, for people and for whoever watches it.
 
 use crate::replicator::ReplicaStatus;
-use kvorum_api::NodeId;
+use kvorum_api::{NodeId, StartCount};
 use std::time::Duration;
 
 /// How a node is doing.
@@ -28,6 +28,8 @@ pub struct NodeStatus {
 pub struct PeerStatus {
     /// Which.
     pub node: NodeId,
+    /// The highest life seen of it; `None` = it was never heard, in no life of this node.
+    pub start: Option<StartCount>,
     /// How long ago it was last heard.
     pub heard_ago: Option<Duration>,
     /// Its clock against ours.
@@ -45,6 +47,15 @@ pub struct WorkerStatus {
     pub state: &'static str,
     /// How often it ran.
     pub runs: u64,
-    /// Its last failure.
-    pub last_error: Option<String>,
+    /// Its last failure, also when it has succeeded since: what comes and goes is seen only so.
+    pub last_failure: Option<WorkerFailure>,
+}
+
+/// A step of a chore failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerFailure {
+    /// Why.
+    pub why: String,
+    /// How long ago.
+    pub ago: Duration,
 }

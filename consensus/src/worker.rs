@@ -1,19 +1,22 @@
 //! # Worker: background chores with a name, a pace and a face (invariant 11)
 //!
 //! ```text
-//!   idle ──pace──▶ running ──▶ idle      one step at a time; a failed step is remembered, said once, and tried again
+//!   idle ──pace──▶ running ──▶ idle      one step at a time; a failed step is said once, and tried again
 //! ```
+//!
+//! The last failure stays in the face when the chore has succeeded since, with its age: the state says whether it fails
+//! now, the failure what it has been through.
 //!
 //! **Invariant.** Every background task of a node is listed here, and none outlives [`Workers::stop`].
 
-use crate::node::WorkerStatus;
+use crate::node::{WorkerFailure, WorkerStatus};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{Notify, watch},
     task::JoinSet,
-    time::sleep,
+    time::{Instant, sleep},
 };
 
 /// What came of one step.
@@ -22,8 +25,19 @@ pub type Step = Result<(), String>;
 /// The chores of one node.
 pub struct Workers {
     tasks: Mutex<JoinSet<()>>,
-    faces: Mutex<Vec<Arc<Mutex<WorkerStatus>>>>,
+    faces: Mutex<Vec<Arc<Mutex<Face>>>>,
     is_stopping: watch::Sender<bool>,
+}
+
+/// How one chore is doing.
+struct Face {
+    name: &'static str,
+    is_running: bool,
+    runs: u64,
+    /// Why the last step failed, if it did.
+    failing: Option<String>,
+    /// The last failure of all, and when that was.
+    last_failure: Option<(String, Instant)>,
 }
 
 impl Default for Workers {
@@ -45,14 +59,16 @@ impl Workers {
         wake: Arc<Notify>,
         mut step: impl FnMut() -> Option<BoxFuture<'static, Step>> + Send + 'static,
     ) {
-        let face = Arc::new(Mutex::new(WorkerStatus { name, state: "idle", runs: 0, last_error: None }));
+        let face = Arc::new(Mutex::new(Face::new(name)));
         self.faces.lock().push(Arc::clone(&face));
         let mut is_stopping = self.is_stopping.subscribe();
         let work = async move {
             while let Some(under_way) = step() {
-                face.lock().state = "running";
+                face.lock().is_running = true;
                 let outcome = under_way.await;
-                note(&face, outcome);
+                if let Some(why) = face.lock().note(outcome) {
+                    tracing::warn!(worker = name, why, "background chore failed");
+                }
                 tokio::select! {
                     biased;
                     () = wake.notified() => {}
@@ -72,7 +88,7 @@ impl Workers {
 
     /// How they are doing.
     pub fn status(&self) -> Vec<WorkerStatus> {
-        self.faces.lock().iter().map(|face| face.lock().clone()).collect()
+        self.faces.lock().iter().map(|face| face.lock().status()).collect()
     }
 
     /// Ends every chore and waits for it.
@@ -83,18 +99,36 @@ impl Workers {
     }
 }
 
-/// A failure that repeats is said once, so that it does not drown what happens meanwhile.
-fn note(face: &Mutex<WorkerStatus>, outcome: Step) {
-    let mut face = face.lock();
-    face.runs += 1;
-    match outcome {
-        Ok(()) => face.state = "idle",
-        Err(why) => {
-            if face.state != "failed" && face.last_error.as_ref() != Some(&why) {
-                tracing::warn!(worker = face.name, why, "background chore failed");
-            }
-            face.state = "failed";
-            face.last_error = Some(why);
+impl Face {
+    fn new(name: &'static str) -> Self {
+        Face { name, is_running: false, runs: 0, failing: None, last_failure: None }
+    }
+
+    /// Notes how a step ended. Gives the failure if it is news: one that repeats is said once, so that it does not drown
+    /// what happens meanwhile, and again when it comes back after a success.
+    fn note(&mut self, outcome: Step) -> Option<String> {
+        self.runs += 1;
+        self.is_running = false;
+        let failed = outcome.err();
+        let is_news = failed != self.failing;
+        self.failing.clone_from(&failed);
+        let why = failed?;
+        self.last_failure = Some((why.clone(), Instant::now()));
+        is_news.then_some(why)
+    }
+
+    fn status(&self) -> WorkerStatus {
+        let state = match (self.is_running, &self.failing) {
+            (true, _) => "running",
+            (false, Some(_)) => "failed",
+            (false, None) => "idle",
+        };
+        let last_failure = self.last_failure.as_ref();
+        WorkerStatus {
+            name: self.name,
+            state,
+            runs: self.runs,
+            last_failure: last_failure.map(|(why, at)| WorkerFailure { why: why.clone(), ago: at.elapsed() }),
         }
     }
 }
@@ -116,9 +150,19 @@ mod tests {
         assert_eq!((workers.status()[0].runs, workers.status()[0].state), (1, "idle"));
         sleep(Duration::from_secs(1)).await;
         assert_eq!((workers.status()[0].runs, workers.status()[0].state), (2, "failed"));
-        assert_eq!(workers.status()[0].last_error.as_deref(), Some("shard 1: no leader"));
+        let failed = |ago| Some(WorkerFailure { why: "shard 1: no leader".to_owned(), ago });
+        assert_eq!(workers.status()[0].last_failure, failed(Duration::from_millis(500)));
         sleep(Duration::from_secs(1)).await;
         assert_eq!((workers.status()[0].runs, workers.status()[0].state), (3, "idle"));
+        assert_eq!(workers.status()[0].last_failure, failed(Duration::from_millis(1_500)), "it has succeeded since");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_news_once_until_it_is_another_or_comes_back() {
+        let mut face = Face::new("hello");
+        let said = [Ok(()), Err("a"), Err("a"), Err("b"), Ok(()), Err("b"), Err("b")]
+            .map(|outcome| face.note(outcome.map_err(str::to_owned)));
+        assert_eq!(said.map(|said| said.is_some()), [false, true, false, true, false, true, false]);
     }
 
     #[tokio::test(start_paused = true)]

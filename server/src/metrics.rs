@@ -6,15 +6,22 @@
 
 use crate::rpc::status_out::{Facts, role};
 use kvorum_api::frame::Outcome;
+use kvorum_consensus::replicator::ReplicaStatus;
 use kvorum_storage::Engine;
 use metrics::{Counter, Histogram, counter, gauge, histogram};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_util::MetricKindMask;
+use std::time::Duration;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
 /// Seconds; from a cached read to a deadline.
 const LATENCY_BUCKETS: &[f64] =
     &[0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// A gauge that was not set for longer than this is shown no more: what it told of is gone, be it a dropped shard. Every
+/// other one is set with each reading, or each second.
+const GAUGE_IDLE_MAX: Duration = Duration::from_secs(10);
 
 const REQUESTS: &str = "kv_server_requests_total";
 const REQUEST_SECONDS: &str = "kv_server_request_seconds";
@@ -59,10 +66,13 @@ impl Op {
 /// # Errors
 /// There is one already.
 pub fn install() -> Result<PrometheusHandle, String> {
+    builder(GAUGE_IDLE_MAX).and_then(PrometheusBuilder::install_recorder).map_err(|error| error.to_string())
+}
+
+fn builder(gauge_idle_max: Duration) -> Result<PrometheusBuilder, BuildError> {
     PrometheusBuilder::new()
+        .idle_timeout(MetricKindMask::GAUGE, Some(gauge_idle_max))
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), LATENCY_BUCKETS)
-        .and_then(PrometheusBuilder::install_recorder)
-        .map_err(|error| error.to_string())
 }
 
 /// A request was answered.
@@ -229,18 +239,61 @@ fn take_readings_of_replicas(facts: &Facts) {
     if let Some(offset) = status.clock_offset_ms {
         gauge!("kv_consensus_clock_offset_seconds").set(offset as f64 / 1_000.0);
     }
-    for replica in &status.replicas {
-        let shard = replica.shard.to_string();
-        let set = |name: &'static str, value: u64| gauge!(name, "shard" => shard.clone()).set(value as f64);
-        set("kv_consensus_raft_term", replica.term);
-        set("kv_consensus_raft_last_log_index", replica.last_log_index);
-        set("kv_consensus_raft_committed_index", replica.committed_index);
-        set("kv_consensus_raft_flushed_index", replica.flushed_index);
-        set("kv_consensus_raft_purged_index", replica.purged_index);
-        set("kv_consensus_raft_applied_index", replica.state.applied.position.map_or(0, |at| at.index));
-        for word in ["leader", "follower", "candidate", "learner", "stopped"] {
-            let is_it = f64::from(role(replica.role) == word);
-            gauge!("kv_consensus_raft_role_state", "shard" => shard.clone(), "role" => word).set(is_it);
+    status.replicas.iter().for_each(replica);
+}
+
+fn replica(replica: &ReplicaStatus) {
+    let shard = replica.shard.to_string();
+    let set = |name: &'static str, value: u64| gauge!(name, "shard" => shard.clone()).set(value as f64);
+    set("kv_consensus_raft_term", replica.term);
+    set("kv_consensus_raft_last_log_index", replica.last_log_index);
+    set("kv_consensus_raft_committed_index", replica.committed_index);
+    set("kv_consensus_raft_flushed_index", replica.flushed_index);
+    set("kv_consensus_raft_purged_index", replica.purged_index);
+    set("kv_consensus_raft_applied_index", replica.state.applied.position.map_or(0, |at| at.index));
+    for word in ["leader", "follower", "candidate", "learner", "stopped"] {
+        let is_it = f64::from(role(replica.role) == word);
+        gauge!("kv_consensus_raft_role_state", "shard" => shard.clone(), "role" => word).set(is_it);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvorum_api::{ReplicaId, ShardId};
+    use kvorum_consensus::replicator::Role;
+    use kvorum_storage::shard::ShardState;
+
+    fn status(shard: u64) -> ReplicaStatus {
+        ReplicaStatus {
+            shard: ShardId(shard),
+            replica: ReplicaId(1),
+            role: Role::Leader,
+            term: 1,
+            leader: None,
+            last_log_index: 9,
+            committed_index: 8,
+            flushed_index: 7,
+            purged_index: 6,
+            staleness: None,
+            state: ShardState::default(),
         }
+    }
+
+    #[test]
+    fn gauges_of_a_dropped_shard_go_and_counters_stay() {
+        let recorder = builder(Duration::ZERO).unwrap().build_recorder();
+        let figures = recorder.handle();
+        let render = |shards: &[u64]| {
+            metrics::with_local_recorder(&recorder, || shards.iter().for_each(|shard| replica(&status(*shard))));
+            figures.render()
+        };
+        metrics::with_local_recorder(&recorder, || scanned(3));
+        let both = render(&[1, 2]);
+        assert!(both.contains("{shard=\"1\"}") && both.contains("{shard=\"2\"}"), "{both}");
+        let one = render(&[1]);
+        assert!(one.contains("kv_consensus_raft_committed_index{shard=\"1\"} 8"), "{one}");
+        assert!(!one.contains("shard=\"2\""), "{one}");
+        assert!(one.contains("kv_server_scanned_rows_total 3"), "{one}");
     }
 }

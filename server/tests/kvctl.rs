@@ -366,6 +366,8 @@ async fn an_operator_sees_nodes_shards_and_workers_and_moves_a_leader() {
     kvctl(&cluster, &["keyspace", "create", "names", "--split-at", "g", "--split-at", "p"]).await.ok();
     let nodes = told(&cluster, &["node", "list"]).await;
     assert_eq!(nodes["nodes"].as_array().unwrap().len(), 3, "{nodes}");
+    let starts = nodes["nodes"].as_array().unwrap().iter().map(|node| &node["start_count"]);
+    assert!(starts.clone().all(|starts| *starts == json!(1)), "a node tells what it has seen of the others: {nodes}");
     let shards = told(&cluster, &["shard", "list", "-k", "names"]).await;
     let shards = shards["shards"].as_array().unwrap();
     assert_eq!(shards.len(), 3, "{shards:?}");

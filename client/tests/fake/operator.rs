@@ -30,6 +30,21 @@ impl Admin for Door {
             start_count: 1,
             build: "fake".to_owned(),
             ready: true,
+            workers: vec![
+                proto::WorkerStatus {
+                    name: "hello".to_owned(),
+                    state: "idle".to_owned(),
+                    runs: 7,
+                    ..Default::default()
+                },
+                proto::WorkerStatus {
+                    name: "founding".to_owned(),
+                    state: "idle".to_owned(),
+                    runs: 8,
+                    last_error: "node 2 has not answered".to_owned(),
+                    last_error_ms_ago: Some(3_600_000),
+                },
+            ],
             replicas: vec![replica],
             journal: Some(proto::JournalStatus {
                 segments: 2,
@@ -63,6 +78,8 @@ impl Admin for Door {
             id: node as u64 + 1,
             client: address.clone(),
             liveness: "alive".to_owned(),
+            // What a node tells of itself, and of others it has not heard.
+            start_count: (node == 0).then_some(4),
             ..Default::default()
         };
         let nodes = world.addresses.iter().enumerate().map(node).collect();

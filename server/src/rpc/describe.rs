@@ -162,7 +162,10 @@ pub fn node_descriptions(hall: &Hall, here: &Node, start: (NodeId, u64)) -> Vec<
             liveness: neighbours::liveness(here, row.node).to_owned(),
             heard_ms_ago: peer.and_then(|peer| peer.heard_ago).map(|ago| ago.as_millis() as u64),
             replicas: replicas_on(hall, row.node),
-            start_count: if row.node == start.0 { start.1 } else { 0 },
+            start_count: match row.node == start.0 {
+                true => Some(start.1),
+                false => peer.and_then(|peer| peer.start).map(|start| start.0),
+            },
         }
     };
     hall.map.nodes.values().map(describe).collect()

@@ -88,7 +88,8 @@ pub fn node(facts: &Facts) -> proto::NodeStatusReply {
                 name: worker.name.to_owned(),
                 state: worker.state.to_owned(),
                 runs: worker.runs,
-                last_error: worker.last_error.clone().unwrap_or_default(),
+                last_error: worker.last_failure.as_ref().map_or_else(String::new, |failure| failure.why.clone()),
+                last_error_ms_ago: worker.last_failure.as_ref().map(|failure| failure.ago.as_millis() as u64),
             })
             .collect(),
         degraded: status.degraded,

@@ -7,7 +7,7 @@ use crate::{
     cluster::{nodes_table, replicas_table},
     exit::{NotFound, UNAVAILABLE, complain},
     output::Output,
-    status::{leads, node_json, worker_json},
+    status::{ago_text, leads, node_json, worker_json},
     table::{or_dash, table, text_or_dash},
 };
 use kvorum_api::proto::{NodeDescription, NodeStatusReply};
@@ -55,11 +55,11 @@ async fn list(admin: &Admin, output: &Output) -> anyhow::Result<ExitCode> {
             text_or_dash(&node.peer),
             text_or_dash(&node.zone),
             text_or_dash(&node.liveness),
-            node.heard_ms_ago.map_or_else(|| "-".to_owned(), |ago| format!("{ago} ms ago")),
+            or_dash(node.heard_ms_ago.map(ago_text)),
             node.replicas.to_string(),
             or_dash(leaders(node)),
             if node.metadata_voter { "yes" } else { "no" }.to_owned(),
-            node.start_count.to_string(),
+            or_dash(node.start_count),
         ]
     });
     let header =
@@ -125,10 +125,11 @@ pub async fn workers(globals: &Globals, output: &Output, workers: Workers) -> an
                 worker.state.clone(),
                 worker.runs.to_string(),
                 text_or_dash(&worker.last_error),
+                or_dash(worker.last_error_ms_ago.map(ago_text)),
             ]
         })
     });
-    output.line(&table(["NODE", "WORKER", "STATE", "RUNS", "LAST ERROR"], rows))?;
+    output.line(&table(["NODE", "WORKER", "STATE", "RUNS", "LAST ERROR", "FAILED"], rows))?;
     Ok(told(&reports))
 }
 

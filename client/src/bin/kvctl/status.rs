@@ -60,6 +60,7 @@ pub fn worker_json(worker: &WorkerStatus) -> Value {
         "state": worker.state,
         "runs": worker.runs,
         "last_error": (!worker.last_error.is_empty()).then_some(&worker.last_error),
+        "last_error_ms_ago": worker.last_error_ms_ago,
     })
 }
 
@@ -87,6 +88,16 @@ pub fn replica_json(replica: &ReplicaStatus) -> Value {
         "leases": replica.leases,
         "behaviour": replica.behaviour,
     })
+}
+
+/// How long ago something was, as roughly as a person asks.
+pub fn ago_text(ms: u64) -> String {
+    match ms {
+        0..10_000 => format!("{ms} ms ago"),
+        10_000..600_000 => format!("{} s ago", ms / 1_000),
+        600_000..36_000_000 => format!("{} min ago", ms / 60_000),
+        _ => format!("{} h ago", ms / 3_600_000),
+    }
 }
 
 /// Term and index, as positions are written.
@@ -119,5 +130,17 @@ pub fn state_text(status: &NodeStatusReply) -> String {
         (true, 0) => "ready".to_owned(),
         (false, 0) => "not ready".to_owned(),
         (_, count) => format!("installing {count} snapshot{}", if count == 1 { "" } else { "s" }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_said_roughly() {
+        let said = [0, 9_999, 10_000, 599_999, 600_000, 35_999_999, 36_000_000].map(ago_text);
+        let expected = ["0 ms ago", "9999 ms ago", "10 s ago", "599 s ago", "10 min ago", "599 min ago", "10 h ago"];
+        assert_eq!(said, expected);
     }
 }
