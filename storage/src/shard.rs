@@ -31,9 +31,10 @@
 //! position, rows, diary and hash agree, because they were one batch. The group then applies the log from that position
 //! again, and comes out where it was, to the byte. [`Shard::flushed`] says where that is.
 //!
-//! **Who may be here at once.** One writer (`apply`, `install`, trimming) under a lock, any number of readers beside
-//! it. Readers take the published state *before* the engine is asked, so they never judge a row by a later time than
-//! the row's own; and they look again afterwards whether the shard was being replaced under them.
+//! **Who may be here at once.** One writer (`apply`, `install`, trimming) under a lock, any number of readers beside it.
+//! Readers take the published state before the engine is asked and look again afterwards: if a batch came between, they
+//! read rows and state from one view, so that every answer is of exactly the position it names; if the shard was being
+//! replaced under them, they are refused.
 //!
 //! **Invariant.** User data changes only here: through `apply`, and through its two chores, `install` and
 //! `collect_changes`. `apply` sees the entry and the replicated state, nothing else.
@@ -87,12 +88,21 @@ use std::sync::{
 };
 use tokio::sync::watch;
 
-/// What a lookup that must not wait for the disk found.
+/// What a lookup found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// The entry, if there is one.
+    pub entry: Option<Entry>,
+    /// Where the replica stood: the answer holds everything decided up to here, and nothing beyond.
+    pub position: Option<LogPosition>,
+}
+
+/// What a lookup that must not wait found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lookup {
     /// The answer.
-    Known(Option<Entry>),
-    /// Ask again on the blocking pool, with [`Shard::get`].
+    Known(Answer),
+    /// The disk would have to be asked, or a batch is being written: ask again on the blocking pool, with [`Shard::get`].
     WouldBlock,
 }
 
@@ -108,6 +118,8 @@ pub struct Shard {
     state: RwLock<ShardState>,
     /// Odd while everything is being replaced; another number afterwards than before.
     installs: AtomicU64,
+    /// Odd while a batch is on its way from the engine to the published state; another number afterwards than before.
+    batches: AtomicU64,
     applied: watch::Sender<Option<LogPosition>>,
     /// The seq the next change will get, for readers of the diary that wait.
     tail: watch::Sender<u64>,
@@ -131,6 +143,7 @@ impl Shard {
             collecting: Mutex::new(()),
             state: RwLock::new(ShardState::default()),
             installs: AtomicU64::new(0),
+            batches: AtomicU64::new(0),
             applied: watch::Sender::new(None),
             tail: watch::Sender::new(0),
         };
@@ -179,9 +192,10 @@ impl Shard {
         let mut run = Run::new(&*self.engine, self.spec, state, clients);
         let outcomes = entries.iter().map(|entry| run.entry(entry)).collect::<Result<_, _>>()?;
         let (batch, state) = run.finish()?;
-        self.engine.write(&batch)?;
-        self.publish(state);
-        Ok(outcomes)
+        self.batches.fetch_add(1, Ordering::SeqCst);
+        let written = self.engine.write(&batch).map(|()| self.publish(state));
+        self.batches.fetch_add(1, Ordering::SeqCst);
+        written.map(|()| outcomes)
     }
 
     /// Drops what it keeps in memory for writes to come; the next write reads it again. For a shard that has become
@@ -219,12 +233,18 @@ impl Shard {
     ///
     /// # Errors
     /// The engine's, `Installing`, or `OutOfRange` (rule C3).
-    pub fn get(&self, key: &[u8]) -> Result<Option<Entry>, StorageError> {
+    pub fn get(&self, key: &[u8]) -> Result<Answer, StorageError> {
         let data_key = keys::data_key(self.spec.keyspace, key);
-        self.unmoved(|| {
-            let Some(time_ms) = self.time_ms_to_judge(key)? else { return Ok(None) };
-            alive(self.engine.get(Column::Data, &data_key)?, time_ms)
-        })
+        let settled = self.unmoved(|| {
+            self.between_batches(|| {
+                let Some(basis) = self.basis(key)? else { return Ok(Answer::default()) };
+                basis.judge(self.engine.get(Column::Data, &data_key)?)
+            })
+        })?;
+        match settled {
+            Some(answer) => Ok(answer),
+            None => self.get_pinned(key, &data_key),
+        }
     }
 
     /// The same without waiting for the disk.
@@ -233,13 +253,25 @@ impl Shard {
     /// As [`Shard::get`].
     pub fn get_cached(&self, key: &[u8]) -> Result<Lookup, StorageError> {
         let data_key = keys::data_key(self.spec.keyspace, key);
-        self.unmoved(|| {
-            let Some(time_ms) = self.time_ms_to_judge(key)? else { return Ok(Lookup::Known(None)) };
-            match self.engine.get_cached(Column::Data, &data_key)? {
-                Cached::Known(stored) => alive(stored, time_ms).map(Lookup::Known),
-                Cached::WouldBlock => Ok(Lookup::WouldBlock),
-            }
-        })
+        let settled = self.unmoved(|| {
+            self.between_batches(|| {
+                let Some(basis) = self.basis(key)? else { return Ok(Lookup::Known(Answer::default())) };
+                match self.engine.get_cached(Column::Data, &data_key)? {
+                    Cached::Known(stored) => basis.judge(stored).map(Lookup::Known),
+                    Cached::WouldBlock => Ok(Lookup::WouldBlock),
+                }
+            })
+        })?;
+        Ok(settled.unwrap_or(Lookup::WouldBlock))
+    }
+
+    /// Row and position from one view, while batches come and go.
+    fn get_pinned(&self, key: &[u8], data_key: &[u8]) -> Result<Answer, StorageError> {
+        let (view, state) = self.pinned()?;
+        match Basis::of(&state, key)? {
+            Some(basis) => basis.judge(view.get(Column::Data, data_key)?),
+            None => Ok(Answer::default()),
+        }
     }
 
     /// A scan over one unmoving view, at one position; of what is asked for, the part that is the shard's own.
@@ -304,15 +336,20 @@ impl Shard {
         Ok(answer)
     }
 
-    /// The logged time by which to judge the row of a key; `None` = a pristine shard has no rows. Asked before the
-    /// engine: a row must not be judged by a later time than its own.
-    fn time_ms_to_judge(&self, key: &[u8]) -> Result<Option<u64>, StorageError> {
-        let state = self.state.read();
-        let Some(settings) = &state.settings else { return Ok(None) };
-        if !settings.range.contains(key) {
-            return Err(StorageError::OutOfRange { epoch: settings.epoch });
+    /// Reads only if no batch comes between the published state and the rows; `None` = one did. A row may be read before
+    /// the position that goes with it is published, and a session that saw the one must not be told the other.
+    fn between_batches<T>(&self, read: impl FnOnce() -> Result<T, StorageError>) -> Result<Option<T>, StorageError> {
+        let batches = self.batches.load(Ordering::SeqCst);
+        if batches % 2 == 1 {
+            return Ok(None);
         }
-        Ok(Some(state.logged_time_ms))
+        let answer = read()?;
+        Ok((self.batches.load(Ordering::SeqCst) == batches).then_some(answer))
+    }
+
+    /// What the row of a key is judged by, as published.
+    fn basis(&self, key: &[u8]) -> Result<Option<Basis>, StorageError> {
+        Basis::of(&self.state.read(), key)
     }
 
     /// Everything the engine holds of the state.
@@ -332,8 +369,25 @@ impl Shard {
     }
 }
 
-/// What is stored, unless it is gone by the shard's logged time.
-fn alive(stored: Option<Bytes>, time_ms: u64) -> Result<Option<Entry>, StorageError> {
-    let entry = stored.map(Entry::decode).transpose()?;
-    Ok(entry.filter(|entry| !entry.is_gone(time_ms)))
+/// What a row is judged by: logged time and position of one state.
+struct Basis {
+    time_ms: u64,
+    position: Option<LogPosition>,
+}
+
+impl Basis {
+    /// `None` = a pristine shard has no rows.
+    fn of(state: &ShardState, key: &[u8]) -> Result<Option<Self>, StorageError> {
+        let Some(settings) = &state.settings else { return Ok(None) };
+        if !settings.range.contains(key) {
+            return Err(StorageError::OutOfRange { epoch: settings.epoch });
+        }
+        Ok(Some(Basis { time_ms: state.logged_time_ms, position: state.applied.position }))
+    }
+
+    /// What is stored, unless it is gone by then.
+    fn judge(&self, stored: Option<Bytes>) -> Result<Answer, StorageError> {
+        let entry = stored.map(Entry::decode).transpose()?;
+        Ok(Answer { entry: entry.filter(|entry| !entry.is_gone(self.time_ms)), position: self.position })
+    }
 }

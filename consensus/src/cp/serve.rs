@@ -15,9 +15,9 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use kvorum_api::{Effect, LogPosition, Mode, ReadError, ReadLevel, Receipt, Version, WriteError};
 use kvorum_storage::{
-    Entry, Outcome, StorageError, WriteCommand,
+    Outcome, StorageError, WriteCommand,
     command::{Command, ExpiredBecause},
-    shard::{Lookup, ScanRange},
+    shard::{Answer, Lookup, ScanRange},
 };
 use openraft::ServerState;
 use std::time::Duration;
@@ -115,9 +115,9 @@ impl Group {
     }
 
     /// One key, from memory if it is there, else where reading may wait for the disk.
-    async fn look_up(&self, key: Bytes) -> Result<Option<Entry>, StorageError> {
+    async fn look_up(&self, key: Bytes) -> Result<Answer, StorageError> {
         match self.shard().get_cached(&key)? {
-            Lookup::Known(entry) => Ok(entry),
+            Lookup::Known(answer) => Ok(answer),
             Lookup::WouldBlock => {
                 let shard = self.shard().clone();
                 self.core.context.env.blocking.run(move || shard.get(&key)).await
@@ -163,14 +163,13 @@ impl Replicator for Group {
         let span = self.span(level.as_str(), &context);
         let found = async move {
             let look_up = || async {
-                // Taken before the lookup: the answer holds at least this much.
-                let position = self.applied();
-                let entry = self.look_up(key.clone()).await;
-                Ok((entry.map_err(|error| unreadable(self.core.shard_id(), error))?, position))
+                let answer = self.look_up(key.clone()).await;
+                answer.map_err(|error| unreadable(self.core.shard_id(), error))
             };
-            let ((entry, position), staleness) = self.read(level, &context, look_up).await?;
+            let (Answer { entry, position }, staleness) = self.read(level, &context, look_up).await?;
             let version = entry.as_ref().map(|entry| entry.version);
-            let receipt = Receipt { level: Some(level), ..self.receipt(position, version, staleness) };
+            let receipt =
+                Receipt { level: Some(level), ..self.receipt(position.unwrap_or_default(), version, staleness) };
             Ok(Found { entry, receipt })
         };
         Box::pin(found.instrument(span))
@@ -220,6 +219,7 @@ impl Replicator for Group {
             role,
             term: figures.as_ref().map_or(0, |figures| figures.current_term),
             leader,
+            held_up: None,
             last_log_index: figures.as_ref().and_then(|figures| figures.last_log_index).unwrap_or(0),
             committed_index: figures.as_ref().map_or(0, |figures| index(figures.local_committed)),
             flushed_index: self.core.store.flushed_seen(),

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use kvorum_api::{LogPosition, Mode, ReadError, ReadLevel, Receipt, Version};
 use kvorum_storage::{
     Shard,
-    shard::{Lookup, ScanRange},
+    shard::{Answer, Lookup, ScanRange},
 };
 
 /// Whether the shard alone can answer: any replica may answer `local`, and `session` if it holds what the session saw.
@@ -37,18 +37,17 @@ impl Replica {
         self.refuse_older_epoch(context)?;
         let _ = self.shared.hlc.observe(context.stamp);
         let shard_id = self.shard_id();
-        // Taken before the lookup: the answer holds at least this much.
-        let position = (*self.shard.watch_applied().borrow()).unwrap_or_default();
-        let entry = match self.shard.get_cached(&key).map_err(|error| unreadable(shard_id, error))? {
-            Lookup::Known(entry) => entry,
-            Lookup::WouldBlock => {
-                let shard = self.shard.clone();
-                let found = self.shared.env.blocking.run(move || shard.get(&key)).await;
-                found.map_err(|error| unreadable(shard_id, error))?
-            }
-        };
+        let Answer { entry, position } =
+            match self.shard.get_cached(&key).map_err(|error| unreadable(shard_id, error))? {
+                Lookup::Known(answer) => answer,
+                Lookup::WouldBlock => {
+                    let shard = self.shard.clone();
+                    let found = self.shared.env.blocking.run(move || shard.get(&key)).await;
+                    found.map_err(|error| unreadable(shard_id, error))?
+                }
+            };
         let version = entry.as_ref().map(|entry| entry.version);
-        Ok(Found { entry, receipt: self.receipt_at_rest(level, position, version) })
+        Ok(Found { entry, receipt: self.receipt_at_rest(level, position.unwrap_or_default(), version) })
     }
 
     pub(super) async fn scan_at_rest(

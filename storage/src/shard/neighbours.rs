@@ -193,7 +193,7 @@ impl Street {
                 assert_eq!(rows, expected);
             }
             for key in KEYS {
-                let found = shard.get(key.as_bytes());
+                let found = shard.get(key.as_bytes()).map(|answer| answer.entry);
                 if model.is_founded && !ranges()[side].contains(key.as_bytes()) {
                     assert_eq!(found, Err(StorageError::OutOfRange { epoch: 2 }));
                 } else {

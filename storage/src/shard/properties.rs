@@ -158,7 +158,7 @@ proptest! {
         prop_assert_eq!(&index, &due);
         prop_assert_eq!(world.state().next_expiry_ms, due.first().map(|(expires_ms, _)| *expires_ms));
         for (key, entry) in &rows {
-            let found = world.shard.get(key).unwrap();
+            let found = world.shard.get(key).unwrap().entry;
             prop_assert_eq!(found.as_ref(), Some(entry).filter(|entry| !entry.is_gone(world.state().logged_time_ms)));
         }
     }
@@ -329,7 +329,7 @@ fn readers_beside_the_writer_see_only_states_that_were() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !is_done.load(Ordering::SeqCst) {
-                assert!(shard.get(b"a").unwrap().is_some(), "gone, and not yet rewritten: no such state");
+                assert!(shard.get(b"a").unwrap().entry.is_some(), "gone, and not yet rewritten: no such state");
                 let mut scan = shard.scan(super::ScanRange::default()).unwrap();
                 let rows = scan.next(usize::MAX, usize::MAX).unwrap();
                 assert_eq!(rows.len(), 2);

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     command::Command,
     error::StorageError,
-    shard::{Applied, Lookup, ScanRange, Shard, suite::fuse::Fuse, suite::world::SPEC},
+    shard::{Answer, Applied, Lookup, ScanRange, Shard, suite::fuse::Fuse, suite::world::SPEC},
 };
 
 pub(super) const CASES: &[Case] = &[
@@ -16,6 +16,7 @@ pub(super) const CASES: &[Case] = &[
     ("a write that the engine refuses applies nothing", a_write_that_the_engine_refuses_applies_nothing),
     ("nothing flushed is nothing applied", nothing_flushed_is_nothing_applied),
     ("a reader who is overtaken sees a state that was", a_reader_who_is_overtaken_sees_a_state_that_was),
+    ("an answer names the position it is of", an_answer_names_the_position_it_is_of),
     ("a reader under whom a snapshot is installed is refused", a_reader_under_an_installation_is_refused),
 ];
 
@@ -100,13 +101,46 @@ fn a_reader_who_is_overtaken_sees_a_state_that_was(lab: &mut dyn Lab) {
         let (writer, entry) = (world.shard.clone(), world.log(vec![Command::Write(write)]));
         fuse.meanwhile(move || drop(writer.apply(&[entry]).unwrap()));
         let is_there = match reading {
-            0 => world.shard.get(b"a").unwrap().is_some(),
-            1 => !matches!(world.shard.get_cached(b"a").unwrap(), Lookup::Known(None)),
+            0 => world.shard.get(b"a").unwrap().entry.is_some(),
+            1 => !matches!(world.shard.get_cached(b"a").unwrap(), Lookup::Known(Answer { entry: None, .. })),
             _ => world.shard.scan(ScanRange::default()).unwrap().next(1, 1).unwrap().len() == 1,
         };
         assert!(is_there, "gone, and not yet rewritten: no such state");
         assert_eq!(world.state().logged_time_ms, world.time_ms, "it was overtaken");
     }
+}
+
+/// A batch is visible in the engine a moment before its position is published. Who reads in between must not be told the
+/// position before: a session would go on with a token below what it saw.
+fn an_answer_names_the_position_it_is_of(lab: &mut dyn Lab) {
+    let mut world = World::new(lab);
+    world.must(vec![put("a", "0")]);
+    let fuse = Fuse::new(world.engine.clone(), u64::MAX);
+    world.shard = Shard::open(fuse.clone(), SPEC).unwrap();
+    let rewrite = |world: &mut World<'_>, value: &str| {
+        let write = crate::WriteCommand { request: None, operations: vec![put("a", value)] };
+        world.log(vec![Command::Write(write)])
+    };
+    let value_of = |answer: &Answer| answer.entry.clone().unwrap().value.unwrap();
+
+    // The reader comes while the writer is between engine and publishing: the row is new, and so is the position.
+    let entry = rewrite(&mut world, "1");
+    let (shard, position) = (world.shard.clone(), entry.position);
+    fuse.after_write(move || {
+        let answer = shard.get(b"a").unwrap();
+        assert_eq!((value_of(&answer).as_ref(), answer.position), (&b"1"[..], Some(position)));
+        assert_eq!(shard.get_cached(b"a").unwrap(), Lookup::WouldBlock, "it cannot tell of which position it is");
+    });
+    world.shard.apply(&[entry]).unwrap();
+
+    // The writer comes while the reader is between engine and answering: the answer is of before, or of after.
+    let entry = rewrite(&mut world, "2");
+    let (writer, after) = (world.shard.clone(), entry.position);
+    fuse.meanwhile(move || drop(writer.apply(&[entry]).unwrap()));
+    let answer = world.shard.get(b"a").unwrap();
+    let expected = if value_of(&answer) == "2" { after } else { position };
+    assert_eq!(answer.position, Some(expected));
+    assert_eq!(world.state().applied.position, Some(after), "it was overtaken");
 }
 
 fn a_reader_under_an_installation_is_refused(lab: &mut dyn Lab) {

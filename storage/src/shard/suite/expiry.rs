@@ -45,7 +45,7 @@ fn an_entry_is_gone_when_the_log_says_so(lab: &mut dyn Lab) {
     assert_eq!(results[0].previous, Previous::Absent);
     assert_eq!(world.must(vec![delete("a")])[0].previous, Previous::Absent);
     assert_eq!(world.must(vec![increment("a", 1)])[0].number, Some(1), "counts from nothing");
-    assert_eq!(world.shard.get(b"a").unwrap().unwrap().expires_ms, None);
+    assert_eq!(world.shard.get(b"a").unwrap().entry.unwrap().expires_ms, None);
 }
 
 fn a_write_over_a_gone_entry_tells_both(lab: &mut dyn Lab) {
@@ -131,7 +131,7 @@ fn what_is_due_within_the_same_run_is_removed(lab: &mut dyn Lab) {
     let outcomes = world.shard.apply(&entries).unwrap();
     assert_eq!(outcomes[1][0], Outcome::Expired { removed: 2, more: false });
     assert_eq!(outcomes[2][0], Outcome::Expired { removed: 0, more: false }, "a new life from the logged time on");
-    assert_eq!(world.shard.get(b"fresh").unwrap().unwrap().expires_ms, Some(begin_ms + 90));
+    assert_eq!(world.shard.get(b"fresh").unwrap().entry.unwrap().expires_ms, Some(begin_ms + 90));
     assert_eq!(world.state().next_expiry_ms, Some(begin_ms + 90));
     assert_eq!((world.value("stored"), world.value("kept").as_deref()), (None, Some("")));
 }

@@ -20,11 +20,17 @@ pub(super) struct Fuse {
     engine: Arc<dyn Engine>,
     steps: AtomicU64,
     meanwhile: Mutex<Option<Meanwhile>>,
+    after_write: Mutex<Option<Meanwhile>>,
 }
 
 impl Fuse {
     pub(super) fn new(engine: Arc<dyn Engine>, steps: u64) -> Arc<Self> {
-        Arc::new(Fuse { engine, steps: AtomicU64::new(steps), meanwhile: Mutex::new(None) })
+        Arc::new(Fuse {
+            engine,
+            steps: AtomicU64::new(steps),
+            meanwhile: Mutex::new(None),
+            after_write: Mutex::new(None),
+        })
     }
 
     /// Happens once: after the next read has found its row and before it answers.
@@ -32,8 +38,13 @@ impl Fuse {
         *self.meanwhile.lock() = Some(Box::new(act));
     }
 
-    fn let_others_in(&self) {
-        let act = self.meanwhile.lock().take();
+    /// Happens once: after the next batch is visible and before whoever wrote it goes on.
+    pub(super) fn after_write(&self, act: impl FnOnce() + Send + 'static) {
+        *self.after_write.lock() = Some(Box::new(act));
+    }
+
+    fn let_others_in(whom: &Mutex<Option<Meanwhile>>) {
+        let act = whom.lock().take();
         if let Some(act) = act {
             act();
         }
@@ -48,13 +59,13 @@ impl Fuse {
 impl Engine for Fuse {
     fn get(&self, column: Column, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
         let found = self.engine.get(column, key);
-        self.let_others_in();
+        Self::let_others_in(&self.meanwhile);
         found
     }
 
     fn get_cached(&self, column: Column, key: &[u8]) -> Result<Cached, StorageError> {
         let found = self.engine.get_cached(column, key);
-        self.let_others_in();
+        Self::let_others_in(&self.meanwhile);
         found
     }
 
@@ -64,13 +75,15 @@ impl Engine for Fuse {
 
     fn view(&self) -> Arc<dyn View> {
         let view = self.engine.view();
-        self.let_others_in();
+        Self::let_others_in(&self.meanwhile);
         view
     }
 
     fn write(&self, batch: &Batch) -> Result<(), StorageError> {
         self.step()?;
-        self.engine.write(batch)
+        let written = self.engine.write(batch);
+        Self::let_others_in(&self.after_write);
+        written
     }
 
     fn flush(&self) -> Result<(), StorageError> {

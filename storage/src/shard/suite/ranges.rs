@@ -11,7 +11,7 @@ use crate::{
     engine::{Column, Direction, KeyRange, mem::MemDisk},
     error::StorageError,
     keys,
-    shard::{ScanRange, Shard, ShardSnapshot, ShardSpec, ShardState, StagedSnapshot},
+    shard::{Answer, ScanRange, Shard, ShardSnapshot, ShardSpec, ShardState, StagedSnapshot},
 };
 use bytes::Bytes;
 use kvorum_api::{PlacementRange, ShardId};
@@ -121,7 +121,7 @@ fn reads_keep_to_the_range(lab: &mut dyn Lab) {
     assert_eq!(world.shard.get(b"m"), Err(refused(3)), "though a row lies there");
     assert_eq!(world.shard.get_cached(b"zz"), Err(refused(3)));
     assert_eq!(high.get(b"lz"), Err(refused(5)));
-    assert_eq!(world.shard.get(b"lzz"), Ok(None));
+    assert_eq!(world.shard.get(b"lzz").map(|answer| answer.entry), Ok(None));
     for reverse in [false, true] {
         let ordered = |mut keys: Vec<&'static str>| {
             if reverse {
@@ -141,7 +141,7 @@ fn reads_keep_to_the_range(lab: &mut dyn Lab) {
     // A shard that was not founded yet has no rows, whatever lies in its keyspace.
     let pristine = Shard::open(world.engine.clone(), ShardSpec { shard: ShardId(9), ..SPEC }).unwrap();
     assert_eq!(keys_of(&pristine, ScanRange::default()), Vec::<Bytes>::new());
-    assert_eq!(pristine.get(b"a"), Ok(None));
+    assert_eq!(pristine.get(b"a"), Ok(Answer::default()));
 }
 
 /// Rule I1: lookup and floor checks come before the range check and are logged with the command.
@@ -196,7 +196,7 @@ fn neighbours_expire_crash_and_tell_on_their_own(lab: &mut dyn Lab) {
     assert_eq!(world.apply(vec![Command::Expire { up_to_ms }]), [Outcome::Expired { removed: 1, more: false }]);
     assert_eq!(world.state().next_expiry_ms, None);
     assert_eq!(high.state().next_expiry_ms, Some(up_to_ms));
-    assert!(high.get(b"n").unwrap().is_some(), "by its own logged time it is not due");
+    assert!(high.get(b"n").unwrap().entry.is_some(), "by its own logged time it is not due");
     assert_eq!(world.changes(1).len(), 2);
     assert_eq!(high.changes(1).read(usize::MAX, usize::MAX).unwrap().len(), 3);
     world.shard.collect_changes(0, 0).unwrap();

@@ -172,7 +172,7 @@ impl<'a> World<'a> {
     /// The value of a key.
     #[must_use]
     pub fn value(&self, key: &str) -> Option<String> {
-        let entry = self.shard.get(key.as_bytes()).unwrap()?;
+        let entry = self.shard.get(key.as_bytes()).unwrap().entry?;
         Some(String::from_utf8(entry.value.unwrap().to_vec()).unwrap())
     }
 

@@ -33,9 +33,9 @@ fn what_is_put_is_read_and_what_is_deleted_is_gone(lab: &mut dyn Lab) {
     assert_eq!(world.value("a"), None);
     let version = world.must(vec![put("a", "1")])[0].version.unwrap();
     let entry = Entry { version, value: Some(bytes("1")), expires_ms: None };
-    assert_eq!(world.shard.get(b"a").unwrap(), Some(entry.clone()));
+    assert_eq!(world.shard.get(b"a").unwrap().entry, Some(entry.clone()));
     match world.shard.get_cached(b"a").unwrap() {
-        Lookup::Known(found) => assert_eq!(found, Some(entry)),
+        Lookup::Known(found) => assert_eq!(found.entry, Some(entry)),
         Lookup::WouldBlock => {}
     }
     world.must(vec![put("a", "")]);
@@ -150,13 +150,13 @@ fn assert_refused(outcome: Outcome, why: OperationStatus) {
 fn an_increment_keeps_the_expiry(lab: &mut dyn Lab) {
     let mut world = World::new(lab);
     world.must(vec![put_ttl("n", "1", 500)]);
-    let expires_ms = world.shard.get(b"n").unwrap().unwrap().expires_ms;
+    let expires_ms = world.shard.get(b"n").unwrap().entry.unwrap().expires_ms;
     assert_eq!(expires_ms, Some(world.time_ms + 500));
     world.time_ms += 100;
     world.must(vec![increment("n", 1)]);
-    assert_eq!(world.shard.get(b"n").unwrap().unwrap().expires_ms, expires_ms);
+    assert_eq!(world.shard.get(b"n").unwrap().entry.unwrap().expires_ms, expires_ms);
     world.must(vec![put("n", "1")]);
-    assert_eq!(world.shard.get(b"n").unwrap().unwrap().expires_ms, None, "a put without one takes it away");
+    assert_eq!(world.shard.get(b"n").unwrap().entry.unwrap().expires_ms, None, "a put without one takes it away");
 }
 
 fn versions_grow_though_clocks_go_back(lab: &mut dyn Lab) {
@@ -171,7 +171,7 @@ fn versions_grow_though_clocks_go_back(lab: &mut dyn Lab) {
     let proposal = Proposal { time_ms: 0, stamp: Stamp(0), actor, commands };
     let entry = world.log_step(Step::Commands(proposal));
     world.shard.apply(&[entry]).unwrap();
-    let third = world.shard.get(b"a").unwrap().unwrap().version;
+    let third = world.shard.get(b"a").unwrap().entry.unwrap().version;
     assert_eq!(third, Version { stamp: second.stamp.next(), actor }, "with the actor of its proposal");
     assert_eq!(world.state().last_version, third);
     assert_eq!(world.state().logged_time_ms, world.time_ms + 1_000, "the highest seen");
