@@ -33,11 +33,20 @@ impl Gate {
         Arc::new(Gate { load: Mutex::default(), operations_max, bytes_max })
     }
 
-    /// Room for an operation of `bytes`.
+    /// Room for an operation of `bytes`. Who is refused lets others run first: one that asks again at once, and for ever,
+    /// would keep those inside from ever coming out.
     ///
     /// # Errors
     /// There is none: the failure names the limit.
-    pub(crate) fn enter(self: &Arc<Self>, bytes: usize, node: &str) -> Result<Pass, Failure> {
+    pub(crate) async fn admit(self: &Arc<Self>, bytes: usize, node: &str) -> Result<Pass, Failure> {
+        let admitted = self.enter(bytes, node);
+        if admitted.is_err() {
+            tokio::task::yield_now().await;
+        }
+        admitted
+    }
+
+    fn enter(self: &Arc<Self>, bytes: usize, node: &str) -> Result<Pass, Failure> {
         let mut load = self.load.lock();
         if load.operations >= self.operations_max {
             return Err(Failure::overloaded("in_flight_operations_max", self.operations_max, node));
@@ -80,5 +89,23 @@ mod tests {
         let alone = gate.enter(1_000, "n1").unwrap();
         assert!(gate.enter(1, "n1").is_err(), "what is larger than the limit passes alone");
         drop(alone);
+    }
+
+    /// On one thread, a caller that never gives up and the one it waits for.
+    #[tokio::test]
+    async fn who_asks_again_at_once_lets_those_inside_come_out() {
+        let gate = Gate::new(1, 100);
+        let inside = gate.enter(1, "n1").unwrap();
+        let leaving = tokio::spawn(async move { drop(inside) });
+        let asking = async {
+            for attempt in 0..1_000 {
+                if gate.admit(1, "n1").await.is_ok() {
+                    return attempt;
+                }
+            }
+            panic!("nobody came out");
+        };
+        assert!(asking.await > 0);
+        leaving.await.unwrap();
     }
 }

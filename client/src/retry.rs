@@ -204,7 +204,7 @@ async fn attempt<C: Call>(
         let text = "the deadline passed before the request was sent".to_owned();
         return Err(Failure::not_sent("DEADLINE_EXCEEDED", text, Some(address)));
     }
-    let _pass = node.gate.enter(call.bytes(), address)?;
+    let _pass = node.gate.admit(call.bytes(), address).await?;
     let now = Instant::now();
     let elapsed = now.saturating_duration_since(*progress.first_sent.get_or_insert(now));
     progress.sent += 1;

@@ -26,7 +26,7 @@ use crate::{
     env::Env,
     groups::{Flushing, Groups, Liveness, ReadyReport, Replica, Shared, Tasks},
     health::Health,
-    hello::{HeldReplica, Hello, has_met_majority},
+    hello::{HeldReplica, Hello, has_met_majority, majority},
     hlc::{BOUND_AHEAD_MS, Hlc},
     identity::Identity,
     keeper::NoteKeeper,
@@ -39,7 +39,7 @@ use crate::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::future::join_all;
-use kvorum_api::{Actor, GroupId, ShardId, Stamp};
+use kvorum_api::{Actor, GroupId, NodeId, ShardId, Stamp};
 use parking_lot::Mutex;
 use std::{
     collections::BTreeSet,
@@ -278,7 +278,12 @@ impl Node {
             causes.disk_full.map(|why| format!("disk_full: {why}")),
             duties.sync_overdue.as_ref().map(|why| format!("sync_overdue: {why}")),
             causes.draining.then(|| "draining".to_owned()),
+            self.cut_off(),
         ];
+        let replicas: Vec<_> = self.groups.all().iter().map(|replica| replica.status()).collect();
+        let held_up = replicas
+            .iter()
+            .filter_map(|replica| Some(format!("held_up: shard {}: {}", replica.shard, replica.held_up.as_ref()?)));
         let peers = self.peers.seen().into_iter().map(|(node, seen)| PeerStatus {
             node,
             start: seen.life.map(|life| life.start),
@@ -287,13 +292,21 @@ impl Node {
             refused: seen.refused,
         });
         NodeStatus {
-            replicas: self.groups.all().iter().map(|replica| replica.status()).collect(),
+            degraded: degraded.into_iter().flatten().chain(held_up).collect(),
+            replicas,
             peers: peers.collect(),
             workers: self.workers.status(),
-            degraded: degraded.into_iter().flatten().collect(),
             clock_offset_ms: duties.clock.ahead_ms(),
             refused: self.peers.refused(),
         }
+    }
+
+    /// Whether too few nodes live, as seen from here, to agree on anything.
+    fn cut_off(&self) -> Option<String> {
+        let others: Vec<NodeId> = self.peers.seen().into_keys().collect();
+        let lost = others.iter().filter(|node| self.liveness().is_lost(**node)).count();
+        let (all, living) = (others.len() + 1, others.len() + 1 - lost);
+        (living < majority(all)).then(|| format!("cut_off: {living} of {all} nodes live, as seen from here"))
     }
 
     /// Refuses new requests, hands leadership on and waits until others lead, at most `patience`.

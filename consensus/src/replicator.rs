@@ -84,6 +84,8 @@ pub struct ReplicaStatus {
     pub term: u64,
     /// Who leads, as far as this replica knows.
     pub leader: Option<NodeId>,
+    /// Why nobody can lead now, if that does not lie with this node.
+    pub held_up: Option<String>,
     /// Last index in the log.
     pub last_log_index: u64,
     /// Last index known committed.

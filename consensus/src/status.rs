@@ -14,7 +14,7 @@ pub struct NodeStatus {
     /// Every background chore.
     pub workers: Vec<WorkerStatus>,
     /// Why it refuses part of its duties, for people: `poisoned: …`, `clock_suspect: …`, `disk_full: …`,
-    /// `sync_overdue: …`, `draining`.
+    /// `sync_overdue: …`, `draining`, `cut_off: …`, `held_up: shard …`.
     pub degraded: Vec<String>,
     /// Its clock against the lower median of all, milliseconds; `None` = too few heard.
     pub clock_offset_ms: Option<i64>,

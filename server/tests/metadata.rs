@@ -132,6 +132,55 @@ async fn with_the_metadata_down_data_goes_on_and_changes_are_refused() {
     assert!(
         keyspaces(&mut cluster, 5).await.is_some_and(|reply| reply.keyspaces.iter().any(|one| one.name == "orders"))
     );
+    // One of the two is enough for a majority of the three founders.
+    cluster.node(1).start();
+    cluster.node(1).ready().await;
+    until("a change", || async {
+        let request = proto::CreateKeyspaceRequest { name: "carts".into(), wish: None };
+        match cluster.nodes[4].admin().create_keyspace(request).await {
+            Ok(_) => Some(()),
+            Err(status) => (Said::of(&status).reason == "EXISTS").then_some(()),
+        }
+    })
+    .await;
+}
+
+/// Rule G8 asks every founder, so a shard made while one of them is dead waits for it. That holds up this shard, and no
+/// node: whoever waits for the others to be ready must not wait for the dead.
+#[tokio::test]
+async fn a_shard_that_waits_for_a_dead_founder_makes_no_node_unready() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.node(3).kill();
+    let made = create(&mut cluster, 1, "orders", calls::hash(4)).await;
+    assert!(made.shards.iter().all(|shard| shard.replicas.iter().any(|replica| replica.node == 3)), "{made:?}");
+    for node in 1..=2 {
+        let held_up = |why: &String| why.starts_with("held_up: shard") && why.ends_with("waits for node 3");
+        until("the reason", || async {
+            let status = cluster.nodes[node - 1].try_status().await?;
+            (status.degraded.iter().filter(|why| held_up(why)).count() == made.shards.len()).then_some(())
+        })
+        .await;
+        cluster.node(node as u64).ready().await;
+    }
+    cluster.node(3).start();
+    for key in (0..8).map(|number| format!("k{number}")) {
+        until("a write", || put_at(&cluster, &[1, 2, 3], "orders", &key)).await;
+    }
+}
+
+/// With a majority of the nodes gone, nothing can be agreed on: the one that is left is not ready, and says why.
+#[tokio::test]
+async fn a_node_that_is_left_alone_is_not_ready() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.node(1).kill();
+    cluster.node(3).kill();
+    until("it says that it is cut off", || async {
+        let (status, why) = cluster::http(cluster.nodes[1].ports.admin, "/readyz")?;
+        (status == 503 && why.contains("cut_off: 1 of 3 nodes live")).then_some(())
+    })
+    .await;
+    cluster.node(3).start();
+    cluster.node(2).ready().await;
 }
 
 /// A node that missed five hundred changes of the map has the same map as the others once it is back.

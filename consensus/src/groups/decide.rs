@@ -4,6 +4,7 @@
 //! guess costs an election, never a write.
 
 use super::liveness::Life;
+use crate::hello::majority;
 use kvorum_api::{LogPosition, NodeId, ReplicaId};
 use std::fmt;
 
@@ -197,6 +198,20 @@ pub fn opens_for_expiry(leader: Option<(NodeId, Life)>, founders: &[(NodeId, Lif
     }
 }
 
+/// Why nobody can lead a group now, if it lies with the nodes of others: too few live, or, while it is being founded, one
+/// is lost (rule G8 asks for every founder). A node of which nothing is known yet may live.
+pub fn why_held_up(founders: &[(NodeId, Life)], is_being_founded: bool) -> Option<String> {
+    let lost: Vec<String> =
+        founders.iter().filter(|(_, life)| *life == Life::Lost).map(|(node, _)| node.to_string()).collect();
+    let living = founders.len() - lost.len();
+    let names = lost.join(", ");
+    match () {
+        () if is_being_founded && !lost.is_empty() => Some(format!("being founded: waits for node {names}")),
+        () if living < majority(founders.len()) => Some(format!("no majority of its nodes lives: lost {names}")),
+        () => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -288,6 +303,20 @@ mod tests {
         let mut two_lost = figures();
         lost(&mut two_lost, 2);
         assert_eq!(may_close(&two_lost), Err(Why::NoMajority));
+    }
+
+    /// Whoever waits for a node to be ready must not wait for others that are dead.
+    #[tokio::test]
+    async fn a_group_is_held_up_by_those_who_are_lost_and_by_nobody_else() {
+        let nodes = |lives: [Life; 3]| [ME, OTHER, NodeId(3)].into_iter().zip(lives).collect::<Vec<_>>();
+        let (lost, unknown) = (Life::Lost, Life::Unknown);
+        assert_eq!(why_held_up(&nodes([alive(), alive(), lost]), false), None);
+        assert_eq!(why_held_up(&nodes([alive(), unknown, lost]), false), None, "it may live");
+        let held_up = why_held_up(&nodes([alive(), lost, lost]), false);
+        assert_eq!(held_up.as_deref(), Some("no majority of its nodes lives: lost 2, 3"));
+        assert_eq!(why_held_up(&nodes([alive(), unknown, alive()]), true), None);
+        let held_up = why_held_up(&nodes([alive(), alive(), lost]), true);
+        assert_eq!(held_up.as_deref(), Some("being founded: waits for node 3"), "rule G8");
     }
 
     /// Rule T3.

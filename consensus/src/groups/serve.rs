@@ -4,13 +4,15 @@
 //! shard alone can answer opens nothing (rule G4).
 
 use super::{
-    decide::{How, Opener},
+    decide::{How, Opener, why_held_up},
     gate::Inside,
+    liveness::Life,
     replica::Replica,
     rest,
 };
 use crate::{
     cp::Group,
+    metadata::ShardStage,
     peers::{MessageKind, Outgoing},
     replicator::{Found, ReplicaStatus, Replicator, RequestContext, Role, Rows, Written},
     transport::Lane,
@@ -145,6 +147,15 @@ impl Replica {
     }
 }
 
+impl Replica {
+    fn held_up(&self) -> Option<String> {
+        let place = self.place();
+        let lives: Vec<(NodeId, Life)> =
+            place.config.founders.iter().map(|(_, node)| (*node, self.shared.liveness.of(*node))).collect();
+        why_held_up(&lives, place.stage == ShardStage::Creating && !place.is_kept)
+    }
+}
+
 /// What is left of the time a caller waits.
 fn left(context: RequestContext, began: Instant) -> RequestContext {
     RequestContext { timeout: context.timeout.saturating_sub(began.elapsed()), ..context }
@@ -196,7 +207,9 @@ impl Replicator for Replica {
 
     fn status(&self) -> ReplicaStatus {
         if let Some(group) = self.group() {
-            return group.status();
+            let status = group.status();
+            let held_up = if status.leader.is_none() { self.held_up() } else { None };
+            return ReplicaStatus { held_up, ..status };
         }
         let record = self.record();
         let (state, journal) = (self.shard.state(), self.shared.env.journal.group(self.group_id()));
@@ -207,6 +220,7 @@ impl Replicator for Replica {
             role: if self.ended().is_some() { Role::Stopped } else { Role::Closed },
             term: record.term,
             leader: record.leader.and_then(|leader| self.node_of(leader)),
+            held_up: None,
             last_log_index: journal.entries.map_or(index, |(_, last)| last.max(index)),
             committed_index: index,
             flushed_index: index,

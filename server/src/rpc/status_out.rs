@@ -1,6 +1,8 @@
 //! How a node is doing, for the wire; and whether it is ready.
 //!
-//! **Invariant.** `ready` means: a request sent here now is served, or sent on to a leader this node knows.
+//! **Invariant.** `ready` means: a request sent here now is served, or sent on to a leader this node knows, unless its shard
+//! is held up by other nodes, which are dead. Keeping a node out of service for those would take away the shards that it
+//! could serve.
 
 use super::{describe::images_word, door::Door, join::JoinDesk};
 use crate::{
@@ -45,14 +47,18 @@ impl Facts {
             reasons.push("draining: the process is stopping".to_owned());
         }
         reasons.extend(status.refused.clone());
-        reasons.extend(status.degraded.iter().filter(|why| why.starts_with("poisoned")).cloned());
+        let forbids = |why: &&String| why.starts_with("poisoned") || why.starts_with("cut_off");
+        reasons.extend(status.degraded.iter().filter(forbids).cloned());
         if !self.door.router.hall().map.is_founded() {
             reasons.push("the cluster is not founded yet: its map is not known".to_owned());
         }
         for replica in &status.replicas {
             if replica.state.is_installing {
                 reasons.push(format!("shard {}: installing a snapshot", replica.shard));
-            } else if !matches!(replica.role, Role::Leader | Role::Closed) && replica.leader.is_none() {
+            } else if !matches!(replica.role, Role::Leader | Role::Closed)
+                && replica.leader.is_none()
+                && replica.held_up.is_none()
+            {
                 reasons.push(format!("shard {}: no leader is known", replica.shard));
             }
         }

@@ -197,10 +197,12 @@ impl Kvd {
             if self.has_ended().is_some() {
                 return false;
             }
-            if matches!(http(self.ports.admin, "/readyz"), Some((200, _))) {
+            let answer = http(self.ports.admin, "/readyz");
+            if matches!(answer, Some((200, _))) {
                 return true;
             }
-            assert!(Instant::now() < until, "node {} is not ready:\n{}", self.id, self.log_tail());
+            let why = answer.map_or_else(|| "it does not answer".to_owned(), |(_, why)| why);
+            assert!(Instant::now() < until, "node {} is not ready: {why}\n{}", self.id, self.log_tail());
             sleep(LOOK_EVERY).await;
         }
     }

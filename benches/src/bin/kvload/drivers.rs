@@ -119,7 +119,11 @@ impl Target {
                 Ok(callers.collect())
             }
             Transport::Stream => {
-                let client = Client::connect(self.endpoints.clone(), Options::default()).await?;
+                // One process stands for many: their puts together may be more than one client has under way by default.
+                let at_once = work.clients * work.batch;
+                let mut options = Options::default();
+                options.in_flight_operations_max = options.in_flight_operations_max.max(at_once);
+                let client = Client::connect(self.endpoints.clone(), options).await?;
                 let keyspace = client.keyspace(&self.keyspace).with_timeout(REQUEST_TIMEOUT);
                 let callers =
                     (0..work.clients).map(|_| Caller::Stream { keyspace: keyspace.clone(), value: value.clone() });

@@ -7,9 +7,13 @@ use std::collections::BTreeMap;
 /// What cells are compared by.
 type Row = (&'static str, usize, usize);
 
+/// Repetitions below which nothing is compared: two points always lie apart.
+pub const REPETITIONS_MIN: usize = 3;
+
 /// Median, smallest, largest.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Spread {
+    count: usize,
     median: f64,
     low: f64,
     high: f64,
@@ -19,13 +23,22 @@ impl Spread {
     fn of(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
         let last = values.len() - 1;
-        Spread { median: (values[last / 2] + values[last.div_ceil(2)]) / 2.0, low: values[0], high: values[last] }
+        Spread {
+            count: values.len(),
+            median: (values[last / 2] + values[last.div_ceil(2)]) / 2.0,
+            low: values[0],
+            high: values[last],
+        }
     }
 
-    /// How many times the other this is; `None` while the ranges overlap.
-    fn over(self, other: Spread) -> Option<f64> {
+    /// How many times the other this is, or why that cannot be said.
+    fn over(self, other: Spread) -> String {
         let is_apart = self.low > other.high || self.high < other.low;
-        is_apart.then_some(self.median / other.median)
+        match self.count.min(other.count) {
+            0..REPETITIONS_MIN => format!("under {REPETITIONS_MIN} runs"),
+            _ if !is_apart => "overlap".to_owned(),
+            _ => format!("{:.2}", self.median / other.median),
+        }
     }
 
     fn text(self) -> String {
@@ -78,7 +91,7 @@ pub fn table(cells: &[Cell]) -> String {
         let (by_cpu, by_p50) = (spread(group, per_cpu), spread(group, p50));
         let ratio = |mine: Spread, theirs: Option<Spread>| match theirs {
             _ if *driver == "etcd" => "1".to_owned(),
-            Some(theirs) => mine.over(theirs).map_or_else(|| "overlap".to_owned(), |ratio| format!("{ratio:.2}")),
+            Some(theirs) => mine.over(theirs),
             None => String::new(),
         };
         let theirs = etcd.get(row);
@@ -106,8 +119,9 @@ mod tests {
     #[test]
     fn ranges_that_overlap_have_no_ratio() {
         let slow = Spread::of(vec![10.0, 12.0, 11.0]);
-        assert_eq!(slow, Spread { median: 11.0, low: 10.0, high: 12.0 });
-        assert_eq!(Spread::of(vec![22.0, 24.0]).over(slow), Some(23.0 / 11.0));
-        assert_eq!(Spread::of(vec![12.0, 30.0]).over(slow), None);
+        assert_eq!(slow, Spread { count: 3, median: 11.0, low: 10.0, high: 12.0 });
+        assert_eq!(Spread::of(vec![22.0, 24.0, 23.0]).over(slow), "2.09");
+        assert_eq!(Spread::of(vec![12.0, 30.0, 20.0]).over(slow), "overlap");
+        assert_eq!(Spread::of(vec![22.0, 24.0]).over(slow), "under 3 runs", "two points always lie apart");
     }
 }
