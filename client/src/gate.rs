@@ -33,8 +33,8 @@ impl Gate {
         Arc::new(Gate { load: Mutex::default(), operations_max, bytes_max })
     }
 
-    /// Room for an operation of `bytes`. Who is refused lets others run first: one that asks again at once, and for ever,
-    /// would keep those inside from ever coming out.
+    /// Room for an operation of `bytes`. Who is refused lets others run first: one that asks again at once, and for
+    /// ever, would keep those inside from ever coming out.
     ///
     /// # Errors
     /// There is none: the failure names the limit.

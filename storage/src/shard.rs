@@ -31,10 +31,10 @@
 //! position, rows, diary and hash agree, because they were one batch. The group then applies the log from that position
 //! again, and comes out where it was, to the byte. [`Shard::flushed`] says where that is.
 //!
-//! **Who may be here at once.** One writer (`apply`, `install`, trimming) under a lock, any number of readers beside it.
-//! Readers take the published state before the engine is asked and look again afterwards: if a batch came between, they
-//! read rows and state from one view, so that every answer is of exactly the position it names; if the shard was being
-//! replaced under them, they are refused.
+//! **Who may be here at once.** One writer (`apply`, `install`, trimming) under a lock, any number of readers beside
+//! it. Readers take the published state before the engine is asked and look again afterwards: if a batch came between,
+//! they read rows and state from one view, so that every answer is of exactly the position it names; if the shard was
+//! being replaced under them, they are refused.
 //!
 //! **Invariant.** User data changes only here: through `apply`, and through its two chores, `install` and
 //! `collect_changes`. `apply` sees the entry and the replicated state, nothing else.
@@ -102,7 +102,8 @@ pub struct Answer {
 pub enum Lookup {
     /// The answer.
     Known(Answer),
-    /// The disk would have to be asked, or a batch is being written: ask again on the blocking pool, with [`Shard::get`].
+    /// The disk would have to be asked, or a batch is being written: ask again on the blocking pool, with
+    /// [`Shard::get`].
     WouldBlock,
 }
 
@@ -336,8 +337,8 @@ impl Shard {
         Ok(answer)
     }
 
-    /// Reads only if no batch comes between the published state and the rows; `None` = one did. A row may be read before
-    /// the position that goes with it is published, and a session that saw the one must not be told the other.
+    /// Reads only if no batch comes between the published state and the rows; `None` = one did. A row may be read
+    /// before the position that goes with it is published, and a session that saw the one must not be told the other.
     fn between_batches<T>(&self, read: impl FnOnce() -> Result<T, StorageError>) -> Result<Option<T>, StorageError> {
         let batches = self.batches.load(Ordering::SeqCst);
         if batches % 2 == 1 {

@@ -198,8 +198,8 @@ pub fn opens_for_expiry(leader: Option<(NodeId, Life)>, founders: &[(NodeId, Lif
     }
 }
 
-/// Why nobody can lead a group now, if it lies with the nodes of others: too few live, or, while it is being founded, one
-/// is lost (rule G8 asks for every founder). A node of which nothing is known yet may live.
+/// Why nobody can lead a group now, if it lies with the nodes of others: too few live, or, while it is being founded,
+/// one is lost (rule G8 asks for every founder). A node of which nothing is known yet may live.
 pub fn why_held_up(founders: &[(NodeId, Life)], is_being_founded: bool) -> Option<String> {
     let lost: Vec<String> =
         founders.iter().filter(|(_, life)| *life == Life::Lost).map(|(node, _)| node.to_string()).collect();

@@ -1,8 +1,8 @@
 //! How a node is doing, for the wire; and whether it is ready.
 //!
-//! **Invariant.** `ready` means: a request sent here now is served, or sent on to a leader this node knows, unless its shard
-//! is held up by other nodes, which are dead. Keeping a node out of service for those would take away the shards that it
-//! could serve.
+//! **Invariant.** `ready` means: a request sent here now is served, or sent on to a leader this node knows, unless its
+//! shard is held up by other nodes, which are dead. Keeping a node out of service for those would take away the shards
+//! that it could serve.
 
 use super::{describe::images_word, door::Door, join::JoinDesk};
 use crate::{

@@ -119,7 +119,8 @@ impl Target {
                 Ok(callers.collect())
             }
             Transport::Stream => {
-                // One process stands for many: their puts together may be more than one client has under way by default.
+                // One process stands for many: their puts together may be more than one client has under way by
+                // default.
                 let at_once = work.clients * work.batch;
                 let mut options = Options::default();
                 options.in_flight_operations_max = options.in_flight_operations_max.max(at_once);

@@ -110,8 +110,8 @@ fn a_reader_who_is_overtaken_sees_a_state_that_was(lab: &mut dyn Lab) {
     }
 }
 
-/// A batch is visible in the engine a moment before its position is published. Who reads in between must not be told the
-/// position before: a session would go on with a token below what it saw.
+/// A batch is visible in the engine a moment before its position is published. Who reads in between must not be told
+/// the position before: a session would go on with a token below what it saw.
 fn an_answer_names_the_position_it_is_of(lab: &mut dyn Lab) {
     let mut world = World::new(lab);
     world.must(vec![put("a", "0")]);
