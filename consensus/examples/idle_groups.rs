@@ -10,6 +10,9 @@
 
 #![expect(clippy::print_stdout, reason = "it is asked for figures")]
 
+#[path = "../tests/support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the tests use the rest of it")]
+mod support;
 #[path = "../tests/groups/town.rs"]
 #[allow(dead_code, reason = "the tests of groups use the rest of the town")]
 mod town;

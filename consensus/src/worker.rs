@@ -1,7 +1,8 @@
 //! # Worker: background chores with a name, a pace and a face (invariant 11)
 //!
 //! ```text
-//!   idle ──pace──▶ running ──▶ idle      one step at a time; a failed step is said once, and tried again
+//!   idle ──pace──▶ running ──▶ idle      one step at a time
+//!                     └──────▶ failed    until a step succeeds; said once, and tried again
 //! ```
 //!
 //! The last failure stays in the face when the chore has succeeded since, with its age: the state says whether it fails
@@ -118,10 +119,12 @@ impl Face {
     }
 
     fn status(&self) -> WorkerStatus {
-        let state = match (self.is_running, &self.failing) {
-            (true, _) => "running",
-            (false, Some(_)) => "failed",
-            (false, None) => "idle",
+        // One that has failed is shown as failed until a step succeeds: a chore that tries again at once would never be
+        // seen.
+        let state = match (&self.failing, self.is_running) {
+            (Some(_), _) => "failed",
+            (None, true) => "running",
+            (None, false) => "idle",
         };
         let last_failure = self.last_failure.as_ref();
         WorkerStatus {
@@ -163,6 +166,28 @@ mod tests {
         let said = [Ok(()), Err("a"), Err("a"), Err("b"), Ok(()), Err("b"), Err("b")]
             .map(|outcome| face.note(outcome.map_err(str::to_owned)));
         assert_eq!(said.map(|said| said.is_some()), [false, true, false, true, false, true, false]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_chore_that_failed_is_seen_while_it_tries_again() {
+        let workers = Workers::default();
+        let mut runs = 0;
+        workers.start("reconcile", Duration::ZERO, Arc::default(), move || {
+            runs += 1;
+            let outcome = if runs < 4 { Err("engine".to_owned()) } else { Ok(()) };
+            Some(Box::pin(async move {
+                sleep(Duration::from_secs(1)).await;
+                outcome
+            }))
+        });
+        sleep(Duration::from_millis(500)).await;
+        assert_eq!(workers.status()[0].state, "running");
+        for _ in 0..3 {
+            sleep(Duration::from_secs(1)).await;
+            assert_eq!(workers.status()[0].state, "failed");
+        }
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(workers.status()[0].state, "running", "nothing wrong any more");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! Founding, handing over, standing for election.
 
-use crate::world::World;
+use crate::cp_group::world::World;
 use kvorum_api::{Effect, WriteError};
 use kvorum_consensus::{Replicator, replicator::Role};
 use std::time::Duration;

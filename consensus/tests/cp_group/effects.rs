@@ -1,6 +1,6 @@
 //! Every error says whether the write may have happened.
 
-use crate::world::{World, context, increment};
+use crate::cp_group::world::{World, context, increment};
 use kvorum_api::{Effect, ReadError, ReadLevel, WriteError};
 use kvorum_consensus::Replicator;
 use std::time::Duration;

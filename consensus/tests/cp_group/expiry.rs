@@ -1,6 +1,6 @@
 //! Expiry by logged time (rules T2, T3).
 
-use crate::world::{World, context, put_for};
+use crate::cp_group::world::{World, context, put_for};
 use kvorum_api::ReadLevel;
 use kvorum_consensus::Replicator;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Peers that are not there, disks that fail or stall.
 
-use crate::world::{World, context, put};
+use crate::cp_group::world::{World, context, put};
 use kvorum_api::{Effect, ReadLevel, WriteError};
 use kvorum_consensus::{Replicator, replicator::Role};
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Several appends to one follower under way at once.
 
-use crate::world::World;
+use crate::cp_group::world::World;
 use futures::future::join_all;
 use kvorum_consensus::peers::MessageKind;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Reads: what each level costs and what it says.
 
-use crate::world::{World, context, put};
+use crate::cp_group::world::{World, context, put};
 use futures::future::join_all;
 use kvorum_api::{NodeId, ReadError, ReadLevel, Refused};
 use kvorum_consensus::Replicator;

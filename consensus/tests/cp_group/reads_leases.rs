@@ -1,6 +1,6 @@
 //! Leases: what they save, and that nothing makes them lie.
 
-use crate::world::World;
+use crate::cp_group::world::World;
 use futures::future::join_all;
 use kvorum_api::{NodeId, ReadError, ReadLevel};
 use kvorum_consensus::Replicator as _;

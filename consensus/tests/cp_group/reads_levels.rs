@@ -1,6 +1,6 @@
 //! Session and bounded reads, and what their receipts say.
 
-use crate::world::{SPEC, World, context};
+use crate::cp_group::world::{SPEC, World, context};
 use bytes::Bytes;
 use futures::future::join_all;
 use kvorum_api::{KeyspaceId, NodeId, ReadError, ReadLevel, Receipt, Refused, SessionToken};

@@ -1,6 +1,6 @@
 //! Purging, snapshots, and followers that come back too late for the log (rules S1, S2, S4).
 
-use crate::world::{SPEC, World, context, put};
+use crate::cp_group::world::{SPEC, World, context, put};
 use kvorum_api::{GroupId, ReadLevel};
 use kvorum_consensus::{Replicator, peers::MessageKind};
 use kvorum_storage::{Engine, Journal, StorageError};
@@ -26,6 +26,24 @@ async fn fill(world: &World, from: u32, to: u32) {
 
 async fn purged_beyond(world: &World, node: u64, index: u64) {
     world.eventually("the log is purged", || world.group(node).status().purged_index >= index).await;
+}
+
+/// Nodes 1 and 2, which have purged what node 3, that never ran, would need: it gets a snapshot.
+async fn two_that_purged() -> World {
+    let mut world = tight();
+    world.start(1).await;
+    world.start(2).await;
+    world.found().await;
+    fill(&world, 0, 100).await;
+    let leader = world.leader().await;
+    purged_beyond(&world, leader, 90).await;
+    world
+}
+
+/// Whether a node finds in its own copy what [`fill`] wrote.
+async fn has_row(world: &World, node: u64, key: &str) -> bool {
+    let found = world.get(node, key, ReadLevel::Local).await.unwrap();
+    found.entry.and_then(|entry| entry.value).is_some_and(|value| value == "v".repeat(100))
 }
 
 #[tokio::test(start_paused = true)]
@@ -66,25 +84,17 @@ async fn a_follower_behind_the_purged_log_gets_a_snapshot() {
     fill(&world, 120, 140).await;
     world.converged().await;
     assert!(world.net.arrived(MessageKind::SnapshotFinish) >= 1);
-    let found = world.get(follower, "k0100", ReadLevel::Local).await.unwrap();
-    assert_eq!(found.entry.unwrap().value.unwrap(), "v".repeat(100));
+    assert!(has_row(&world, follower, "k0100").await);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_follower_that_never_ran_gets_a_snapshot_and_lost_replies_do_not_repeat_it() {
-    let mut world = tight();
-    world.start(1).await;
-    world.start(2).await;
-    world.found().await;
-    fill(&world, 0, 100).await;
-    let leader = world.leader().await;
-    purged_beyond(&world, leader, 90).await;
+    let mut world = two_that_purged().await;
     world.net.lose_replies(MessageKind::SnapshotChunk, 3);
     world.start(3).await;
     world.converged().await;
     assert_eq!(world.net.arrived(MessageKind::SnapshotBegin), 1, "lost replies cost a chunk, not the whole");
-    let found = world.get(3, "k0050", ReadLevel::Local).await.unwrap();
-    assert_eq!(found.entry.unwrap().value.unwrap(), "v".repeat(100));
+    assert!(has_row(&world, 3, "k0050").await);
     // Once it is installed the log goes on as usual, also across a restart.
     fill(&world, 100, 110).await;
     world.crash(3).await;
@@ -96,13 +106,7 @@ async fn a_follower_that_never_ran_gets_a_snapshot_and_lost_replies_do_not_repea
 /// A transport that gives up drops the future that answers: what was begun goes on, and the repeated message joins it.
 #[tokio::test(start_paused = true)]
 async fn calls_given_up_in_the_middle_are_joined_by_their_repetition() {
-    let mut world = tight();
-    world.start(1).await;
-    world.start(2).await;
-    world.found().await;
-    fill(&world, 0, 100).await;
-    let leader = world.leader().await;
-    purged_beyond(&world, leader, 90).await;
+    let mut world = two_that_purged().await;
     world.net.hang_up(MessageKind::SnapshotBegin, 1);
     world.net.hang_up(MessageKind::SnapshotChunk, 3);
     world.net.hang_up(MessageKind::SnapshotFinish, 3);
@@ -125,33 +129,20 @@ async fn calls_given_up_in_the_middle_are_joined_by_their_repetition() {
 /// What a peer sent wrongly says nothing about this node's own disk.
 #[tokio::test(start_paused = true)]
 async fn a_chunk_damaged_on_the_way_is_refused_and_poisons_nobody() {
-    let mut world = tight();
-    world.start(1).await;
-    world.start(2).await;
-    world.found().await;
-    fill(&world, 0, 100).await;
-    let leader = world.leader().await;
-    purged_beyond(&world, leader, 90).await;
+    let mut world = two_that_purged().await;
     world.net.damage(MessageKind::SnapshotChunk, 1);
     world.start(3).await;
     world.converged().await;
     assert_eq!(world.net.arrived(MessageKind::SnapshotBegin), 2, "the damaged attempt and the next one");
     assert_eq!(world.running[&3].health.causes().poisoned, None);
     world.eventually("no stage is left", || world.running[&3].engine.stages().unwrap().is_empty()).await;
-    let found = world.get(3, "k0050", ReadLevel::Local).await.unwrap();
-    assert_eq!(found.entry.unwrap().value.unwrap(), "v".repeat(100));
+    assert!(has_row(&world, 3, "k0050").await);
 }
 
 /// Rule S4: killed in the middle of installing, it finishes at the next start.
 #[tokio::test(start_paused = true)]
 async fn an_interrupted_installation_is_finished_at_the_next_start() {
-    let mut world = tight();
-    world.start(1).await;
-    world.start(2).await;
-    world.found().await;
-    fill(&world, 0, 100).await;
-    let leader = world.leader().await;
-    purged_beyond(&world, leader, 90).await;
+    let mut world = two_that_purged().await;
     world.disks[&3].engine.fail_next_flush(StorageError::Engine("pulled plug".into()));
     world.start(3).await;
     world.eventually("the installation has failed", || world.running[&3].health.causes().poisoned.is_some()).await;
@@ -162,8 +153,7 @@ async fn an_interrupted_installation_is_finished_at_the_next_start() {
     world.crash(3).await;
     world.start(3).await;
     assert!(world.running[&3].journal.group(group).installing.is_none());
-    let found = world.get(3, "k0050", ReadLevel::Local).await.unwrap();
-    assert_eq!(found.entry.unwrap().value.unwrap(), "v".repeat(100));
+    assert!(has_row(&world, 3, "k0050").await);
     assert!(world.running[&3].engine.stages().unwrap().is_empty(), "no stage is left behind");
     fill(&world, 100, 110).await;
     world.converged().await;

@@ -1,5 +1,7 @@
 //! Three nodes, their disks, and the network between them.
 
+use crate::support::{BEGIN_MS, Machine, Port, Receiver, Wire};
+pub use crate::support::{context, increment};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
@@ -7,7 +9,7 @@ use kvorum_api::{
     Actor, ClusterId, KeyspaceId, NodeId, ReadError, ReadLevel, ReplicaId, ShardId, Stamp, StartCount, WriteError,
 };
 use kvorum_consensus::{
-    Clock, Env, Lane, Replicator, RequestContext, Transport, TransportError, Written,
+    Env, Replicator, Written,
     cp::{Group, GroupContext},
     envelope::{Envelope, Form},
     health::Health,
@@ -19,15 +21,16 @@ use kvorum_consensus::{
     replicator::{Found, Role},
 };
 use kvorum_storage::{
-    Blocking, Operation, RequestId, Shard, WriteCommand,
-    command::{Condition, Images, Settings},
-    engine::mem::{MemDisk as EngineDisk, MemEngine},
-    journal::{BatchNumber, Journal, JournalOptions, MemDisk as JournalDisk, MemJournal, NODE_GROUP},
+    Shard, WriteCommand,
+    command::{Images, Settings},
+    engine::mem::MemEngine,
+    journal::{BatchNumber, Journal, JournalOptions, MemJournal, NODE_GROUP},
     shard::ShardSpec,
 };
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Deref,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -36,39 +39,33 @@ use std::{
 };
 use tokio::{task::JoinSet, time::Instant};
 
-/// Unix milliseconds when the test begins.
-const BEGAN_MS: u64 = 1_700_000_000_000;
-
-/// One way between two nodes.
-const ONE_WAY: Duration = Duration::from_millis(1);
-
 pub const SPEC: ShardSpec = ShardSpec { shard: ShardId(7), keyspace: KeyspaceId(1) };
 
-/// What answers on a node.
-type Endpoint = (Arc<Group>, Arc<Peers>);
-
-/// Who can reach whom, and what was sent.
+/// The network, and what else can happen to a message.
 #[derive(Default)]
 pub struct Net {
-    endpoints: Mutex<BTreeMap<NodeId, Endpoint>>,
-    cut: Mutex<BTreeSet<(NodeId, NodeId)>>,
-    slow: Mutex<BTreeMap<(NodeId, NodeId), Duration>>,
-    lossy: Mutex<Option<(MessageKind, u32)>>,
-    swallowed: Mutex<Option<(MessageKind, u32)>>,
+    wire: Arc<Wire>,
+    doors: Mutex<BTreeMap<NodeId, Arc<Peers>>>,
     hung_up: Mutex<BTreeMap<u8, u32>>,
     damaged: Mutex<Option<(MessageKind, u32)>>,
     last_begin: Mutex<Bytes>,
     rivals: Mutex<Vec<Result<Bytes, String>>>,
-    sent: Mutex<BTreeMap<(NodeId, NodeId), u64>>,
-    kinds: Mutex<BTreeMap<u8, u64>>,
     traces: Mutex<BTreeSet<(NodeId, Bytes)>>,
+}
+
+impl Deref for Net {
+    type Target = Wire;
+
+    fn deref(&self) -> &Wire {
+        &self.wire
+    }
 }
 
 impl Net {
     /// What a node does before anything else in a new life: says hello to all who are there.
     fn introduce(&self, me: Identity, last_synced: BatchNumber, past: &[PastLife]) {
         let payload = Hello { past: past.to_vec(), ..Hello::default() }.encode();
-        for (to, (_, peers)) in self.endpoints.lock().iter() {
+        for (to, peers) in self.doors.lock().iter() {
             let hello = Envelope {
                 form: Form::Request,
                 cluster: me.cluster,
@@ -76,7 +73,7 @@ impl Net {
                 to: *to,
                 life: Life { start: me.start, boot_nonce: me.boot_nonce, last_synced },
                 stamp: Stamp::default(),
-                physical_ms: BEGAN_MS,
+                physical_ms: BEGIN_MS,
                 group: NODE_GROUP,
                 from_replica: ReplicaId(0),
                 to_replica: ReplicaId(0),
@@ -88,53 +85,9 @@ impl Net {
         }
     }
 
-    /// Messages `from` has tried to send to `to`.
-    pub fn sent(&self, from: u64, to: u64) -> u64 {
-        self.sent.lock().get(&(NodeId(from), NodeId(to))).copied().unwrap_or(0)
-    }
-
-    /// Messages of a kind that arrived anywhere.
-    pub fn arrived(&self, kind: MessageKind) -> u64 {
-        self.kinds.lock().get(&(kind as u8)).copied().unwrap_or(0)
-    }
-
     /// Whether an append on behalf of `trace` arrived at a node.
     pub fn has_seen(&self, node: u64, trace: &'static str) -> bool {
         self.traces.lock().contains(&(NodeId(node), Bytes::from_static(trace.as_bytes())))
-    }
-
-    /// Cuts a node off in both directions.
-    pub fn isolate(&self, node: u64) {
-        let mut cut = self.cut.lock();
-        for other in 1..=3 {
-            cut.insert((NodeId(node), NodeId(other)));
-            cut.insert((NodeId(other), NodeId(node)));
-        }
-    }
-
-    /// Cuts two nodes off from each other.
-    pub fn cut_pair(&self, one: u64, other: u64) {
-        self.cut.lock().extend([(NodeId(one), NodeId(other)), (NodeId(other), NodeId(one))]);
-    }
-
-    pub fn heal(&self) {
-        self.cut.lock().clear();
-        self.slow.lock().clear();
-    }
-
-    /// Delays what `from` sends to `to`.
-    pub fn delay(&self, from: u64, to: u64, by: Duration) {
-        self.slow.lock().insert((NodeId(from), NodeId(to)), by);
-    }
-
-    /// Loses the next `count` messages of a kind on their way.
-    pub fn lose_requests(&self, kind: MessageKind, count: u32) {
-        *self.swallowed.lock() = Some((kind, count));
-    }
-
-    /// Loses the replies to the next `count` messages of a kind.
-    pub fn lose_replies(&self, kind: MessageKind, count: u32) {
-        *self.lossy.lock() = Some((kind, count));
     }
 
     /// Gives up the calls of the next `count` messages of a kind in the middle: the answering future is dropped.
@@ -169,106 +122,49 @@ impl Net {
             Some(_) | None => payload,
         }
     }
-
-    fn is_reply_lost(&self, kind: MessageKind) -> bool {
-        is_next(&self.lossy, kind)
-    }
-
-    fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
-        self.cut.lock().contains(&(from, to))
-    }
 }
 
-/// Whether the next one of a kind is meant, and one fewer after it.
-fn is_next(meant: &Mutex<Option<(MessageKind, u32)>>, kind: MessageKind) -> bool {
-    match &mut *meant.lock() {
-        Some((meant, count)) if *meant == kind && *count > 0 => {
-            *count -= 1;
-            true
-        }
-        Some(_) | None => false,
-    }
-}
-
-struct Port {
+/// A node as the wire sees it.
+struct Door {
     net: Arc<Net>,
-    from: NodeId,
-    /// Cleared when the process ends: its tasks may linger, its messages do not.
-    is_alive: Arc<AtomicBool>,
+    group: Arc<Group>,
+    peers: Arc<Peers>,
 }
 
-impl Transport for Port {
-    fn call(
-        &self,
-        to: NodeId,
-        _lane: Lane,
-        envelope: Bytes,
-        timeout: Duration,
-    ) -> BoxFuture<'static, Result<Bytes, TransportError>> {
-        let (net, from, is_alive) = (self.net.clone(), self.from, self.is_alive.clone());
-        *net.sent.lock().entry((from, to)).or_default() += 1;
-        let unreachable = move || TransportError::Unreachable { node: to, why: "cut".to_owned() };
-        Box::pin(async move {
-            let endpoint = net.endpoints.lock().get(&to).cloned().filter(|_| is_alive.load(Ordering::Relaxed));
-            let Some((group, peers)) = endpoint.filter(|_| !net.is_cut(from, to)) else {
-                return Err(unreachable());
-            };
-            let way = ONE_WAY + net.slow.lock().get(&(from, to)).copied().unwrap_or_default();
-            let travels = {
-                let net = net.clone();
-                async move {
-                    tokio::time::sleep(way).await;
-                    let answer = answer(&net, &group, &peers, &envelope).await;
-                    tokio::time::sleep(ONE_WAY).await;
-                    answer
-                }
-            };
-            // What arrived is worked on even if the sender has given up.
-            #[expect(clippy::disallowed_methods, reason = "a message on its way belongs to nobody")]
-            let travels = tokio::spawn(travels);
-            match tokio::time::timeout(timeout, travels).await {
-                Ok(Ok(Some(answer))) if !net.is_cut(to, from) => Ok(answer),
-                Ok(Ok(_)) => Err(unreachable()),
-                Ok(Err(_)) => Err(unreachable()),
-                Err(_) => Err(TransportError::Timeout { node: to, after: timeout }),
-            }
+impl Receiver for Door {
+    fn receive(self: Arc<Self>, envelope: Bytes) -> BoxFuture<'static, Option<Bytes>> {
+        Box::pin(async move { self.answer(&envelope).await })
+    }
+}
+
+impl Door {
+    async fn answer(&self, envelope: &Bytes) -> Option<Bytes> {
+        let Door { net, group, peers } = self;
+        let received = match peers.receive(envelope) {
+            Ok(received) => received,
+            Err(refusal) => return Some(refusal),
+        };
+        if received.kind == MessageKind::Append {
+            net.traces.lock().insert((received.envelope.to, received.envelope.trace.clone()));
+        }
+        let incoming = Incoming {
+            from: received.envelope.from,
+            from_replica: received.envelope.from_replica,
+            kind: received.kind,
+            payload: net.may_damage(received.kind, received.envelope.payload.clone()),
+        };
+        if received.kind == MessageKind::SnapshotBegin {
+            *net.last_begin.lock() = incoming.payload.clone();
+        }
+        if net.is_hung_up(received.kind) {
+            hang_up(net, group, incoming);
+            return None;
+        }
+        Some(match group.handle(incoming).await {
+            Ok(payload) => peers.reply(&received, payload),
+            Err(why) => peers.refuse(&received, kvorum_consensus::envelope::Refusal::Replica, why),
         })
     }
-
-    fn set_peers(&self, _peers: &BTreeMap<NodeId, String>) {}
-}
-
-/// What the receiving node does with an envelope; `None` = the reply is lost.
-async fn answer(net: &Net, group: &Group, peers: &Peers, envelope: &Bytes) -> Option<Bytes> {
-    let received = match peers.receive(envelope) {
-        Ok(received) => received,
-        Err(refusal) => return Some(refusal),
-    };
-    *net.kinds.lock().entry(received.kind as u8).or_default() += 1;
-    if received.kind == MessageKind::Append {
-        net.traces.lock().insert((received.envelope.to, received.envelope.trace.clone()));
-    }
-    if is_next(&net.swallowed, received.kind) {
-        return None;
-    }
-    let incoming = Incoming {
-        from: received.envelope.from,
-        from_replica: received.envelope.from_replica,
-        kind: received.kind,
-        payload: net.may_damage(received.kind, received.envelope.payload.clone()),
-    };
-    if received.kind == MessageKind::SnapshotBegin {
-        *net.last_begin.lock() = incoming.payload.clone();
-    }
-    if net.is_hung_up(received.kind) {
-        hang_up(net, group, incoming);
-        return None;
-    }
-    let answer = match group.handle(incoming).await {
-        Ok(payload) => peers.reply(&received, payload),
-        Err(why) => peers.refuse(&received, kvorum_consensus::envelope::Refusal::Replica, why),
-    };
-    (!net.is_reply_lost(received.kind)).then_some(answer)
 }
 
 /// Begins to answer and gives up.
@@ -284,15 +180,6 @@ fn hang_up(net: &Net, group: &Group, incoming: Incoming) {
     }
 }
 
-/// What outlives a node.
-#[derive(Default)]
-pub struct Disks {
-    pub journal: JournalDisk,
-    pub engine: EngineDisk,
-    starts: u64,
-    lives: Lives,
-}
-
 /// A running node.
 pub struct Running {
     pub group: Arc<Group>,
@@ -305,14 +192,13 @@ pub struct Running {
 
 pub struct World {
     pub net: Arc<Net>,
-    pub disks: BTreeMap<u64, Disks>,
+    pub disks: BTreeMap<u64, Machine>,
+    lives: BTreeMap<u64, Lives>,
     pub running: BTreeMap<u64, Running>,
     pub budget: Budget,
     pub has_chores: bool,
     /// What the founding `Configure` says.
     pub settings: Settings,
-    /// Milliseconds by which a node's wall clock is ahead.
-    pub clock_ahead_ms: BTreeMap<u64, u64>,
     began: Instant,
 }
 
@@ -333,12 +219,12 @@ impl World {
     pub fn new() -> Self {
         World {
             net: Arc::default(),
-            disks: (1..=3).map(|node| (node, Disks::default())).collect(),
+            disks: (1..=3).map(|node| (node, Machine::default())).collect(),
+            lives: BTreeMap::new(),
             running: BTreeMap::new(),
             budget: Budget::default(),
             has_chores: true,
             settings: settings(),
-            clock_ahead_ms: BTreeMap::new(),
             began: Instant::now(),
         }
     }
@@ -382,26 +268,18 @@ impl World {
     }
 
     pub async fn open(&mut self, node: u64) -> Result<Running, kvorum_consensus::node::StartError> {
-        let ahead_ms = self.clock_ahead_ms.get(&node).copied().unwrap_or(0);
-        let disks = self.disks.get_mut(&node).unwrap();
-        disks.starts += 1;
-        let engine = disks.engine.open();
+        let machine = self.disks.get_mut(&node).unwrap();
+        machine.starts += 1;
+        let engine = machine.engine.open();
         let applied = Shard::open(engine.clone(), SPEC)?.state().applied;
         let options = JournalOptions { resume_above: applied.batch, ..JournalOptions::small() };
-        let journal = MemJournal::open(disks.journal.clone(), options)?;
-        let began = self.began;
-        let is_alive = Arc::new(AtomicBool::new(true));
-        let env = Env {
-            engine: engine.clone(),
-            journal: journal.clone(),
-            transport: Arc::new(Port { net: self.net.clone(), from: NodeId(node), is_alive: is_alive.clone() }),
-            clock: Clock::new(move || BEGAN_MS + ahead_ms + began.elapsed().as_millis() as u64),
-            blocking: Blocking::inline(),
-            seed: 42,
-        };
+        let port = Port::new(&self.net.wire, node);
+        let is_alive = Arc::clone(&port.is_alive);
+        let (env, journal) = machine.env(engine.clone(), port, self.began, options);
+        let env = Env { seed: 42, ..env };
         let timing = Timing::default();
-        let start = StartCount(disks.starts);
-        let bound = Stamp::from_ms(BEGAN_MS + began.elapsed().as_millis() as u64 + ahead_ms);
+        let start = StartCount(machine.starts);
+        let bound = Stamp::from_ms(env.clock.now_ms());
         let hlc = Arc::new(Hlc::new(env.clock.clone(), bound, 500));
         let health = Arc::new(Health::default());
         let me = Identity { cluster: ClusterId([1; 16]), node: NodeId(node), start, boot_nonce: node * 100 + start.0 };
@@ -429,10 +307,13 @@ impl World {
         };
         let group = Group::open(context).await?;
         let last_synced = journal.status().last_synced;
-        let lives = std::mem::take(&mut disks.lives);
-        disks.lives = lives.begin(start, me.boot_nonce, BatchNumber(last_synced.0 - 1));
-        self.net.introduce(me, last_synced, &disks.lives.past);
-        self.net.endpoints.lock().insert(NodeId(node), (group.clone(), peers));
+        let lives = self.lives.remove(&node).unwrap_or_default();
+        let lives = lives.begin(start, me.boot_nonce, BatchNumber(last_synced.0 - 1));
+        self.net.introduce(me, last_synced, &lives.past);
+        self.lives.insert(node, lives);
+        self.net.doors.lock().insert(NodeId(node), peers.clone());
+        let door = Door { net: self.net.clone(), group: group.clone(), peers };
+        self.net.wire.connect(NodeId(node), Arc::new(door));
         let mut chores = JoinSet::new();
         if self.has_chores {
             let group = group.clone();
@@ -451,12 +332,11 @@ impl World {
 
     /// The process ends without warning and the power fails: nothing unsynced survives.
     pub async fn crash(&mut self, node: u64) {
-        self.net.endpoints.lock().remove(&NodeId(node));
+        self.net.doors.lock().remove(&NodeId(node));
+        self.net.wire.disconnect(NodeId(node));
         let running = self.running.remove(&node).unwrap();
         running.is_alive.store(false, Ordering::Relaxed);
-        let disks = &self.disks[&node];
-        disks.journal.lose_power(|_| false);
-        disks.engine.lose_power();
+        self.disks[&node].lose_power();
         drop(running);
         // Its tasks notice.
         tokio::task::yield_now().await;
@@ -529,34 +409,10 @@ impl World {
     }
 }
 
-pub fn context(timeout_ms: u64) -> RequestContext {
-    RequestContext { timeout: Duration::from_millis(timeout_ms), ..RequestContext::default() }
-}
-
 pub fn put(key: &str, value: &str) -> WriteCommand {
     put_for(key, value, None)
 }
 
 pub fn put_for(key: &str, value: &str, ttl_ms: Option<u64>) -> WriteCommand {
-    WriteCommand {
-        request: None,
-        operations: vec![Operation::Put {
-            key: Bytes::copy_from_slice(key.as_bytes()),
-            value: Bytes::copy_from_slice(value.as_bytes()),
-            ttl_ms,
-            condition: Condition::Always,
-            return_previous: false,
-        }],
-    }
-}
-
-pub fn increment(key: &str, request: Option<RequestId>) -> WriteCommand {
-    WriteCommand {
-        request,
-        operations: vec![Operation::Increment {
-            key: Bytes::copy_from_slice(key.as_bytes()),
-            delta: 1,
-            return_previous: false,
-        }],
-    }
+    crate::support::put(key, value, ttl_ms)
 }

@@ -1,6 +1,6 @@
 //! Writes: many in one entry, never lost, never twice.
 
-use crate::world::{World, context, increment, put};
+use crate::cp_group::world::{World, context, increment, put};
 use futures::future::join_all;
 use kvorum_api::{Effect, NodeId, ReadLevel, Refused, Stamp, WriteError};
 use kvorum_consensus::Replicator;

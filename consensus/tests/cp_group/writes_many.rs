@@ -1,6 +1,6 @@
 //! Many writes handed over in one call: one reply handle, an answer for each.
 
-use crate::world::{World, context, increment, put};
+use crate::cp_group::world::{World, context, increment, put};
 use kvorum_api::{Effect, ReadLevel, WriteError};
 use kvorum_consensus::{Replicator, RequestContext};
 use kvorum_storage::{Outcome, WriteCommand};

@@ -1,6 +1,9 @@
 //! Closing: when, and when not (rule G2).
 
-use crate::town::{SHARD, Town, context, increment, is_written, wait_until};
+use crate::{
+    groups::town::{SHARD, Town, context, is_written},
+    support::{increment, wait_until},
+};
 use kvorum_api::{ReadLevel, ShardId};
 use kvorum_consensus::{Replicator as _, node::Timing, peers::MessageKind, replicator::Role};
 use kvorum_storage::Outcome;
@@ -62,14 +65,14 @@ async fn a_proposal_that_races_with_a_close_is_neither_lost_nor_doubled() {
         wait_until("an offer to close", || town.wire.arrived(MessageKind::Close) > before).await;
         sleep(Duration::from_micros(97 * round)).await;
         closed += u64::from(town.is_closed(SHARD));
-        let written = town.replica(leader, SHARD).write(increment("sum"), context()).await.unwrap();
+        let written = town.replica(leader, SHARD).write(increment("sum", None), context()).await.unwrap();
         assert!(is_written(&written));
         sum += 1;
         assert_eq!(town.leader(SHARD), Some(leader), "nobody was elected");
     }
     assert!(town.wire.arrived(MessageKind::Close) >= 120);
     assert!(closed > 0, "some rounds found it closed");
-    let last = town.replica(leader, SHARD).write(increment("sum"), context()).await.unwrap();
+    let last = town.replica(leader, SHARD).write(increment("sum", None), context()).await.unwrap();
     let Outcome::Written { results, .. } = last.outcome else { panic!("{last:?}") };
     assert_eq!(results[0].number, Some(sum as i64 + 1));
 }
@@ -80,12 +83,12 @@ async fn a_leader_without_answers_goes_on_leading() {
     let town = Town::founded(1).await;
     let leader = town.wait_for_leader(SHARD).await;
     let term = town.status(leader, SHARD).term;
-    town.wire.lose_replies(Some(MessageKind::Close));
+    town.wire.lose_replies(MessageKind::Close, u32::MAX);
     sleep(Duration::from_secs(30)).await;
     assert!(town.wire.arrived(MessageKind::Close) > 4);
     assert_eq!(town.leader(SHARD), Some(leader));
     town.put(leader, SHARD, "k", "v").await.unwrap();
-    town.wire.lose_replies(None);
+    town.wire.lose_replies(MessageKind::Close, 0);
     assert_eq!(town.wait_closed(SHARD).await, leader);
     assert_eq!(town.status(leader, SHARD).term, term);
     assert!(town.is_converged(SHARD));

@@ -1,6 +1,9 @@
 //! Shards come and go with the map (rule G8).
 
-use crate::town::{SHARD, Town, context, keyspace_of, map_of, put, wait_until};
+use crate::{
+    groups::town::{SHARD, Town, context, keyspace_of, map_of},
+    support::{put, wait_until},
+};
 use kvorum_api::{Effect, GroupId, ReadLevel, ShardId, WriteError};
 use kvorum_consensus::Replicator as _;
 use kvorum_storage::{Journal as _, Shard, shard::ShardSpec};

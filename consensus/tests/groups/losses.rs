@@ -1,6 +1,9 @@
 //! Nodes are lost while groups are closed, or while they are being closed (rules G1-G3).
 
-use crate::town::{SHARD, Town, context, put, wait_until};
+use crate::{
+    groups::town::{SHARD, Town, context},
+    support::{put, wait_until},
+};
 use kvorum_api::{Effect, NodeId, ReadLevel};
 use kvorum_consensus::{Replicator as _, peers::MessageKind, replicator::Role};
 use std::time::Duration;
@@ -32,13 +35,13 @@ async fn a_leader_that_dies_between_the_answers_and_its_own_end_loses_nothing() 
     let mut town = Town::founded(1).await;
     town.put_anywhere(SHARD, "k", "v").await;
     let leader = town.wait_for_leader(SHARD).await;
-    town.wire.lose_replies(Some(MessageKind::Close));
+    town.wire.lose_replies(MessageKind::Close, u32::MAX);
     let followers: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
     wait_until("the followers have closed", || followers.iter().all(|id| town.status(*id, SHARD).role == Role::Closed))
         .await;
     assert_eq!(town.leader(SHARD), Some(leader), "it has not heard their answers");
     town.crash(leader).await;
-    town.wire.lose_replies(None);
+    town.wire.lose_replies(MessageKind::Close, 0);
     town.put_anywhere(SHARD, "k", "w").await;
     town.start(leader).await;
     wait_until("it has caught up", || town.is_converged(SHARD)).await;

@@ -1,6 +1,9 @@
 //! Leaders go where the map wants them; settings become what it wishes (rule C1).
 
-use crate::town::{SHARD, Town, wait_until};
+use crate::{
+    groups::town::{SHARD, Town},
+    support::wait_until,
+};
 use kvorum_api::ShardId;
 use kvorum_storage::command::Images;
 use std::time::Duration;

@@ -1,6 +1,9 @@
 //! Opening: by whom, how quickly, and what opens nothing (rules G1, G3, G4, T3).
 
-use crate::town::{BEGIN_MS, SHARD, Town, context, keyspace_of, put, wait_until};
+use crate::{
+    groups::town::{SHARD, Town, context, keyspace_of},
+    support::{BEGIN_MS, put, wait_until},
+};
 use bytes::Bytes;
 use futures::future::join_all;
 use kvorum_api::{

@@ -1,112 +1,29 @@
 //! A town: three machines, the network between them, and a map that places shards on all of them.
 
+use crate::support::{Machine, PATIENCE, Port, Wire, boot_nonce, put, wait_until};
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use kvorum_api::{
     ClusterId, KeyspaceId, Limits, Mode, NodeId, PlacementRange, ReadError, ReadLevel, ReplicaId, ShardId, Sharding,
     StartCount, WriteError,
 };
 use kvorum_consensus::{
-    Clock, Env, Lane, Node, NodeConfig, Replicator as _, RequestContext, Transport, TransportError, Written,
-    envelope::Envelope,
+    Node, NodeConfig, Replicator as _, RequestContext, Written,
     groups::Replica,
     metadata::{ClusterMap, Counters, Founding, KeyspaceRow, NodeRow, ShardRow, ShardStage},
     node::{Budget, Timing},
-    peers::MessageKind,
     replicator::{ReplicaStatus, Role},
 };
 use kvorum_storage::{
-    Blocking, Condition, Operation, Outcome, WriteCommand,
+    Outcome,
     command::Images,
     engine,
-    journal::{self, JournalOptions, MemJournal},
+    journal::{JournalOptions, MemJournal},
 };
 use parking_lot::Mutex;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 
-pub const BEGIN_MS: u64 = 1_700_000_000_000;
-pub const PATIENCE: Duration = Duration::from_secs(60);
 pub const SHARD: ShardId = ShardId(1);
-
-/// Every process has its own.
-static NONCES: AtomicU64 = AtomicU64::new(1_000);
-
-/// What outlives a process.
-#[derive(Clone)]
-pub struct Machine {
-    pub engine: engine::mem::MemDisk,
-    pub journal: journal::MemDisk,
-    pub starts: u64,
-}
-
-/// Who can be reached, and what was sent.
-#[derive(Default)]
-pub struct Wire {
-    nodes: Mutex<BTreeMap<NodeId, Arc<Node>>>,
-    cut: Mutex<BTreeSet<NodeId>>,
-    deaf: Mutex<Option<MessageKind>>,
-    arrived: Mutex<BTreeMap<u8, u64>>,
-}
-
-impl Wire {
-    /// Nobody reaches these nodes, and they reach nobody.
-    pub fn cut(&self, nodes: &[u64]) {
-        *self.cut.lock() = nodes.iter().map(|id| NodeId(*id)).collect();
-    }
-
-    /// Replies to messages of this kind get lost.
-    pub fn lose_replies(&self, kind: Option<MessageKind>) {
-        *self.deaf.lock() = kind;
-    }
-
-    /// Messages of a kind that arrived.
-    pub fn arrived(&self, kind: MessageKind) -> u64 {
-        self.arrived.lock().get(&(kind as u8)).copied().unwrap_or(0)
-    }
-}
-
-struct WireEnd {
-    from: NodeId,
-    wire: Arc<Wire>,
-}
-
-impl Transport for WireEnd {
-    fn call(
-        &self,
-        to: NodeId,
-        _lane: Lane,
-        envelope: Bytes,
-        timeout: Duration,
-    ) -> BoxFuture<'static, Result<Bytes, TransportError>> {
-        let (wire, from) = (self.wire.clone(), self.from);
-        Box::pin(async move {
-            let refused = || TransportError::Unreachable { node: to, why: "connection refused".to_owned() };
-            let is_cut = || {
-                let cut = wire.cut.lock();
-                cut.contains(&from) || cut.contains(&to)
-            };
-            let node = wire.nodes.lock().get(&to).cloned().filter(|_| !is_cut()).ok_or_else(refused)?;
-            sleep(Duration::from_micros(500)).await;
-            let kind = Envelope::decode(&envelope).expect("nodes send envelopes").kind;
-            *wire.arrived.lock().entry(kind).or_default() += 1;
-            let answer = tokio::time::timeout(timeout, node.handle(envelope)).await;
-            let answer = answer.map_err(|_| TransportError::Timeout { node: to, after: timeout })?;
-            sleep(Duration::from_micros(500)).await;
-            let is_lost = wire.deaf.lock().is_some_and(|deaf| deaf as u8 == kind);
-            if is_lost || is_cut() { Err(refused()) } else { Ok(answer) }
-        })
-    }
-
-    fn set_peers(&self, _addresses: &BTreeMap<NodeId, String>) {}
-}
 
 pub struct Town {
     pub wire: Arc<Wire>,
@@ -146,7 +63,7 @@ pub fn map_of(shards: u64) -> ClusterMap {
         limits: Limits::default(),
         images: Images::Keys,
         has_leases: false,
-        created_ms: BEGIN_MS,
+        created_ms: crate::support::BEGIN_MS,
     };
     let rows = (1..=shards).map(|shard| {
         let row = ShardRow {
@@ -175,10 +92,9 @@ pub fn map_of(shards: u64) -> ClusterMap {
 
 impl Town {
     pub async fn empty(shards: u64) -> Self {
-        let machine = || Machine { engine: engine::mem::MemDisk::new(), journal: journal::MemDisk::new(), starts: 0 };
         Town {
             wire: Arc::default(),
-            machines: (1..=3).map(|id| (id, machine())).collect(),
+            machines: (1..=3).map(|id| (id, Machine::default())).collect(),
             nodes: BTreeMap::new(),
             journals: BTreeMap::new(),
             engines: BTreeMap::new(),
@@ -228,25 +144,16 @@ impl Town {
     pub async fn start(&mut self, id: u64) -> Arc<Node> {
         let machine = self.machines.get_mut(&id).expect("a machine of this town");
         machine.starts += 1;
-        let machine = machine.clone();
-        let journal = MemJournal::open(machine.journal.clone(), JournalOptions::small()).expect("an honest disk opens");
-        self.journals.insert(id, journal.clone());
         let engine = machine.engine.open();
-        self.engines.insert(id, engine.clone());
-        let began = self.began;
-        let env = Env {
-            engine,
-            journal,
-            transport: Arc::new(WireEnd { from: NodeId(id), wire: self.wire.clone() }),
-            clock: Clock::new(move || BEGIN_MS + began.elapsed().as_millis() as u64),
-            blocking: Blocking::inline(),
-            seed: id,
-        };
+        let port = Port::new(&self.wire, id);
+        let (env, journal) = machine.env(engine.clone(), port, self.began, JournalOptions::small());
+        self.journals.insert(id, journal);
+        self.engines.insert(id, engine);
         let config = NodeConfig {
             cluster: ClusterId(*b"a town for tests"),
             node: NodeId(id),
             start: StartCount(machine.starts),
-            boot_nonce: NONCES.fetch_add(1, Ordering::Relaxed),
+            boot_nonce: boot_nonce(),
             nodes: (1..=3).map(|id| (NodeId(id), format!("node-{id}:1"))).collect(),
             founding: Founding::default(),
             map: None,
@@ -255,7 +162,7 @@ impl Town {
             budget: Budget::default(),
         };
         let node = Node::new(env, config).expect("an honest note can be read");
-        self.wire.nodes.lock().insert(NodeId(id), node.clone());
+        self.wire.connect(NodeId(id), node.clone());
         node.open().await.expect("an honest node starts");
         // The town is its own metadata.
         let map = self.map.clone();
@@ -276,18 +183,13 @@ impl Town {
     /// Stops a node in order.
     pub async fn stop(&mut self, id: u64) {
         let node = self.nodes.remove(&id).expect("a node that runs");
-        node.stop().await;
-        self.wire.nodes.lock().remove(&NodeId(id));
-        self.machines[&id].journal.kill();
+        self.machines[&id].stop(node, &self.wire, id).await;
     }
 
     /// A node dies with its machine.
     pub async fn crash(&mut self, id: u64) {
         let node = self.nodes.remove(&id).expect("a node that runs");
-        self.wire.nodes.lock().remove(&NodeId(id));
-        self.machines[&id].journal.lose_power(|_| false);
-        self.machines[&id].engine.lose_power();
-        node.stop().await;
+        self.machines[&id].crash(node, &self.wire, id).await;
     }
 
     pub fn replica(&self, id: u64, shard: ShardId) -> Arc<Replica> {
@@ -367,36 +269,10 @@ impl Town {
     }
 }
 
-pub fn put(key: &str, value: &str, ttl_ms: Option<u64>) -> WriteCommand {
-    let operation = Operation::Put {
-        key: Bytes::copy_from_slice(key.as_bytes()),
-        value: Bytes::copy_from_slice(value.as_bytes()),
-        ttl_ms,
-        condition: Condition::Always,
-        return_previous: false,
-    };
-    WriteCommand { request: None, operations: vec![operation] }
-}
-
-pub fn increment(key: &str) -> WriteCommand {
-    let operation =
-        Operation::Increment { key: Bytes::copy_from_slice(key.as_bytes()), delta: 1, return_previous: false };
-    WriteCommand { request: None, operations: vec![operation] }
-}
-
 pub fn is_written(written: &Written) -> bool {
     matches!(written.outcome, Outcome::Written { .. })
 }
 
 pub fn context() -> RequestContext {
-    RequestContext { timeout: Duration::from_secs(5), ..RequestContext::default() }
-}
-
-/// Waits in paused time: the wait costs nothing, and its end is the failure of the test.
-pub async fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what} did not come within {PATIENCE:?}");
-        sleep(Duration::from_millis(10)).await;
-    }
+    crate::support::context(5_000)
 }

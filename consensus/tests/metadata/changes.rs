@@ -1,6 +1,9 @@
 //! Changes: made once or not at all, and the answer is true (rules G8, C1; invariants 6, 7).
 
-use crate::house::{House, change, create, drop_keyspace, hash, wait_until};
+use crate::{
+    metadata::house::{House, change, create, drop_keyspace, hash},
+    support::wait_until,
+};
 use futures::future::join_all;
 use kvorum_api::{AdminError, Effect, NodeId, ReplicaId};
 use kvorum_consensus::metadata::{KeyspaceWish, METADATA_SHARD, MetadataCommand, ShardStage};

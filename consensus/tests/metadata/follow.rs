@@ -1,6 +1,9 @@
 //! Following: by edits after a short absence, by the whole map after a long one, from any metadata replica.
 
-use crate::house::{House, bulky, change, create, drop_keyspace, small, wait_until};
+use crate::{
+    metadata::house::{House, bulky, change, create, drop_keyspace, small},
+    support::wait_until,
+};
 use kvorum_api::NodeId;
 use kvorum_consensus::metadata::{ClusterMap, ShardStage};
 use std::time::Duration;

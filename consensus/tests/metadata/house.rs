@@ -1,106 +1,17 @@
 //! A house without shards: machines with disks, the nodes that run on them, and the copies of the map they keep.
 
+use crate::support::{Machine, Port, Wire, boot_nonce, wait_until};
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use kvorum_api::{AdminError, ClusterId, NodeId, Sharding, StartCount};
 use kvorum_consensus::{
-    Clock, Env, Lane, Node, NodeConfig, Transport, TransportError,
+    Node, NodeConfig,
     metadata::{ClusterMap, Founding, KeyspaceWish, METADATA_SHARD, MetadataCommand, MetadataReply, NodeRow},
     node::{Budget, Timing},
     replicator::Role,
 };
-use kvorum_storage::{
-    Blocking, engine,
-    journal::{self, JournalOptions, MemJournal},
-};
-use parking_lot::Mutex;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
-use tokio::time::{Instant, sleep};
-
-pub const PATIENCE: Duration = Duration::from_secs(20);
-const BEGIN_MS: u64 = 1_700_000_000_000;
-
-/// Every process has its own.
-static NONCES: AtomicU64 = AtomicU64::new(1_000);
-
-/// What outlives a process.
-#[derive(Clone, Default)]
-struct Machine {
-    engine: Arc<Mutex<Option<engine::mem::MemDisk>>>,
-    journal: Arc<Mutex<Option<journal::MemDisk>>>,
-    starts: u64,
-}
-
-impl Machine {
-    fn engine(&self) -> engine::mem::MemDisk {
-        self.engine.lock().get_or_insert_with(engine::mem::MemDisk::new).clone()
-    }
-
-    fn journal(&self) -> journal::MemDisk {
-        self.journal.lock().get_or_insert_with(journal::MemDisk::new).clone()
-    }
-}
-
-/// Who can be reached, and by whom.
-#[derive(Default)]
-pub struct Wire {
-    nodes: Mutex<BTreeMap<NodeId, Arc<Node>>>,
-    cut: Mutex<BTreeSet<NodeId>>,
-    /// Bytes answered to each node.
-    pub answered: Mutex<BTreeMap<NodeId, usize>>,
-    /// Where the nodes were last said to be.
-    pub addresses: Mutex<BTreeMap<NodeId, BTreeMap<NodeId, String>>>,
-}
-
-struct WireEnd {
-    from: NodeId,
-    wire: Arc<Wire>,
-}
-
-impl WireEnd {
-    fn is_cut(wire: &Wire, from: NodeId, to: NodeId) -> bool {
-        let cut = wire.cut.lock();
-        cut.contains(&from) != cut.contains(&to)
-    }
-}
-
-impl Transport for WireEnd {
-    fn call(
-        &self,
-        to: NodeId,
-        _lane: Lane,
-        envelope: Bytes,
-        timeout: Duration,
-    ) -> BoxFuture<'static, Result<Bytes, TransportError>> {
-        let (from, wire) = (self.from, Arc::clone(&self.wire));
-        Box::pin(async move {
-            let lost = TransportError::Timeout { node: to, after: timeout };
-            let node = wire.nodes.lock().get(&to).cloned();
-            let Some(node) = node.filter(|_| !Self::is_cut(&wire, from, to)) else {
-                return Err(TransportError::Unreachable { node: to, why: "connection refused".to_owned() });
-            };
-            sleep(Duration::from_millis(1)).await;
-            let answer = tokio::time::timeout(timeout, node.handle(envelope)).await.map_err(|_| lost)?;
-            // An answer does not leave a dead machine, or a cut-off one.
-            if Self::is_cut(&wire, from, to) || !wire.nodes.lock().contains_key(&to) {
-                return Err(TransportError::Unreachable { node: to, why: "connection lost".to_owned() });
-            }
-            *wire.answered.lock().entry(from).or_default() += answer.len();
-            Ok(answer)
-        })
-    }
-
-    fn set_peers(&self, peers: &BTreeMap<NodeId, String>) {
-        self.wire.addresses.lock().insert(self.from, peers.clone());
-    }
-}
+use kvorum_storage::journal::JournalOptions;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::time::Instant;
 
 pub struct House {
     pub wire: Arc<Wire>,
@@ -147,7 +58,7 @@ impl House {
             cluster: ClusterId(*b"a house of study"),
             node: NodeId(id),
             start: StartCount(machine.starts),
-            boot_nonce: NONCES.fetch_add(1, Ordering::Relaxed),
+            boot_nonce: boot_nonce(),
             founding,
             map: self.kept.get(&id).cloned(),
             nodes: BTreeMap::new(),
@@ -155,18 +66,10 @@ impl House {
             timing: Timing::default(),
             budget: Budget::default(),
         };
-        let journal = MemJournal::open(machine.journal(), JournalOptions::small()).expect("an honest disk opens");
-        let began = self.began;
-        let env = Env {
-            engine: machine.engine().open(),
-            journal,
-            transport: Arc::new(WireEnd { from: NodeId(id), wire: Arc::clone(&self.wire) }),
-            clock: Clock::new(move || BEGIN_MS + began.elapsed().as_millis() as u64),
-            blocking: Blocking::inline(),
-            seed: id,
-        };
+        let port = Port::new(&self.wire, id);
+        let (env, _journal) = machine.env(machine.engine.open(), port, self.began, JournalOptions::small());
         let node = Node::new(env, config).expect("an honest note can be read");
-        self.wire.nodes.lock().insert(NodeId(id), Arc::clone(&node));
+        self.wire.connect(NodeId(id), node.clone());
         node.open().await.expect("an honest node starts");
         self.nodes.insert(id, Arc::clone(&node));
         node
@@ -175,16 +78,13 @@ impl House {
     /// The machine loses power; its copy of the map was kept.
     pub async fn crash(&mut self, id: u64) {
         let node = self.nodes.remove(&id).expect("a node that runs");
-        self.wire.nodes.lock().remove(&NodeId(id));
         self.kept.insert(id, ClusterMap::clone(&node.map()));
-        self.machines[&id].engine().lose_power();
-        self.machines[&id].journal().lose_power(|_| false);
-        node.stop().await;
+        self.machines[&id].crash(node, &self.wire, id).await;
     }
 
     /// These can reach each other and nobody else; the others likewise.
     pub fn cut(&self, nodes: &[u64]) {
-        *self.wire.cut.lock() = nodes.iter().map(|id| NodeId(*id)).collect();
+        self.wire.split(nodes);
     }
 
     pub fn leader(&self) -> Option<u64> {
@@ -257,13 +157,4 @@ pub fn join(directory: u128) -> MetadataCommand {
 
 pub async fn change(node: &Node, command: MetadataCommand) -> Result<MetadataReply, AdminError> {
     node.metadata(command, Duration::from_secs(10)).await
-}
-
-/// Waits in paused time: the wait costs nothing, and its end is the failure of the test.
-pub async fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what} did not come within {PATIENCE:?}");
-        sleep(Duration::from_millis(10)).await;
-    }
 }

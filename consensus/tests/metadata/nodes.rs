@@ -1,6 +1,9 @@
 //! Nodes: who joins gets an id of its own for ever, and who moves says so (invariant 9).
 
-use crate::house::{House, change, create, join, row, wait_until};
+use crate::{
+    metadata::house::{House, change, create, join, row},
+    support::wait_until,
+};
 use futures::future::join_all;
 use kvorum_api::NodeId;
 use kvorum_consensus::metadata::{ClusterMap, Founding, NodeRow};

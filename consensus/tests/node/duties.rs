@@ -1,6 +1,9 @@
 //! Founding, draining, poison, full disks, chores (invariants 5, 11, rules G8, J6, S5).
 
-use crate::house::{House, SHARD, get, put, role, wait_until};
+use crate::{
+    node::house::{House, SHARD, get, put, role},
+    support::wait_until,
+};
 use bytes::Bytes;
 use kvorum_api::{GroupId, NodeId, ReadLevel, ReplicaId};
 use kvorum_consensus::{
@@ -198,7 +201,7 @@ fn request(house: &House, kind: MessageKind, (from_replica, to_replica): (u64, u
             last_synced: kvorum_storage::journal::BatchNumber(1),
         },
         stamp: kvorum_api::Stamp::default(),
-        physical_ms: crate::house::BEGIN_MS,
+        physical_ms: crate::node::house::BEGIN_MS,
         group: GroupId::from(SHARD),
         from_replica: ReplicaId(from_replica),
         to_replica: ReplicaId(to_replica),

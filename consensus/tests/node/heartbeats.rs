@@ -1,6 +1,6 @@
 //! Heartbeats of many groups to one node.
 
-use crate::house::House;
+use crate::node::house::House;
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
 use kvorum_api::{GroupId, NodeId, ReplicaId, StartCount};
@@ -86,7 +86,7 @@ impl Transport for ToFar {
 fn peers(house: &mut House, id: u64, far: &Arc<Far>) -> Arc<Peers> {
     let env = Env { transport: Arc::new(ToFar(Arc::clone(far))), ..house.env(id) };
     let nodes: BTreeSet<_> = [NodeId(1), NodeId(2)].into();
-    let me = Identity { cluster: crate::house::CLUSTER, node: NodeId(id), start: StartCount(1), boot_nonce: id };
+    let me = Identity { cluster: crate::node::house::CLUSTER, node: NodeId(id), start: StartCount(1), boot_nonce: id };
     let hlc = Arc::new(Hlc::new(env.clock.clone(), kvorum_api::Stamp(0), 500));
     let peers = Peers::new(me, &nodes, &BTreeMap::new(), &env, hlc, Arc::new(Health::default()));
     peers.admit();

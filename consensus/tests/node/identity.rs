@@ -1,6 +1,9 @@
 //! Who is let in (invariant 9, rules J7, G8).
 
-use crate::house::{House, Machine, PATIENCE, get, put, refused, role, wait_until};
+use crate::{
+    node::house::{House, Machine, PATIENCE, get, put, refused, role},
+    support::wait_until,
+};
 use kvorum_api::{ClusterId, NodeId, ReadLevel, StartCount};
 use kvorum_consensus::{NodeConfig, replicator::Role};
 use kvorum_storage::Journal;
@@ -28,7 +31,7 @@ async fn an_emptied_directory_coming_back_is_refused() {
     // The others have met its second life.
     sleep(Duration::from_secs(3)).await;
     house.stop(3).await;
-    house.machines.insert(3, Machine::new());
+    house.machines.insert(3, Machine::default());
     house.start(3).await;
     is_refused(&house, 3, "emptied, restored or cloned").await;
     assert!(house.nodes[&1].status().peers.iter().any(|peer| peer.node == NodeId(3) && peer.refused.is_some()));
@@ -38,7 +41,7 @@ async fn an_emptied_directory_coming_back_is_refused() {
 async fn an_emptied_directory_started_as_often_as_before_is_refused() {
     let mut house = House::founded().await;
     house.stop(3).await;
-    house.machines.insert(3, Machine::new());
+    house.machines.insert(3, Machine::default());
     let config = NodeConfig { start: StartCount(1), boot_nonce: 77, ..house.config(3) };
     house.start_as(3, config).await;
     is_refused(&house, 3, "started twice with start count 1").await;
@@ -49,7 +52,7 @@ async fn an_emptied_directory_started_as_often_as_before_is_refused() {
 async fn an_emptied_first_founder_founds_nothing() {
     let mut house = House::founded().await;
     house.stop(1).await;
-    house.machines.insert(1, Machine::new());
+    house.machines.insert(1, Machine::default());
     house.start(1).await;
     is_refused(&house, 1, "started twice").await;
     assert_eq!(house.nodes[&1].status().replicas[0].last_log_index, 0);
@@ -82,7 +85,7 @@ async fn an_emptied_directory_that_starts_again_and_again_stays_refused() {
     sleep(Duration::from_secs(3)).await;
     let seen = house.journals[&3].status().last_synced;
     house.stop(3).await;
-    house.machines.insert(3, Machine::new());
+    house.machines.insert(3, Machine::default());
     live_alone_until_beyond(&mut house, seen.0).await;
     for _ in 0..3 {
         house.start(3).await;
@@ -181,7 +184,7 @@ async fn two_processes_with_one_id_do_not_both_serve() {
     let mut house = House::founded().await;
     let original = house.nodes[&3].clone();
     // Another directory, started with the same id in its configuration.
-    house.machines.insert(3, Machine::new());
+    house.machines.insert(3, Machine::default());
     house.start(3).await;
     is_refused(&house, 3, "two processes run with one id").await;
     assert_eq!(original.status().refused, None, "the one that was there first goes on");
@@ -210,7 +213,7 @@ async fn a_clone_and_its_original_do_not_both_serve() {
 async fn a_node_of_another_cluster_is_refused() {
     let mut house = House::founded().await;
     house.stop(3).await;
-    house.machines.insert(3, Machine::new());
+    house.machines.insert(3, Machine::default());
     let foreign = ClusterId(*b"another cluster.");
     let config = NodeConfig { cluster: foreign, start: StartCount(1), ..house.config(3) };
     house.start_as(3, config).await;
@@ -222,7 +225,7 @@ async fn a_node_of_another_cluster_is_refused() {
 async fn a_minority_cannot_call_the_others_foreign() {
     let mut house = House::founded().await;
     house.stop(3).await;
-    house.machines.insert(3, Machine::new());
+    house.machines.insert(3, Machine::default());
     let config = NodeConfig { cluster: ClusterId(*b"another cluster."), ..house.config(3) };
     house.start_as(3, config).await;
     sleep(PATIENCE).await;
@@ -237,7 +240,7 @@ async fn a_minority_cannot_call_the_others_foreign() {
 #[tokio::test(start_paused = true)]
 async fn a_node_that_the_cluster_does_not_know_is_refused() {
     let mut house = House::founded().await;
-    house.machines.insert(9, Machine::new());
+    house.machines.insert(9, Machine::default());
     let mut config = house.config(9);
     config.nodes.insert(NodeId(9), "node-9:1".to_owned());
     config.shards.clear();

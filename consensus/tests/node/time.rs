@@ -1,6 +1,9 @@
 //! Clocks (rules T1, T4, R3).
 
-use crate::house::{BEGIN_MS, House, put, role, wait_until};
+use crate::{
+    node::house::{BEGIN_MS, House, put, role},
+    support::wait_until,
+};
 use kvorum_api::Stamp;
 use kvorum_consensus::replicator::Role;
 use std::{sync::atomic::Ordering, time::Duration};
