@@ -3,6 +3,7 @@
 //! ```text
 //!   history   what clients asked and were told: our JSON Lines, Jepsen's EDN, Porcupine's logs
 //!   model     what one register, counter, set or text does when operations happen one after another
+//!   real      real nodes as processes, a network that can be broken, faults, experiments
 //!   sim       three nodes in one thread and one seed: crashes, losses, skewed clocks, power cut between two sectors
 //! ```
 //!
@@ -14,4 +15,5 @@
 
 pub mod history;
 pub mod model;
+pub mod real;
 pub mod sim;

@@ -1,0 +1,169 @@
+//! What connects real nodes and clients, and may be broken.
+//!
+//! ```text
+//!   Clients ──▶ Node 1 ◀──▶ Node 2          a link has a direction: End ─▶ End
+//!      └──────▶ Node 3 ◀──────┘             each is open, cut, or has weather
+//! ```
+//!
+//! **Invariant.** Whatever a fabric did to a link is undone by [`Fabric::heal`], and what it counts really happened.
+//!
+//! **Deliberately absent.** Processes: who starts and stops nodes is [`super::cluster`].
+
+use anyhow::Result;
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::Path, process::Command, sync::Arc, time::Duration};
+
+/// Who sends or receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum End {
+    /// All clients, and whoever looks at the nodes from outside.
+    Clients,
+    /// A node, by its number.
+    Node(u64),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::Clients => f.write_str("clients"),
+            End::Node(node) => write!(f, "n{node}"),
+        }
+    }
+}
+
+/// One direction between two ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Link {
+    /// Who sends.
+    pub from: End,
+    /// Who receives.
+    pub to: End,
+}
+
+impl Link {
+    /// From one node to another.
+    #[must_use]
+    pub fn between(from: u64, to: u64) -> Self {
+        Link { from: End::Node(from), to: End::Node(to) }
+    }
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}→{}", self.from, self.to)
+    }
+}
+
+/// What a link does to what it carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Weather {
+    /// Added to every message.
+    pub delay: Duration,
+    /// Added on top, between nothing and this.
+    pub jitter: Duration,
+    /// Of a hundred messages so many are lost.
+    pub loss_percent: f64,
+}
+
+/// Where a node listens, and where others find it.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// Where its client door listens.
+    pub listen_client: SocketAddr,
+    /// Where its peer door listens.
+    pub listen_peer: SocketAddr,
+    /// Where its admin door listens. Its readiness is asked here, past every fault.
+    pub listen_admin: SocketAddr,
+    /// Where clients dial it.
+    pub client: SocketAddr,
+    /// Where nodes dial it.
+    pub peer: SocketAddr,
+}
+
+/// What a link has carried and what was done to it, since the fabric was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// Bytes that arrived.
+    pub passed_bytes: u64,
+    /// Bytes that were held back by a cut; they may have gone on later.
+    pub held_bytes: u64,
+    /// Bytes that never arrived.
+    pub dropped_bytes: u64,
+    /// Messages delayed or lost by weather.
+    pub disturbed: u64,
+    /// Connections that were broken.
+    pub resets: u64,
+}
+
+impl Carried {
+    /// What was added since an earlier look.
+    #[must_use]
+    pub fn since(&self, earlier: &Carried) -> Carried {
+        Carried {
+            passed_bytes: self.passed_bytes - earlier.passed_bytes,
+            held_bytes: self.held_bytes - earlier.held_bytes,
+            dropped_bytes: self.dropped_bytes - earlier.dropped_bytes,
+            disturbed: self.disturbed - earlier.disturbed,
+            resets: self.resets - earlier.resets,
+        }
+    }
+
+    /// Adds another link's.
+    pub fn add(&mut self, other: &Carried) {
+        self.passed_bytes += other.passed_bytes;
+        self.held_bytes += other.held_bytes;
+        self.dropped_bytes += other.dropped_bytes;
+        self.disturbed += other.disturbed;
+        self.resets += other.resets;
+    }
+}
+
+/// What is known of every link, by link.
+pub type Observed = BTreeMap<Link, Carried>;
+
+/// A network between nodes and clients that can be broken link by link.
+pub trait Fabric: Send + Sync {
+    /// What it is called in reports.
+    fn name(&self) -> &'static str;
+
+    /// What a real network does that this one cannot, for the report; `None` = nothing that matters.
+    fn is_weaker_because(&self) -> Option<String>;
+
+    /// Where a node listens and is found. Only asked for nodes the fabric was made for.
+    fn addresses(&self, node: u64) -> Addresses;
+
+    /// How to start a program in a node's place.
+    fn command(&self, node: u64, program: &Path) -> Command;
+
+    /// A node's process runs now under this id.
+    fn started(&self, node: u64, process_id: u32);
+
+    /// Nothing gets through from one end to the other, until healed. The other direction is left as it is.
+    fn cut(&self, link: Link);
+
+    /// What gets through does so with this weather, until healed.
+    fn degrade(&self, link: Link, weather: Weather);
+
+    /// These links are as they were at the beginning.
+    fn heal(&self, links: &[Link]);
+
+    /// What every link has carried so far.
+    fn observed(&self) -> Observed;
+}
+
+/// Makes a fabric for nodes numbered from 1.
+pub async fn make(nodes: u64, seed: u64) -> Result<Arc<dyn Fabric>> {
+    Ok(Arc::new(super::loopback::LoopbackProxies::start(nodes, seed).await?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_carried_meanwhile_is_a_difference() {
+        let earlier = Carried { passed_bytes: 5, held_bytes: 1, ..Carried::default() };
+        let now = Carried { passed_bytes: 9, held_bytes: 1, resets: 2, ..Carried::default() };
+        assert_eq!(now.since(&earlier), Carried { passed_bytes: 4, resets: 2, ..Carried::default() });
+        assert_eq!(Link::between(1, 2).to_string(), "n1→n2");
+    }
+}
