@@ -276,3 +276,77 @@ fn edits_since(shard: &Arc<Shard>, asked: Follow, upto: u64) -> Result<Option<Ve
 fn is_change_of(edit: Option<&RowEdit>, serial: u64) -> bool {
     matches!(edit, Some(RowEdit::Put(Row::Counters(counters))) if counters.serial == serial)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{METADATA_KEYSPACE, METADATA_SHARD, NodeRow},
+        *,
+    };
+    use kvorum_storage::{
+        Condition, Operation, WriteCommand,
+        command::{Command, Images},
+        engine::mem::MemDisk,
+        shard::{
+            ShardSpec,
+            suite::{BEGIN_MS, apply_next, settings},
+        },
+    };
+
+    /// A metadata shard without rows.
+    fn shard() -> Arc<Shard> {
+        let spec = ShardSpec { shard: METADATA_SHARD, keyspace: METADATA_KEYSPACE };
+        let shard = Shard::open(MemDisk::new().open(), spec).unwrap();
+        let settings = kvorum_storage::command::Settings { images: Images::New, ..settings() };
+        apply_next(&shard, BEGIN_MS, vec![Command::Configure(settings)]);
+        shard
+    }
+
+    fn put(shard: &Shard, row: Row) {
+        let operation = Operation::Put {
+            key: row.key().encode(),
+            value: row.encode(),
+            ttl_ms: None,
+            condition: Condition::Always,
+            return_previous: false,
+        };
+        let write = WriteCommand { request: None, operations: vec![operation] };
+        apply_next(shard, BEGIN_MS, vec![Command::Write(write)]);
+    }
+
+    fn node(id: u64) -> Row {
+        let (client, peer) = (format!("node-{id}:1"), format!("node-{id}:2"));
+        Row::Node(NodeRow { node: NodeId(id), client, peer, zone: String::new(), directory: 0 })
+    }
+
+    #[test]
+    fn a_reader_that_fell_off_its_diary_reads_every_row_anew() {
+        let shard = shard();
+        put(&shard, node(1));
+        let reading = Reading::begin(&shard).unwrap();
+        assert_eq!(reading.map.nodes.len(), 1);
+        put(&shard, node(2));
+        put(&shard, node(3));
+        assert!(shard.collect_changes(u64::MAX, 0).unwrap().changes > 0);
+        put(&shard, node(4));
+        let reading = reading.catch_up().unwrap();
+        assert_eq!(reading.map.nodes.keys().map(|node| node.0).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert_eq!(reading.map.revision, shard.state().change_next_seq);
+    }
+
+    #[test]
+    fn what_the_diary_has_forgotten_is_not_told_as_edits() {
+        let shard = shard();
+        let counters = |serial| Row::Counters(super::super::Counters { serial, ..Default::default() });
+        put(&shard, counters(1));
+        let asked = Follow { revision: shard.state().change_next_seq, serial: 1, page: None };
+        put(&shard, counters(2));
+        let upto = shard.state().change_next_seq;
+        let told = edits_since(&shard, asked, upto).unwrap();
+        assert_eq!(told.map(|edits| edits.len()), Some(1));
+        let of_another_history = Follow { serial: 7, ..asked };
+        assert_eq!(edits_since(&shard, of_another_history, upto).unwrap(), None);
+        shard.collect_changes(u64::MAX, 0).unwrap();
+        assert_eq!(edits_since(&shard, asked, upto).unwrap(), None);
+    }
+}

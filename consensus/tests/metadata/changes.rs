@@ -2,11 +2,15 @@
 
 use crate::{
     metadata::house::{House, change, create, drop_keyspace, hash},
-    support::wait_until,
+    support::{context, wait_until},
 };
 use futures::future::join_all;
-use kvorum_api::{AdminError, Effect, NodeId, ReplicaId};
-use kvorum_consensus::metadata::{KeyspaceWish, METADATA_SHARD, MetadataCommand, ShardStage};
+use kvorum_api::{AdminError, Effect, NodeId, ReadLevel, ReplicaId};
+use kvorum_consensus::{
+    Node,
+    metadata::{Counters, KeyspaceWish, METADATA_SHARD, MetadataCommand, Row, RowKey, ShardStage},
+};
+use kvorum_storage::{Condition, Operation, Outcome, WriteCommand};
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 
@@ -50,6 +54,54 @@ async fn a_keyspace_made_through_any_node_is_on_every_map() {
             assert_eq!(node.map().shards_of(reply.keyspace.unwrap()).len(), 8);
         }
     }
+}
+
+/// Takes one node id, as a change that another leader makes would: past whatever is being decided here. False: another
+/// change came between.
+async fn take_node_id(node: &Node) -> bool {
+    let replicator = node.replicator(METADATA_SHARD).expect("it holds the metadata");
+    let key = RowKey::Counters.encode();
+    let found = replicator.get(key.clone(), ReadLevel::Linearizable, context(5_000)).await.expect("its leader answers");
+    let entry = found.entry.expect("the cluster is founded");
+    let row = Row::decode(RowKey::Counters, entry.value.expect("counters stay")).expect("a row");
+    let Row::Counters(counters) = row else { panic!("{row:?}") };
+    let next_node = NodeId(counters.next_node.0 + 1);
+    let taken = Counters { next_node, serial: counters.serial + 1, ..counters };
+    let operation = Operation::Put {
+        key,
+        value: Row::Counters(taken).encode(),
+        ttl_ms: None,
+        condition: Condition::Version(entry.version),
+        return_previous: false,
+    };
+    let command = WriteCommand { request: None, operations: vec![operation] };
+    let written = replicator.write(command, context(5_000)).await.expect("its leader decides");
+    matches!(written.outcome, Outcome::Written { applied: true, .. })
+}
+
+/// Changes are serial, whoever makes them: what was planned from counters that are old by now is planned again.
+#[tokio::test(start_paused = true)]
+async fn a_change_never_overwrites_one_that_came_between() {
+    let house = House::founded(3).await;
+    let node = &house.nodes[&house.wait_for_leader().await];
+    let before = node.map().counters;
+    let making = async {
+        for round in 0..20 {
+            change(node, create(&format!("round-{round}"), 1)).await.unwrap();
+        }
+    };
+    let taking = async {
+        let mut taken = 0;
+        for _ in 0..20 {
+            taken += u64::from(take_node_id(node).await);
+            sleep(Duration::from_millis(3)).await;
+        }
+        taken
+    };
+    let ((), taken) = tokio::join!(making, taking);
+    assert!(taken > 5, "{taken} of 20 came between");
+    wait_until("the newest map", || node.map().counters.serial == before.serial + 20 + taken).await;
+    assert_eq!(node.map().counters.next_node.0, before.next_node.0 + taken);
 }
 
 #[tokio::test(start_paused = true)]

@@ -66,6 +66,7 @@ pub struct Wire {
     lost_requests: Doomed,
     lost_replies: Doomed,
     sent: Mutex<BTreeMap<(NodeId, NodeId), u64>>,
+    departed: Mutex<BTreeMap<u8, u64>>,
     arrived: Mutex<BTreeMap<u8, u64>>,
     /// Bytes answered to each node.
     pub answered: Mutex<BTreeMap<NodeId, usize>>,
@@ -135,6 +136,11 @@ impl Wire {
         self.sent.lock().get(&(NodeId(from), NodeId(to))).copied().unwrap_or(0)
     }
 
+    /// Messages of a kind that left for a node that is there.
+    pub fn departed(&self, kind: MessageKind) -> u64 {
+        self.departed.lock().get(&(kind as u8)).copied().unwrap_or(0)
+    }
+
     /// Messages of a kind that arrived anywhere.
     pub fn arrived(&self, kind: MessageKind) -> u64 {
         self.arrived.lock().get(&(kind as u8)).copied().unwrap_or(0)
@@ -150,8 +156,9 @@ impl Wire {
 
     /// There, and back.
     async fn carry(&self, way: Duration, receiver: Arc<dyn Receiver>, envelope: Bytes) -> Option<Bytes> {
-        sleep(way).await;
         let kind = Envelope::decode(&envelope).expect("nodes send envelopes").kind;
+        *self.departed.lock().entry(kind).or_default() += 1;
+        sleep(way).await;
         *self.arrived.lock().entry(kind).or_default() += 1;
         if self.lost_requests.takes(kind) {
             return None;
