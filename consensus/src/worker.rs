@@ -105,8 +105,8 @@ impl Face {
         Face { name, is_running: false, runs: 0, failing: None, last_failure: None }
     }
 
-    /// Notes how a step ended. Gives the failure if it is news: one that repeats is said once, so that it does not drown
-    /// what happens meanwhile, and again when it comes back after a success.
+    /// Notes how a step ended. Gives the failure if it is news: one that repeats is said once, so that it does not
+    /// drown what happens meanwhile, and again when it comes back after a success.
     fn note(&mut self, outcome: Step) -> Option<String> {
         self.runs += 1;
         self.is_running = false;

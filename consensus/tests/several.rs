@@ -2,8 +2,10 @@
 //! memory, on disks that lose power, in paused time, so that every test is exact and quick.
 //!
 //! ```text
-//!   cp_group   one shard on three nodes, without the nodes        groups   nodes that hold many shards, most of them closed
-//!   node       three whole nodes with one shard                   metadata nodes whose map is the metadata's own
+//!   cp_group   one shard on three nodes, without the nodes
+//!   node       three whole nodes with one shard
+//!   groups     nodes that hold many shards, most of them closed
+//!   metadata   nodes whose map is the metadata's own
 //!   support    machines, and the wire between them
 //! ```
 

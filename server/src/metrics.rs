@@ -19,8 +19,8 @@ use tonic::{Code, Status};
 const LATENCY_BUCKETS: &[f64] =
     &[0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// A gauge that was not set for longer than this is shown no more: what it told of is gone, be it a dropped shard. Every
-/// other one is set with each reading, or each second.
+/// A gauge that was not set for longer than this is shown no more: what it told of is gone, be it a dropped shard.
+/// Every other one is set with each reading, or each second.
 const GAUGE_IDLE_MAX: Duration = Duration::from_secs(10);
 
 const REQUESTS: &str = "kv_server_requests_total";
@@ -271,6 +271,7 @@ mod tests {
             role: Role::Leader,
             term: 1,
             leader: None,
+            held_up: None,
             last_log_index: 9,
             committed_index: 8,
             flushed_index: 7,

@@ -3,8 +3,8 @@
 //! **Invariant.** A command is evaluated from itself and the shard's replicated state alone: no clock, no chance, no
 //! settings from elsewhere. Two replicas that apply the same commands are equal to the byte.
 //!
-//! The operations of a client's frame (`api/src/frame/request.rs`) resemble these and are kept apart on purpose: keys are
-//! placement keys here, and what is in a log must be read for ever, while a frame changes with its clients.
+//! The operations of a client's frame (`api/src/frame/request.rs`) resemble these and are kept apart on purpose: keys
+//! are placement keys here, and what is in a log must be read for ever, while a frame changes with its clients.
 
 use bytes::Bytes;
 use kvorum_api::{Actor, PlacementRange, Stamp, Version};

@@ -12,8 +12,9 @@
 //!   condition  0 none │ 1 absent │ 2 version (24) │ 3 value │ 4 present
 //! ```
 //!
-//! What operations say here resembles what the log says of them (`storage/src/command.rs`), and is kept apart on purpose:
-//! keys are the client's here and placement keys there, and a frame changes with its clients, the log only for all time.
+//! What operations say here resembles what the log says of them (`storage/src/command.rs`), and is kept apart on
+//! purpose: keys are the client's here and placement keys there; a frame changes with its clients, and what is in a log
+//! must be read for ever.
 
 use super::{
     BYTES_MAX, CALLS_MAX, FrameUnreadable, OPERATIONS_MAX,
