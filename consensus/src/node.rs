@@ -193,7 +193,9 @@ impl Node {
             let shard = Arc::clone(replica.shard());
             self.study.take_seat(replica, shard);
         }
-        self.take_map_in().await?;
+        let map = self.map();
+        self.note_addresses(&map);
+        self.groups.begin_with(&map).await?;
         self.is_open.store(true, Ordering::Release);
         self.admit_if_known();
         self.start_chores(&self.workers);
@@ -225,13 +227,17 @@ impl Node {
     /// map than the last changes nothing.
     ///
     /// # Errors
-    /// The first replica that could not be held or forgotten; the others are in line.
+    /// The first replica that could not be held, erased or forgotten; the others are in line.
     pub async fn reconcile(&self, map: &ClusterMap) -> Result<(), StartError> {
+        self.note_addresses(map);
+        self.groups.reconcile(map).await
+    }
+
+    fn note_addresses(&self, map: &ClusterMap) {
         if !map.nodes.is_empty() {
             let addresses = map.nodes.values().map(|row| (row.node, row.client.clone())).collect();
             self.groups.shared.addresses.store(Arc::new(addresses));
         }
-        self.groups.reconcile(map).await
     }
 
     /// Whom to tell that shards led here are founded.

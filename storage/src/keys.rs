@@ -86,12 +86,27 @@ pub fn placement_key(data_key: &Bytes) -> Bytes {
     data_key.slice(4..)
 }
 
+/// The keyspace inside a key of the `data` column.
+///
+/// # Panics
+/// If the key is none of that column.
+#[must_use]
+pub fn keyspace_of(data_key: &[u8]) -> KeyspaceId {
+    KeyspaceId(u32::from_be_bytes(data_key[..4].try_into().expect("four bytes")))
+}
+
+/// Every entry of a keyspace.
+#[must_use]
+pub fn keyspace_range(keyspace: KeyspaceId) -> KeyRange {
+    KeyRange::prefix(keyspace.0.to_be_bytes())
+}
+
 /// The entries of a range of a keyspace.
 #[must_use]
 pub fn data_range(keyspace: KeyspaceId, range: &PlacementRange) -> KeyRange {
     let end = match &range.end {
         Some(end) => Some(data_key(keyspace, end).to_vec()),
-        None => KeyRange::prefix(keyspace.0.to_be_bytes()).end,
+        None => keyspace_range(keyspace).end,
     };
     KeyRange { start: data_key(keyspace, &range.start).to_vec(), end }
 }
@@ -219,15 +234,19 @@ pub fn meta_range(kind: MetaKind, shard: ShardId) -> KeyRange {
     KeyRange::prefix(meta_prefix(kind, shard, 0))
 }
 
+/// Everything that is named by the shard: all but its rows.
+pub fn own_ranges(shard: ShardId) -> impl Iterator<Item = (Column, KeyRange)> + use<> {
+    let changes = (Column::Changes, changes_from(shard, 0));
+    std::iter::once(changes).chain(MetaKind::ALL.into_iter().map(move |kind| (Column::Meta, meta_range(kind, shard))))
+}
+
 /// Everything a shard with this range has anywhere, and all that installing a snapshot replaces.
 pub fn shard_ranges(
     spec: ShardSpec,
     range: Option<&PlacementRange>,
 ) -> impl Iterator<Item = (Column, KeyRange)> + use<> {
     let data = range.map(|range| (Column::Data, data_range(spec.keyspace, range)));
-    data.into_iter()
-        .chain([(Column::Changes, changes_from(spec.shard, 0))])
-        .chain(MetaKind::ALL.into_iter().map(move |kind| (Column::Meta, meta_range(kind, spec.shard))))
+    data.into_iter().chain(own_ranges(spec.shard))
 }
 
 /// What a snapshot of a shard with this range carries (rule S3), in the order in which it travels.
@@ -291,6 +310,9 @@ mod tests {
         ) {
             let shard = ShardId(shard);
             prop_assert_eq!(placement_key(&data_key(KeyspaceId(7), &key)), key.clone());
+            let keyspace = KeyspaceId(shard.0 as u32);
+            prop_assert_eq!(keyspace_of(&data_key(keyspace, &key)), keyspace);
+            prop_assert!(keyspace_range(keyspace).contains(&data_key(keyspace, &key)));
             prop_assert_eq!(change_seq(&change_key(shard, number)), number);
             prop_assert_eq!(parse_expiry_key(&expiry_key(shard, number, &key)), (number, Bytes::from(key)));
             prop_assert_eq!(outcome_sequence(&outcome_key(shard, client, number)), number);

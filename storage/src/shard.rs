@@ -50,6 +50,7 @@ mod install;
 mod logged;
 #[cfg(test)]
 mod neighbours;
+pub mod orphans;
 #[cfg(test)]
 mod properties;
 mod receive;

@@ -9,11 +9,11 @@
 
 use super::store::ReplicaStore;
 use crate::env::Env;
-use kvorum_api::GroupId;
+use kvorum_api::{GroupId, KeyspaceId, ShardId};
 use kvorum_storage::{
     Shard, StorageError,
     journal::{Completion, Mark},
-    shard::StagedSnapshot,
+    shard::{StagedSnapshot, orphans::Orphans},
 };
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -30,6 +30,28 @@ pub(crate) async fn erase(env: &Env, shard: Arc<Shard>) -> Result<(), StorageErr
         let stages = engine.stages()?;
         let own = ReplicaStore::own_stages(group, &stages).map(|counter| ReplicaStore::stage_id(group, counter));
         shard.remove(begun.as_ref(), &own.collect::<Vec<_>>())
+    });
+    erased.await
+}
+
+/// Removes what is left in the engine of groups that nobody holds, durably, and the rows of every keyspace of which
+/// `is_no_more` says so.
+///
+/// # Errors
+/// The engine's.
+pub(crate) async fn erase_orphans(
+    env: &Env,
+    groups: Vec<GroupId>,
+    is_no_more: impl Fn(KeyspaceId) -> bool + Send + 'static,
+) -> Result<(), StorageError> {
+    let engine = env.engine.clone();
+    let erased = env.blocking.run(move || {
+        let stages = engine.stages()?;
+        let own = groups.iter().flat_map(|group| {
+            ReplicaStore::own_stages(*group, &stages).map(|counter| ReplicaStore::stage_id(*group, counter))
+        });
+        let stages = own.collect();
+        Orphans { shards: groups.into_iter().map(ShardId::from).collect(), stages }.erase(&*engine, is_no_more)
     });
     erased.await
 }

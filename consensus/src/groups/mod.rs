@@ -6,16 +6,21 @@
 //!                       │  record: who led, up to where         serve     what the router sees
 //!                       └─ group: only while somebody needs it  rest      reads that need no group
 //!                                                               rounds    what is done unasked
+//!                       └─ leaving: dropped, not erased yet     dropping  what a newer map no longer names
 //!   hellos ──▶ liveness ──▶ who opens, who stands, who is skipped (decide: pure)
 //! ```
 //!
 //! **Invariant.** Every shard that the newest map places here has exactly one `Replica`, from then on until a newer
-//! map drops it. A closed one costs no task and no timer.
+//! map drops it; then it leaves, and is kept until nothing of it is left on the disk. A closed one costs no task and no
+//! timer.
 //!
 //! **Deliberately absent.** What the map says and how it comes here (`metadata`); Raft (`cp`).
 
 mod closing;
+#[cfg(test)]
+mod closing_tests;
 pub(crate) mod decide;
+mod dropping;
 mod gate;
 pub mod liveness;
 mod replica;
@@ -38,14 +43,12 @@ pub use wish::settings_of;
 
 use crate::{
     config::ShardConfig,
-    cp::removal,
     metadata::{ClusterMap, ShardRow, ShardStage},
     node::StartError,
 };
 use decide::How;
 use futures::future::join_all;
 use kvorum_api::GroupId;
-use kvorum_storage::journal::NODE_GROUP;
 use parking_lot::{Mutex, RwLock};
 use std::{
     collections::BTreeMap,
@@ -58,6 +61,8 @@ pub struct Groups {
     held: RwLock<BTreeMap<GroupId, Arc<Replica>>>,
     /// Those whose shard is being created: what a hello speaks of.
     creating: Mutex<BTreeMap<GroupId, Arc<Replica>>>,
+    /// Those that a map has dropped, until they are erased and forgotten.
+    leaving: Mutex<BTreeMap<GroupId, Arc<Replica>>>,
     /// The revision of the newest map taken in; held while one is.
     revision: tokio::sync::Mutex<u64>,
     /// Whom the leaders of new shards tell that they are founded.
@@ -71,6 +76,7 @@ impl Groups {
             shared,
             held: RwLock::default(),
             creating: Mutex::default(),
+            leaving: Mutex::default(),
             revision: tokio::sync::Mutex::new(0),
             report: Mutex::new(None),
         }
@@ -102,16 +108,31 @@ impl Groups {
         self.hold(place).await
     }
 
-    /// Brings the replicas here in line with a map that is newer than the last. Shards that are gone are ended and
-    /// forgotten; new ones are held; one that is being created is opened at once.
+    /// Brings the replicas here in line with a map that is not older than the last. Shards that are gone are ended,
+    /// erased and forgotten; new ones are held; one that is being created is opened at once. To be repeated, with the same
+    /// map or a newer one, until it succeeds.
     ///
     /// # Errors
-    /// The first replica that could not be held or forgotten; the others are in line.
+    /// The first replica that could not be held, erased or forgotten; the others are in line.
     pub async fn reconcile(&self, map: &ClusterMap) -> Result<(), StartError> {
         let mut revision = self.revision.lock().await;
         if map.revision < *revision {
             return Ok(());
         }
+        let placed = self.hold_placed(map).await;
+        let dropped = self.drop_gone(map).await;
+        *revision = map.revision;
+        placed.and(dropped)
+    }
+
+    /// Holds what a map places here, and nothing more: what it has dropped since is a chore's to erase, and may fail
+    /// without keeping the node from its start.
+    pub(crate) async fn begin_with(&self, map: &ClusterMap) -> Result<(), StartError> {
+        let _turn = self.revision.lock().await;
+        self.hold_placed(map).await
+    }
+
+    async fn hold_placed(&self, map: &ClusterMap) -> Result<(), StartError> {
         let me = self.shared.me();
         let mut first_failure = Ok(());
         let here = map.shards.values().filter(|row| row.founders.iter().any(|(_, node)| *node == me));
@@ -125,8 +146,6 @@ impl Groups {
                 None => first_failure = first_failure.and(self.hold(place).await),
             }
         }
-        first_failure = first_failure.and(self.drop_gone(map).await);
-        *revision = map.revision;
         first_failure
     }
 
@@ -150,44 +169,6 @@ impl Groups {
         }
     }
 
-    /// Ends what the map dropped, and forgets what an earlier life of the node held of shards dropped since.
-    async fn drop_gone(&self, map: &ClusterMap) -> Result<(), StartError> {
-        let is_gone = |group: &GroupId| !map.shards.keys().any(|shard| GroupId::from(*shard) == *group);
-        let gone: Vec<Arc<Replica>> = {
-            let mut held = self.held.write();
-            let gone: Vec<GroupId> = held
-                .iter()
-                .filter(|(id, replica)| !replica.place().is_kept && is_gone(id))
-                .map(|(id, _)| *id)
-                .collect();
-            gone.iter().filter_map(|id| held.remove(id)).collect()
-        };
-        for replica in &gone {
-            self.creating.lock().remove(&replica.group_id());
-            tracing::info!(shard = %replica.shard_id(), "the shard was dropped");
-            replica.remove("its keyspace was dropped").await?;
-        }
-        if !gone.is_empty() {
-            // Durable before the journal forgets them: one flush for all.
-            let engine = self.shared.env.engine.clone();
-            self.shared.env.blocking.run(move || engine.flush()).await?;
-            for replica in &gone {
-                removal::forget(&self.shared.env, replica.group_id()).await?;
-            }
-        }
-        // Ids only grow: a map that has counted beyond a shard has seen this one come and go. An older map may not
-        // know it yet.
-        let unborn = GroupId::from(map.counters.next_shard);
-        for group in self.shared.env.journal.groups() {
-            let is_orphan = group != NODE_GROUP && group < unborn && is_gone(&group) && self.get(group).is_none();
-            if is_orphan {
-                tracing::info!(%group, "forgets the log of a shard that was dropped");
-                removal::forget(&self.shared.env, group).await?;
-            }
-        }
-        Ok(())
-    }
-
     /// Turns standing for election on or off for every replica, those opened later included.
     pub(crate) async fn set_electable(&self, is_electable: bool) {
         self.shared.is_electable.store(is_electable, Ordering::Release);
@@ -199,7 +180,8 @@ impl Groups {
     /// Ends every replica.
     pub(crate) async fn stop(&self) {
         self.shared.tasks.end().await;
-        join_all(self.all().iter().map(|replica| replica.stop())).await;
+        let leaving: Vec<Arc<Replica>> = self.leaving.lock().values().cloned().collect();
+        join_all(self.all().iter().chain(&leaving).map(|replica| replica.stop())).await;
     }
 }
 

@@ -302,15 +302,18 @@ impl Replica {
     /// Ends the Raft instance and notes what is known. The gate is shut, or nobody needs to be kept out.
     pub(super) async fn close_down(&self, group: &Arc<Group>, skipped: Vec<ReplicaId>) {
         let _turn = self.turn.lock().await;
-        let (term, leader) = group.known_leader();
+        let agreed = group.known_leader();
         group.stop_because("closed").await;
+        // Until its very end it may have been elected or have heard of another leader. Named is whom the journal names:
+        // a record that is behind could name somebody whose own, newer record names this replica.
+        let (term, leader) = last_leader(&*self.shared.env.journal, self.group_id());
         let state = self.shard.state();
         *self.record.lock() = Record {
             term,
             leader,
             position: state.applied.position,
             next_expiry_ms: state.next_expiry_ms,
-            was_closed_in_order: true,
+            was_closed_in_order: (term, leader) == agreed,
             skipped,
         };
         self.open.store(None);

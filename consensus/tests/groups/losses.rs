@@ -6,6 +6,10 @@ use crate::{
 };
 use kvorum_api::{Effect, NodeId, ReadLevel};
 use kvorum_consensus::{Replicator as _, peers::MessageKind, replicator::Role};
+use kvorum_storage::{
+    Journal as _,
+    journal::{Completion, JournalOptions, Mark, MemJournal},
+};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -104,4 +108,35 @@ async fn a_follower_that_was_cut_off_deposes_nobody_who_sleeps() {
     sleep(Duration::from_secs(20)).await;
     town.wait_closed(SHARD).await;
     assert_eq!((town.last_leader(SHARD), town.status(leader, SHARD).term), (leader, term));
+}
+
+/// Rule G3: whoever names a leader that does not lead sends callers away only for as long as a leader takes to speak.
+#[tokio::test(start_paused = true)]
+async fn replicas_that_name_each_other_as_leader_serve_all_the_same() {
+    let mut town = Town::founded(1).await;
+    town.put_anywhere(SHARD, "k", "v").await;
+    let first = town.wait_closed(SHARD).await;
+    let (term, others) = (town.status(first, SHARD).term, (1..=3).filter(|id| *id != first));
+    let second = others.min().unwrap();
+    let named = town.replica(second, SHARD).id();
+    for id in 1..=3 {
+        town.stop(id).await;
+    }
+    // The first has heard of an election of the second that the second itself does not remember.
+    let disk = town.machines[&first].journal.clone();
+    let journal = MemJournal::open(disk.clone(), JournalOptions::small()).unwrap();
+    let vote = [&[1][..], &(term + 1).to_be_bytes(), &named.0.to_be_bytes(), &[1]].concat();
+    journal.mark(SHARD.into(), Mark::Vote(vote.into()), Completion::None).unwrap();
+    journal.stop();
+    disk.kill();
+    for id in [first, second] {
+        town.start(id).await;
+    }
+    assert_eq!(town.status(first, SHARD).leader, Some(NodeId(second)));
+    assert_eq!(town.status(second, SHARD).leader, Some(NodeId(first)));
+    wait_until("the nodes have met", || town.nodes[&first].liveness().is_alive(NodeId(second))).await;
+    wait_until("and the reverse", || town.nodes[&second].liveness().is_alive(NodeId(first))).await;
+    let began = Instant::now();
+    town.put_anywhere(SHARD, "k", "w").await;
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
 }

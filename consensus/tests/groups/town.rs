@@ -16,8 +16,9 @@ use kvorum_consensus::{
 use kvorum_storage::{
     Outcome,
     command::Images,
-    engine,
-    journal::{JournalOptions, MemJournal},
+    engine::{Column, Direction, Engine as _, KeyRange},
+    journal::{Journal as _, JournalOptions, MemJournal},
+    shard::suite::Fuse,
 };
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -30,7 +31,7 @@ pub struct Town {
     pub machines: BTreeMap<u64, Machine>,
     pub nodes: BTreeMap<u64, Arc<Node>>,
     pub journals: BTreeMap<u64, Arc<MemJournal>>,
-    pub engines: BTreeMap<u64, Arc<engine::mem::MemEngine>>,
+    pub engines: BTreeMap<u64, Arc<Fuse>>,
     pub map: Arc<Mutex<ClusterMap>>,
     pub timing: Timing,
     began: Instant,
@@ -86,7 +87,11 @@ pub fn map_of(shards: u64) -> ClusterMap {
         keyspaces: (1..=shards).map(|shard| keyspace_of(ShardId(shard))).map(|id| (id, keyspace(id))).collect(),
         shards: rows.collect(),
         metadata: Vec::new(),
-        counters: Counters { next_shard: ShardId(shards + 1), ..Counters::default() },
+        counters: Counters {
+            next_shard: ShardId(shards + 1),
+            next_keyspace: keyspace_of(ShardId(shards + 1)),
+            ..Counters::default()
+        },
     }
 }
 
@@ -141,10 +146,25 @@ impl Town {
         self.spread().await;
     }
 
+    /// The map names these shards no more, nor their keyspaces. Nobody has learnt it yet.
+    pub fn drop_shards(&self, dropped: &[ShardId]) {
+        let mut map = self.map.lock();
+        map.shards.retain(|shard, _| !dropped.contains(shard));
+        map.keyspaces.retain(|keyspace, _| !dropped.iter().any(|shard| keyspace_of(*shard) == *keyspace));
+        map.revision += 1;
+    }
+
+    /// A new life that knows the newest map.
     pub async fn start(&mut self, id: u64) -> Arc<Node> {
+        let map = self.map.lock().clone();
+        self.start_from(id, &map).await
+    }
+
+    /// A new life that knows this map.
+    pub async fn start_from(&mut self, id: u64, known: &ClusterMap) -> Arc<Node> {
         let machine = self.machines.get_mut(&id).expect("a machine of this town");
         machine.starts += 1;
-        let engine = machine.engine.open();
+        let engine = Fuse::new(machine.engine.open(), u64::MAX);
         let port = Port::new(&self.wire, id);
         let (env, journal) = machine.env(engine.clone(), port, self.began, JournalOptions::small());
         self.journals.insert(id, journal);
@@ -174,8 +194,7 @@ impl Town {
             map.revision += 1;
             Box::pin(async { Ok(()) })
         }));
-        let map = self.map.lock().clone();
-        node.reconcile(&map).await.expect("an honest node follows the map");
+        node.reconcile(known).await.expect("an honest node follows the map");
         self.nodes.insert(id, node.clone());
         node
     }
@@ -259,6 +278,32 @@ impl Town {
         let found = self.replica(id, shard).get(Bytes::copy_from_slice(key.as_bytes()), level, context()).await?;
         let value = found.entry.and_then(|entry| entry.value);
         Ok(value.map(|value| String::from_utf8(value.to_vec()).expect("tests write words")))
+    }
+
+    /// What the disks of a node still hold of a shard that is alone in its keyspace.
+    pub fn remains(&self, id: u64, shard: ShardId) -> Vec<String> {
+        let mut found = Vec::new();
+        if self.journals[&id].groups().contains(&shard.into()) {
+            found.push("its journal".to_owned());
+        }
+        let (keyspace, number) = (keyspace_of(shard).0.to_be_bytes(), shard.0.to_be_bytes());
+        let view = self.engines[&id].view();
+        for column in Column::ALL {
+            let mut rows = view.cursor(column, KeyRange::all(), Direction::Forward);
+            while let Some((key, _)) = rows.next().expect("an engine in memory answers") {
+                let is_own = match column {
+                    Column::Data | Column::History | Column::Locks => key.starts_with(&keyspace),
+                    Column::Changes => key.starts_with(&number),
+                    Column::Meta => key[1..].starts_with(&number),
+                };
+                if is_own {
+                    found.push(format!("{key:?} in {column:?}"));
+                }
+            }
+        }
+        let stages = self.engines[&id].stages().expect("an engine in memory answers");
+        found.extend(stages.iter().filter(|stage| *stage >> 24 == shard.0).map(|stage| format!("stage {stage}")));
+        found
     }
 
     /// Whether every node has applied the same.

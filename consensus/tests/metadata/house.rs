@@ -9,7 +9,7 @@ use kvorum_consensus::{
     node::{Budget, Timing},
     replicator::Role,
 };
-use kvorum_storage::journal::JournalOptions;
+use kvorum_storage::journal::{JournalOptions, MemJournal};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
@@ -18,6 +18,8 @@ pub struct House {
     pub founding: Founding,
     pub nodes: BTreeMap<u64, Arc<Node>>,
     machines: BTreeMap<u64, Machine>,
+    /// The journals of the present lives.
+    pub journals: BTreeMap<u64, Arc<MemJournal>>,
     /// The copies of the map that survive.
     pub kept: BTreeMap<u64, ClusterMap>,
     began: Instant,
@@ -30,6 +32,7 @@ impl House {
             founding: Founding { nodes: (1..=founders).map(row).collect(), keyspaces },
             nodes: BTreeMap::new(),
             machines: BTreeMap::new(),
+            journals: BTreeMap::new(),
             kept: BTreeMap::new(),
             began: Instant::now(),
         }
@@ -67,7 +70,8 @@ impl House {
             budget: Budget::default(),
         };
         let port = Port::new(&self.wire, id);
-        let (env, _journal) = machine.env(machine.engine.open(), port, self.began, JournalOptions::small());
+        let (env, journal) = machine.env(machine.engine.open(), port, self.began, JournalOptions::small());
+        self.journals.insert(id, journal);
         let node = Node::new(env, config).expect("an honest note can be read");
         self.wire.connect(NodeId(id), node.clone());
         node.open().await.expect("an honest node starts");

@@ -84,10 +84,9 @@ impl SimDisk {
         let mut violations = Vec::new();
         for (shard, applied, is_dropped) in stands {
             let group = journal.group(GroupId::from(shard));
-            // What was dropped is erased piece by piece, and power may be lost in between.
-            if !is_dropped {
-                violations.extend(contradictions(&group, &applied).map(|what| format!("shard {shard}: {what}")));
-            }
+            // What was dropped is erased before its log is forgotten, and power may be lost in between.
+            let found = if is_dropped { leftovers(&group, &applied) } else { contradictions(&group, &applied) };
+            violations.extend(found.map(|what| format!("shard {shard}: {what}")));
         }
         Ok(Opened { engine, journal, start: StartCount(self.starts), violations })
     }
@@ -117,6 +116,12 @@ fn contradictions(journal: &GroupState, applied: &Applied) -> Option<String> {
         return Some(format!("the log is forgotten up to {purged}, and only {applied} is flushed"));
     }
     (applied > last).then(|| format!("the engine is at {applied}, ahead of the journal, which ends at {last}"))
+}
+
+/// What must not be of a shard that was dropped: without its log nobody would ever find the rest.
+fn leftovers(journal: &GroupState, applied: &Applied) -> Option<String> {
+    let is_left = *journal == GroupState::default() && applied.position.is_some();
+    is_left.then(|| format!("its log is forgotten, and the engine still holds it at {:?}", applied.position))
 }
 
 impl Default for SimDisk {

@@ -15,6 +15,7 @@ use kvorum_consensus::{
     metadata::{ClusterMap, Founding, NodeRow},
     node::{Budget, Timing},
 };
+use kvorum_storage::Engine;
 use std::{collections::BTreeMap, sync::Arc};
 use tokio::time::Instant;
 
@@ -39,6 +40,8 @@ pub struct Running {
     pub node: Arc<Node>,
     /// Whether it goes on.
     pub life: Life,
+    /// Its engine.
+    pub engine: Arc<dyn Engine>,
     /// Its journal.
     pub journal: Arc<SlowJournal>,
 }

@@ -35,6 +35,7 @@ pub mod machine;
 pub mod network;
 pub mod observe;
 pub mod panics;
+pub mod remains;
 pub mod replay;
 pub mod settle;
 pub mod steward;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   one map everywhere ─▶ every shard takes a write ─▶ every key is read ─▶ the history is judged ─▶ replicas agree
+//!     ─▶ nothing of what was dropped is left on any disk
 //! ```
 //!
 //! **Invariant.** Everything here ends within a bound of simulated time, or is a violation.
@@ -9,6 +10,7 @@
 use super::{
     history::{Finally, Key, violations},
     observe::positions,
+    remains::{Living, remains},
     steward::Grave,
     workload::{Client, Desk},
     world::{CLIENTS, PATIENCE, World},
@@ -16,7 +18,7 @@ use super::{
 use kvorum_api::{NodeId, ShardId};
 use kvorum_consensus::{
     RequestContext,
-    metadata::{ClusterMap, METADATA_SHARD},
+    metadata::{ClusterMap, METADATA_KEYSPACE, METADATA_SHARD},
 };
 use kvorum_storage::{Condition, Operation, WriteCommand};
 use std::{
@@ -58,6 +60,10 @@ impl World {
             self.complain(format!("replicas do not agree within {PATIENCE:?}: {}", stands.join(", ")));
         }
         self.visit_graves(desk, &map).await;
+        if !self.wait_until(PATIENCE, World::is_swept).await {
+            let found: Vec<String> = self.strangers().map(|(id, found)| format!("node {id}: {found:?}")).collect();
+            self.complain(format!("what was dropped is still on disk after {PATIENCE:?}: {}", found.join("; ")));
+        }
     }
 
     async fn read_everything(&mut self, desk: &Desk, map: &ClusterMap, reader: &mut Client) -> Finally {
@@ -106,6 +112,24 @@ impl World {
             && maps.iter().all(|(id, map, held)| {
                 map.revision == maps[0].1.revision && *held == placed_on(map, *id).collect::<BTreeSet<_>>()
             })
+    }
+
+    /// Whether nothing of what was dropped is left on any disk.
+    fn is_swept(&self) -> bool {
+        self.strangers().next().is_none()
+    }
+
+    /// What lies on the disk of a node and belongs to nothing that the node's map places there.
+    fn strangers(&self) -> impl Iterator<Item = (NodeId, Vec<String>)> {
+        let running = self.machines.iter().filter_map(|(id, machine)| Some((*id, machine.running.as_ref()?)));
+        running.filter_map(|(id, running)| {
+            let map = running.node.map();
+            let keyspaces = map.keyspaces.keys().copied().chain([METADATA_KEYSPACE]);
+            let living = Living { shards: placed_on(&map, id).collect(), keyspaces: keyspaces.collect() };
+            let found =
+                remains(&*running.engine, &*running.journal, &living).unwrap_or_else(|why| vec![why.to_string()]);
+            (!found.is_empty()).then_some((id, found))
+        })
     }
 
     /// Whether the replicas of every shard stand at one position with one hash, behind nothing that was decided.

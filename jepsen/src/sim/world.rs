@@ -276,10 +276,10 @@ impl World {
         for violation in opened.violations {
             complain(&self.audit, &self.violations, format!("node {id} lost power: {violation}"));
         }
-        let journal = opened.journal;
+        let (engine, journal) = (opened.engine, opened.journal);
         self.graveyard.spawn(Arc::clone(&journal).pump(life.clone()));
         let env = Env {
-            engine: opened.engine,
+            engine: Arc::clone(&engine),
             journal: Arc::clone(&journal) as Arc<dyn Journal>,
             transport: Arc::new(link),
             clock: machine.clock.as_clock(),
@@ -302,7 +302,7 @@ impl World {
             Ok(node) => node,
             Err(error) => return self.complain(format!("honest node {id} does not start: {error}")),
         };
-        machine.running = Some(Running { node: Arc::clone(&node), life: life.clone(), journal });
+        machine.running = Some(Running { node: Arc::clone(&node), life: life.clone(), engine, journal });
         self.network.connect(id, Arc::clone(&node), life.clone());
         let (audit, violations) = (self.audit.clone(), Arc::clone(&self.violations));
         // Beside everything else: the next crash may come while it opens.
@@ -324,7 +324,7 @@ impl World {
         self.look();
         self.observer.forget_life(id);
         let machine = self.machine(id);
-        let Some(Running { node, life, journal }) = machine.running.take() else { return };
+        let Some(Running { node, life, journal, .. }) = machine.running.take() else { return };
         machine.keep_map(&node.map());
         life.end();
         machine.disk.lose_power(fate);

@@ -4,7 +4,7 @@
 //!   writes     conditions, atomicity, versions          diary       kinds, images, following, trimming
 //!   expiry     logged time, the index, `expire`         snapshots   chunks, installing, power lost at every step
 //!   requests   once and never twice                     crashes     what a flush keeps, what a replay gives
-//!   ranges     neighbours in one keyspace
+//!   ranges     neighbours in one keyspace                orphans     what dropped shards have left
 //! ```
 //!
 //! **Invariant.** A case knows nothing of the engine but how to begin a new life on its disk.
@@ -17,12 +17,14 @@ mod crashes;
 mod diary;
 mod expiry;
 mod fuse;
+mod orphans;
 mod ranges;
 mod requests;
 mod snapshots;
 mod world;
 mod writes;
 
+pub use fuse::Fuse;
 pub use world::{BEGIN_MS, SPEC, World, apply_next, contents_of, delete, increment, put, put_if, put_ttl, settings};
 
 use crate::engine::Engine;
@@ -40,8 +42,9 @@ pub type Case = (&'static str, fn(&mut dyn Lab));
 /// Every promise.
 #[must_use]
 pub fn cases() -> Vec<Case> {
-    [writes::CASES, expiry::CASES, requests::CASES, diary::CASES, snapshots::CASES, crashes::CASES, ranges::CASES]
-        .concat()
+    let data = [writes::CASES, expiry::CASES, requests::CASES, diary::CASES].concat();
+    let places = [snapshots::CASES, crashes::CASES, ranges::CASES, orphans::CASES].concat();
+    [data, places].concat()
 }
 
 #[cfg(test)]

@@ -15,8 +15,8 @@ use std::sync::{
 /// What somebody else does meanwhile.
 type Meanwhile = Box<dyn FnOnce() + Send>;
 
-/// An engine that refuses every change after `steps` of them.
-pub(super) struct Fuse {
+/// An engine that refuses every change after a number of them.
+pub struct Fuse {
     engine: Arc<dyn Engine>,
     steps: AtomicU64,
     meanwhile: Mutex<Option<Meanwhile>>,
@@ -24,13 +24,20 @@ pub(super) struct Fuse {
 }
 
 impl Fuse {
-    pub(super) fn new(engine: Arc<dyn Engine>, steps: u64) -> Arc<Self> {
+    /// One that takes `steps` changes.
+    #[must_use]
+    pub fn new(engine: Arc<dyn Engine>, steps: u64) -> Arc<Self> {
         Arc::new(Fuse {
             engine,
             steps: AtomicU64::new(steps),
             meanwhile: Mutex::new(None),
             after_write: Mutex::new(None),
         })
+    }
+
+    /// From now on it takes `steps` changes.
+    pub fn burn_after(&self, steps: u64) {
+        self.steps.store(steps, Ordering::SeqCst);
     }
 
     /// Happens once: after the next read has found its row and before it answers.
@@ -110,6 +117,7 @@ impl Engine for Fuse {
     }
 
     fn discard_stage(&self, id: u64) -> Result<(), StorageError> {
+        self.step()?;
         self.engine.discard_stage(id)
     }
 

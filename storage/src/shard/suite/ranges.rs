@@ -64,7 +64,7 @@ fn keys_of(shard: &Shard, range: ScanRange) -> Vec<Bytes> {
 }
 
 /// Everything in the engine, of whomever.
-fn everything(world: &World<'_>) -> Vec<(Column, Bytes, Bytes)> {
+pub(super) fn everything(world: &World<'_>) -> Vec<(Column, Bytes, Bytes)> {
     let view = world.engine.view();
     let mut rows = Vec::new();
     for column in Column::ALL {
