@@ -86,7 +86,8 @@ async fn is_clean(town: &Town) {
     assert!(town.nodes[&3].replica(SHARD).is_none());
     assert_eq!(town.remains(3, SHARD), Vec::<String>::new());
     wait_until("the nodes have met", || town.nodes[&3].liveness().is_alive(NodeId(1))).await;
-    assert_eq!(town.get(3, OTHER, "k", ReadLevel::Local).await.unwrap().as_deref(), Some("v"));
+    let found = town.get(3, OTHER, "k", ReadLevel::Local).await.expect("it holds the other one");
+    assert_eq!(found.as_deref(), Some("v"));
 }
 
 /// A shard dropped while the node was down is erased when it learns of it: from a map that names the shard no more, as

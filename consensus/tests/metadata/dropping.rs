@@ -19,8 +19,8 @@ fn reconciling(node: &Node) -> WorkerStatus {
 /// Three nodes, and a shard that every one of them has in its journal.
 async fn with_orders() -> (House, ShardId) {
     let house = House::founded(3).await;
-    let made = change(&house.nodes[&1], create("orders", 1)).await.unwrap();
-    let shard = house.nodes[&1].map().shards_of(made.keyspace.unwrap())[0].shard;
+    let made = change(&house.nodes[&1], create("orders", 1)).await.expect("a new name");
+    let shard = house.nodes[&1].map().shards_of(made.keyspace.expect("it was made"))[0].shard;
     wait_until("it is founded", || {
         let is_founded =
             |node: &Node| node.replica(shard).is_some_and(|replica| replica.shard().state().settings.is_some());
