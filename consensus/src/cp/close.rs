@@ -256,12 +256,6 @@ impl Group {
         }
     }
 
-    /// Stands for election whatever anybody thinks of it.
-    #[cfg(test)]
-    pub(crate) async fn elect_now(&self) {
-        self.raft.trigger().elect(false).await.expect("it runs");
-    }
-
     /// Hands leadership to one replica, if it leads and that one is up to date, alive and willing.
     pub(crate) async fn hand_over_to(&self, heir: ReplicaId) -> bool {
         let is_ready = self.core.look(|metrics| super::duties::is_heir(&self.core, metrics, heir.0)) == Some(true);
