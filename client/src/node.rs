@@ -1,4 +1,9 @@
-//! One node: its channel, its breaker, its bulkhead, its stream.
+//! One node: its channels, its breaker, its bulkhead, its stream.
+//!
+//! ```text
+//!   channel ── greetings · single requests · the stream of frames
+//!   scans   ── scans alone, from the first one on: what their readers leave lying there stops nobody else
+//! ```
 //!
 //! **Invariant.** No write is handed to a connection that has not been greeted since it last failed: while nobody
 //! answers the greeting, the failure is provably without effect.
@@ -17,22 +22,30 @@ use parking_lot::Mutex;
 use proto::{kv_client::KvClient, kv_stream_client::KvStreamClient};
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 use tokio::time::Instant;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 
 /// Bytes of one reply: a full batch of previous values, with room for its frame.
 const REPLY_BYTES_MAX: usize = 64 << 20;
+
+/// Bytes of one scan that may lie unread on this side.
+const SCAN_WINDOW_BYTES: u32 = 1 << 20;
+
+/// The same of all scans of a node: more of them than anybody opens, so that none waits for the reader of another.
+const SCANS_WINDOW_BYTES: u32 = 1 << 30;
 
 /// One node, by the address it is reached at.
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) address: Address,
     pub(crate) channel: Channel,
+    endpoint: Endpoint,
+    scans: OnceLock<Channel>,
     pub(crate) gate: Arc<Gate>,
     /// One greeting at a time.
     pub(crate) greeting: tokio::sync::Mutex<()>,
@@ -45,10 +58,12 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn new(address: Address, channel: Channel, options: &Options) -> Self {
+    pub(crate) fn new(address: Address, endpoint: Endpoint, options: &Options) -> Self {
         Node {
             address,
-            channel,
+            channel: endpoint.connect_lazy(),
+            endpoint,
+            scans: OnceLock::new(),
             gate: Gate::new(options.in_flight_operations_max, options.in_flight_bytes_max),
             greeting: tokio::sync::Mutex::new(()),
             greeted: AtomicBool::new(false),
@@ -62,6 +77,15 @@ impl Node {
     /// A client for its unary calls.
     pub(crate) fn kv(&self) -> KvClient<Channel> {
         KvClient::new(self.channel.clone()).max_decoding_message_size(REPLY_BYTES_MAX)
+    }
+
+    /// A client for its scans.
+    pub(crate) fn scans(&self) -> KvClient<Channel> {
+        let channel = self.scans.get_or_init(|| {
+            let endpoint = self.endpoint.clone().initial_stream_window_size(SCAN_WINDOW_BYTES);
+            endpoint.initial_connection_window_size(SCANS_WINDOW_BYTES).connect_lazy()
+        });
+        KvClient::new(channel.clone()).max_decoding_message_size(REPLY_BYTES_MAX)
     }
 
     pub(crate) fn is_greeted(&self) -> bool {

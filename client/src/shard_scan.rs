@@ -73,7 +73,7 @@ impl Call for ShardScan {
         // The budget is for the first message, and `grpc-timeout` would end the whole stream: the caller waits, not the
         // server, and a stream that is dropped ends there too.
         let failed = |status| Failure::from_status(&status, &sending.node.address);
-        let mut messages = sending.node.kv().scan(request).await.map_err(failed)?.into_inner();
+        let mut messages = sending.node.scans().scan(request).await.map_err(failed)?.into_inner();
         let first = messages.message().await.map_err(failed)?;
         Ok((first, messages))
     }
