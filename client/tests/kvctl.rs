@@ -554,3 +554,47 @@ fn a_session_file_carries_the_token_from_command_to_command() {
     let nowhere = kvctl(&fake, &["put", "never", "v", "--session", "/nowhere/at/all"]);
     assert_eq!((nowhere.code, fake.value("never")), (1, None), "nothing is sent whose token could not be kept");
 }
+
+/// A token of another keyspace stops a write before it is sent, and the file keeps what it holds.
+#[test]
+fn a_session_of_another_keyspace_is_refused_before_anything_is_written() {
+    let fake = Fake::start(1);
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("session");
+    let session = ["--session", file.to_str().unwrap()];
+    assert_eq!(kvctl(&fake, &[&["put", "k", "v"][..], &session].concat()).code, 0);
+    let token = std::fs::read(&file).unwrap();
+    fake.world.lock().keyspace = 2;
+    for transport in ["stream", "unary"] {
+        let put = kvctl(&fake, &[&["put", "k", "w", "--transport", transport][..], &session].concat());
+        assert_eq!((put.code, fake.value("k").as_deref()), (2, Some("v")), "{}", put.err);
+        assert!(put.err.contains("number 1") && put.err.contains("(number 2)"), "{}", put.err);
+    }
+    assert_eq!(kvctl(&fake, &[&["get", "k"][..], &session].concat()).code, 2);
+    assert_eq!(std::fs::read(&file).unwrap(), token);
+}
+
+#[test]
+fn a_whole_file_is_not_touched_by_an_export_that_cannot_begin() {
+    let fake = Fake::sharded(1, kvorum_api::Sharding::Hash, kvorum_api::PlacementRange::of_hashes(2));
+    kvctl(&fake, &["put", "a", "1"]);
+    let folder = TempDir::new().unwrap();
+    for name in ["a.jsonl", "a.jsonl.gz"] {
+        let path = folder.path().join(name);
+        let shown = path.to_str().unwrap();
+        assert_eq!(kvctl(&fake, &["export", shown]).code, 0);
+        let whole = std::fs::read(&path).unwrap();
+        let again = kvctl(&fake, &["export", shown]);
+        assert!(again.code == 2 && again.err.contains("--overwrite"), "{}", again.err);
+        let bounds = kvctl(&fake, &["export", shown, "--prefix", "a", "--overwrite"]);
+        assert!(bounds.code == 2 && bounds.err.contains("full_scan"), "{}", bounds.err);
+        fake.fault(0, told(Code::PermissionDenied, "none", "never"));
+        assert_eq!(kvctl(&fake, &["export", shown, "--overwrite"]).code, 8);
+        assert_eq!(std::fs::read(&path).unwrap(), whole);
+        kvctl(&fake, &["put", "b", "2"]);
+        assert_eq!(kvctl(&fake, &["export", shown, "--overwrite"]).code, 0);
+        assert!(std::fs::read(&path).unwrap() != whole);
+        kvctl(&fake, &["del", "b"]);
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "and no note is left");
+}

@@ -29,6 +29,11 @@ impl Told {
     }
 }
 
+fn malformed(field: &'static str) -> Status {
+    let metadata = [("effect", "none"), ("retry", "never"), ("field", field)];
+    Told::new(Code::InvalidArgument, "MALFORMED", &metadata).status()
+}
+
 fn lost() -> Status {
     Status::unavailable("connection lost by the script")
 }
@@ -59,6 +64,12 @@ impl Door {
         if !world.keyspaces.iter().any(|(name, _)| *name == header.keyspace) {
             let told = Told::new(Code::NotFound, "UNKNOWN_KEYSPACE", &[("effect", "none"), ("retry", "never")]);
             return Err(Told { message: "unknown keyspace: this cluster has default, orders", ..told }.status());
+        }
+        if !header.session_token.is_empty() {
+            let token = SessionToken::decode(&header.session_token).unwrap();
+            if token.keyspace.0 != world.keyspace {
+                return Err(malformed("session_token"));
+            }
         }
         if (header.stamp >> 16) > (world.stamp_of(self.node) >> 16) + 500 {
             let told = Told::new(Code::InvalidArgument, "STAMP_AHEAD", &[("effect", "none"), ("retry", "never")]);
@@ -119,7 +130,7 @@ impl Door {
         what: &'static str,
         header: proto::RequestHeader,
         frame: Frame,
-        timed: bool,
+        deadline_ms: u64,
     ) -> Result<proto::WriteReply, Status> {
         self.thaw().await;
         let key = operation_key(&frame.operations[0]).clone();
@@ -129,7 +140,8 @@ impl Door {
             shard,
             sequence: frame.id.as_ref().map_or(0, |id| id.sequence),
             lowest: frame.id.as_ref().map_or(0, |id| id.lowest_unanswered),
-            deadline_sent: timed,
+            deadline_sent: deadline_ms > 0,
+            deadline_ms,
             ..Seen::of(&header)
         });
         let apply = || {
@@ -152,8 +164,12 @@ impl Door {
             *left -= 1;
         }
         match self.next_fault() {
-            None | Some(Fault::BreakScan) => {}
+            None | Some(Fault::BreakScan | Fault::IdleScan(..)) => {}
             Some(Fault::Refuse(told)) => return Err(told.status()),
+            Some(Fault::RefuseLate(after, told)) => {
+                tokio::time::sleep(after).await;
+                return Err(told.status());
+            }
             Some(Fault::Lose) => return Err(lost()),
             Some(Fault::ApplyThenLose) => return apply().and(Err(lost())),
             Some(Fault::Hold) => {
@@ -179,10 +195,10 @@ impl Door {
         level: Option<&proto::ReadLevel>,
     ) -> Result<proto::Receipt, Status> {
         match self.next_fault() {
-            Some(Fault::Refuse(told)) => return Err(told.status()),
+            Some(Fault::Refuse(told) | Fault::RefuseLate(_, told)) => return Err(told.status()),
             Some(Fault::Hang | Fault::ApplyThenHang) => return std::future::pending().await,
             Some(Fault::Lose | Fault::ApplyThenLose | Fault::Hold) => return Err(lost()),
-            None | Some(Fault::BreakScan) => {}
+            None | Some(Fault::BreakScan | Fault::IdleScan(..)) => {}
         }
         self.check(header, key)?;
         let shard = self.world.lock().shard_of(key).id;
@@ -196,6 +212,7 @@ impl Door {
                 }
                 ("session".to_owned(), None)
             }
+            read_level::Kind::Default if self.world.lock().read_level == "session" => ("session".to_owned(), None),
             read_level::Kind::Bounded => {
                 if is_behind {
                     return Err(self.not_led(Code::FailedPrecondition, "TOO_STALE", shard));
@@ -219,12 +236,19 @@ impl Door {
         header: proto::RequestHeader,
         key: &Bytes,
         level: Option<&proto::ReadLevel>,
-        timed: bool,
+        deadline_ms: u64,
     ) -> Result<proto::GetReply, Status> {
         self.thaw().await;
         let shard = self.world.lock().shard_of(key).id;
         let asked = level.map_or_else(String::new, |level| format!("{:?}({})", level.kind(), level.staleness_ms_max));
-        self.note(Seen { what: "get", shard, deadline_sent: timed, level: asked, ..Seen::of(&header) });
+        self.note(Seen {
+            what: "get",
+            shard,
+            deadline_sent: deadline_ms > 0,
+            deadline_ms,
+            level: asked,
+            ..Seen::of(&header)
+        });
         let receipt = self.read(&header, key, level).await?;
         let entry = self.world.lock().shard_of(key).entries.get(key).cloned();
         Ok(proto::GetReply { receipt: Some(receipt), entry })
@@ -241,6 +265,7 @@ impl Seen {
             sequence: 0,
             lowest: 0,
             deadline_sent: false,
+            deadline_ms: 0,
             shard: 0,
             level: String::new(),
             token: header.session_token.clone(),
@@ -256,8 +281,9 @@ fn operation_key(operation: &proto::Operation) -> &Bytes {
     }
 }
 
-fn timed<T>(request: &Request<T>) -> bool {
-    request.metadata().contains_key("grpc-timeout")
+/// 0: none was sent.
+fn timed<T>(request: &Request<T>) -> u64 {
+    u64::from(request.metadata().contains_key("grpc-timeout"))
 }
 
 #[tonic::async_trait]
@@ -281,7 +307,7 @@ impl Kv for Door {
                 value_bytes_max: 1 << 20,
                 shards: ids.map(|id| self.shard(&world, *id)).collect(),
                 shard_by: world.sharding.as_str().to_owned(),
-                read_level: "linearizable".to_owned(),
+                read_level: world.read_level.to_owned(),
             }
         });
         let node = |(node, address): (usize, &String)| proto::Node {
@@ -348,14 +374,12 @@ impl Kv for Door {
         let scan = request.into_inner();
         let header = scan.header.unwrap_or_default();
         self.thaw().await;
-        self.note(Seen { what: "scan", shard: scan.shard, deadline_sent: timed, ..Seen::of(&header) });
-        let breaks = matches!(
-            self.world.lock().faults.get(&self.node).and_then(|faults| faults.front()),
-            Some(Fault::BreakScan)
-        );
+        self.note(Seen { what: "scan", shard: scan.shard, deadline_sent: timed > 0, ..Seen::of(&header) });
+        let fault = self.world.lock().faults.get(&self.node).and_then(|faults| faults.front().cloned());
         let (sharding, start) = {
             let world = self.world.lock();
-            let shard = world.shards.iter().find(|shard| shard.id == scan.shard).unwrap();
+            let shard = world.shards.iter().find(|shard| shard.id == scan.shard);
+            let Some(shard) = shard else { return Err(malformed("shard")) };
             (world.sharding, shard.range.start.clone())
         };
         // Any key of the shard will do: its first placement is not one of a key if it is shorter than a hash.
@@ -396,10 +420,18 @@ impl Kv for Door {
         if let Some(Ok(first)) = messages.first_mut() {
             first.receipt = Some(receipt);
         }
-        if breaks {
+        if let Some(Fault::BreakScan) = fault {
             messages.truncate(1);
             messages.push(Err(lost()));
         }
-        Ok(Response::new(stream::iter(messages).boxed()))
+        let messages = stream::iter(messages);
+        if let Some(Fault::IdleScan(count, every)) = fault {
+            let idle = stream::iter(0..count).then(move |_| async move {
+                tokio::time::sleep(every).await;
+                Ok(proto::ScanReply::default())
+            });
+            return Ok(Response::new(idle.chain(messages).boxed()));
+        }
+        Ok(Response::new(messages.boxed()))
     }
 }

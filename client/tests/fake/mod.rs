@@ -20,6 +20,7 @@ use shard::{Frame, START_MS, Shard};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Weak},
+    time::Duration,
 };
 use tokio::{net::TcpListener, runtime::Runtime, time::Instant};
 use tonic::{Code, transport::server::TcpIncoming};
@@ -41,6 +42,10 @@ pub enum Fault {
     ApplyThenHang,
     /// A scan breaks after its first message.
     BreakScan,
+    /// So many messages without anything in them come first in a scan, one each time span.
+    IdleScan(usize, Duration),
+    /// As [`Fault::Refuse`], after a while.
+    RefuseLate(Duration, Told),
 }
 
 /// An error with our details.
@@ -68,6 +73,8 @@ pub struct Seen {
     pub sequence: u64,
     pub lowest: u64,
     pub deadline_sent: bool,
+    /// As it was in a frame.
+    pub deadline_ms: u64,
     pub shard: u64,
     pub level: String,
     pub token: Bytes,
@@ -94,6 +101,8 @@ pub struct World {
     /// These replicas have not applied anything yet.
     pub behind: BTreeSet<usize>,
     pub addresses: Vec<String>,
+    /// Of reads that name none.
+    pub read_level: &'static str,
     pub faults: BTreeMap<usize, VecDeque<Fault>>,
     pub seen: Vec<Seen>,
     pub held: Vec<(u64, Frame)>,
@@ -179,6 +188,7 @@ impl Fake {
             ahead_ms: BTreeMap::new(),
             behind: BTreeSet::new(),
             addresses,
+            read_level: "linearizable",
             faults: BTreeMap::new(),
             seen: Vec::new(),
             held: Vec::new(),

@@ -3,12 +3,15 @@
 //! Entries are in the order of their placement keys, as a real shard keeps them.
 
 use bytes::Bytes;
-use kvorum_api::{KeyspaceId, LogPosition, PlacementRange, Seen, SessionToken, ShardId, Stamp, proto};
+use kvorum_api::{KeyspaceId, LogPosition, PlacementRange, Seen, SessionToken, ShardId, Stamp, limits, proto};
 use proto::{condition::Kind as Condition, operation::Kind as Operation, operation_result::Status};
 use std::collections::BTreeMap;
 
 /// Where the fake servers' clock starts, Unix milliseconds.
 pub const START_MS: u64 = 1_700_000_000_000;
+
+/// Outcomes a shard remembers of one client.
+const OUTCOMES_MAX: usize = limits::REQUEST_OUTCOMES_MAX as usize;
 
 /// A write as it was on the wire.
 #[derive(Clone, Debug)]
@@ -71,8 +74,21 @@ impl Shard {
         let reply = self.apply(&frame.operations);
         if let Some(id) = &frame.id {
             self.outcomes.insert((id.client.clone(), id.sequence), reply.clone());
+            self.forget(&id.client);
         }
         Ok(reply)
+    }
+
+    /// Outcomes below the client's floor, then the oldest of too many: the floor rises above them.
+    fn forget(&mut self, client: &Bytes) {
+        let floor = self.floors.entry(client.clone()).or_default();
+        self.outcomes.retain(|(of, sequence), _| of != client || *sequence >= *floor);
+        let of_client = self.outcomes.keys().filter(|(of, _)| of == client).map(|(_, sequence)| *sequence);
+        let (count, lowest) = (of_client.clone().count(), of_client.min());
+        if let Some(lowest) = lowest.filter(|_| count > OUTCOMES_MAX) {
+            self.outcomes.remove(&(client.clone(), lowest));
+            *floor = (*floor).max(lowest + 1);
+        }
     }
 
     fn apply(&mut self, operations: &[proto::Operation]) -> proto::WriteReply {

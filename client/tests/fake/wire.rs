@@ -88,7 +88,7 @@ impl Door {
             epoch: call.epoch,
             session_token: head.session_token.clone(),
         };
-        let timed = call.deadline_ms > 0;
+        let timed = u64::from(call.deadline_ms);
         let (what, request, operations) = match call.body {
             frame::Body::Get { key, level } => {
                 let reply = self.read_key(header, &key, Some(&level_of(level)), timed).await?;

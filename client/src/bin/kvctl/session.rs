@@ -4,6 +4,8 @@
 //!   FILE ─ token ─▶ session ─▶ requests ─▶ token, merged with what FILE holds by then ─▶ FILE
 //! ```
 //!
+//! A token of another keyspace, or of one that was dropped, is refused before anything is written.
+//!
 //! **Invariant.** What one command has read or written, the next one with the same file reads again, whichever node
 //! answers. The file is replaced as a whole; that it can be written is found out before anything is sent.
 
@@ -61,7 +63,13 @@ impl Access {
         let mut token = SessionToken::decode(&seen).context("the session's own token")?;
         // Another command may have gone on with the same session meanwhile.
         if let Some(there) = read(path)? {
-            token.merge(&there);
+            anyhow::ensure!(
+                token.merge(&there),
+                "{} holds the session of another keyspace by now (number {}, not {}) and was left as it is",
+                path.display(),
+                there.keyspace,
+                token.keyspace
+            );
         }
         write(path, format!("{}\n", BASE64_STANDARD.encode(token.encode())).as_bytes())
     }

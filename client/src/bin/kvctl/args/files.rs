@@ -23,7 +23,7 @@ pub struct Export {
     /// Go on where an export into this file was interrupted
     #[arg(long)]
     pub resume: bool,
-    /// Begin anew, although an export into this file was interrupted
+    /// Begin anew, although the file is not empty or an export into it was interrupted
     #[arg(long, conflicts_with = "resume")]
     pub overwrite: bool,
 }

@@ -172,6 +172,11 @@ pub fn refuse_unused(cli: &Cli, matches: &ArgMatches) -> Result<(), String> {
     if let Some(flag) = unused(&cli.command).iter().find(|flag| is_given(matches, flag)) {
         return Err(format!("`kvctl {name}` has no use for --{}: leave it out", flag.replace('_', "-")));
     }
+    if cli.globals.level == Some(ReadLevel::Session) && cli.globals.session.is_none() {
+        return Err(
+            "--level session needs --session FILE: without one nothing was seen that could be seen again".to_owned()
+        );
+    }
     let is_raw = cli.globals.output == Form::Raw;
     let has_no_bytes = |command: &Command| {
         matches!(
@@ -229,6 +234,8 @@ mod tests {
             "kvctl keyspace list -k x",
             "kvctl shard describe 5 -k x",
             "kvctl workers --level local",
+            "kvctl get a --level session",
+            "kvctl export --level session",
         ];
         for line in ignored {
             assert!(parse(line).unwrap().is_err(), "{line}");
@@ -263,6 +270,7 @@ mod tests {
             "kvctl shard transfer-leader 5 --to 2",
             "kvctl workers --node 1",
             "kvctl cluster status --shards",
+            "kvctl get a --level session --session f",
         ];
         for line in lines {
             assert_eq!(parse(line).unwrap(), Ok(()), "{line}");
@@ -273,6 +281,7 @@ mod tests {
     fn what_contradicts_itself_is_refused() {
         let lines = [
             "kvctl put a b --if-absent --if-present",
+            "kvctl keyspace alter orders --replicas 3",
             "kvctl scan --prefix a --start b",
             "kvctl scan --keys-only --values-only",
             "kvctl scan --limit 0",

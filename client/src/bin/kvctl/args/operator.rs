@@ -43,9 +43,6 @@ pub struct Name {
 /// What both a new and an old keyspace may be asked to be.
 #[derive(Debug, Default, Args)]
 pub struct Wish {
-    /// Replicas of each shard, odd [default: 3, or 1 while the cluster has fewer than 3 nodes]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub replicas: Option<u32>,
     /// Of a read that names none: linearizable, session, local, bounded:200ms
     #[arg(long, value_name = "LEVEL", value_parser = text::level)]
     pub read_level: Option<ReadLevel>,
@@ -76,6 +73,9 @@ pub struct Create {
     /// A key at which a shard begins; may be given more than once, in ascending order (`range`)
     #[arg(long, value_name = "KEY")]
     pub split_at: Vec<OsString>,
+    /// Replicas of each shard, odd [default: 3, or 1 while the cluster has fewer than 3 nodes]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub replicas: Option<u32>,
     /// How many replicas must have a write before it is acknowledged: majority
     #[arg(long, value_name = "ACK")]
     pub ack: Option<String>,

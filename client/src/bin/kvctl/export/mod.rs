@@ -29,7 +29,7 @@ use line::Exported;
 use serde_json::json;
 use sidecar::Sidecar;
 use sink::{Note, Parts, Scope, Sink};
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, fs, process::ExitCode};
 use tokio::time::Instant;
 
 /// Version of the notes.
@@ -47,31 +47,36 @@ pub async fn run(globals: &Globals, output: &Output, export: Export) -> anyhow::
         return Err(Usage("stdout carries the lines already: -o json is for an export to a file".to_owned()).into());
     }
     let client = client(globals, TIMEOUT_LONG)?;
-    let (mut sink, after) = open(&client, globals, &export, is_stdout).await?;
+    let note = if is_stdout { None } else { Some(note_of(&client, globals, &export).await?) };
     let mut scan = client.keyspace(&globals.keyspace).scan();
     if let Some(level) = globals.level {
         scan = scan.level(level);
     }
-    if let Some(prefix) = export.prefix {
+    if let Some(prefix) = export.prefix.clone() {
         scan = scan.prefix(text::key(prefix));
     }
-    if let Some(from) = export.from {
+    if let Some(from) = export.from.clone() {
         scan = scan.start(text::key(from));
     }
-    if let Some(to) = export.to {
+    if let Some(to) = export.to.clone() {
         scan = scan.end(text::key(to));
     }
     if export.full_scan {
         scan = scan.full_scan();
     }
-    if let Some(after) = after {
-        scan = scan.after(after);
+    if let Some(last_key) = note.as_ref().and_then(|note| note.last_key.as_ref()) {
+        let unreadable =
+            || format!("the note beside {} cannot be read: --overwrite begins anew", export.file.display());
+        scan = scan.after(BASE64_STANDARD.decode(last_key).with_context(unreadable)?);
     }
     let started = Instant::now();
-    let copied = match scan.await {
-        Ok(stream) => copy(stream, &mut sink, output, is_stdout).await,
-        Err(error) => Err(error.into()),
+    // The file is not touched before the cluster has begun to answer.
+    let stream = scan.await?;
+    let mut sink = match note {
+        None => Sink::Stdout(Stdout::new()),
+        Some(note) => Sink::File(Box::new(Parts::open(&export.file, sidecar_of(&export), note)?)),
     };
+    let copied = copy(stream, &mut sink, output, is_stdout).await;
     let shown = export.file.display();
     let rows = match copied {
         Ok(Ended::Whole(rows)) => rows,
@@ -137,16 +142,12 @@ async fn copy(mut stream: ScanStream, sink: &mut Sink, output: &Output, is_stdou
     Ok(Ended::Whole(rows))
 }
 
-/// Where the lines go, and behind which key they go on.
-async fn open(
-    client: &Client,
-    globals: &Globals,
-    export: &Export,
-    is_stdout: bool,
-) -> anyhow::Result<(Sink, Option<Vec<u8>>)> {
-    if is_stdout {
-        return Ok((Sink::Stdout(Stdout::new()), None));
-    }
+fn sidecar_of(export: &Export) -> Sidecar {
+    Sidecar::beside(&export.file, "resume")
+}
+
+/// How far an export into this file has come: not at all, if it is a new one. Nothing is changed.
+async fn note_of(client: &Client, globals: &Globals, export: &Export) -> anyhow::Result<Note> {
     let bound = |key: &Option<OsString>| BASE64_STANDARD.encode(key.clone().map(text::key).unwrap_or_default());
     let prefix = export.prefix.as_ref().map(|_| format!("{}*", bound(&export.prefix)));
     let scope = Scope {
@@ -155,7 +156,7 @@ async fn open(
         start: prefix.unwrap_or_else(|| bound(&export.from)),
         end: bound(&export.to),
     };
-    let sidecar = Sidecar::beside(&export.file, "resume");
+    let sidecar = sidecar_of(export);
     let (shown, beside) = (export.file.display(), sidecar.path().display());
     let left: Option<Note> = if export.overwrite { None } else { sidecar.read()? };
     let note = match left {
@@ -181,12 +182,13 @@ async fn open(
         None if export.resume && export.file.exists() => {
             return Err(Usage(format!("{shown} is whole, or no export: there is no {beside} to go on with")).into());
         }
+        None if !export.overwrite && fs::metadata(&export.file).is_ok_and(|file| file.len() > 0) => {
+            return Err(Usage(format!("{shown} is there already and not empty: --overwrite replaces it")).into());
+        }
         None => Note { format: FORMAT, scope, rows: 0, bytes: 0, last_key: None },
     };
-    let after = note.last_key.as_ref().map(|key| BASE64_STANDARD.decode(key));
-    let after = after.transpose().with_context(|| format!("{beside} cannot be read: --overwrite begins anew"))?;
     if note.rows > 0 {
         complain(&format!("going on after {} rows", HumanCount(note.rows)));
     }
-    Ok((Sink::File(Box::new(Parts::open(&export.file, sidecar, note)?)), after))
+    Ok(note)
 }

@@ -32,6 +32,7 @@ pub fn of_create(create: Create) -> Result<KeyspaceWish, String> {
         check_splits(&split_at, shards)?;
     }
     let mut wish = common(create.wish)?;
+    wish.replicas = create.replicas.unwrap_or(0);
     wish.mode = create.mode;
     wish.shard_by = shard_by.to_owned();
     wish.shards = shards.unwrap_or(0);
@@ -42,8 +43,8 @@ pub fn of_create(create: Create) -> Result<KeyspaceWish, String> {
 pub fn of_alter(wish: Wish) -> Result<KeyspaceWish, String> {
     let wish = common(wish)?;
     if wish == KeyspaceWish::default() {
-        let flags = "--replicas, --read-level, --value-bytes-max, --changes or --leases";
-        return Err(format!("nothing to alter: say {flags}. Mode and sharding are for good"));
+        let flags = "--read-level, --value-bytes-max, --changes or --leases";
+        return Err(format!("nothing to alter: say {flags}. Mode, sharding and replicas are for good"));
     }
     Ok(wish)
 }
@@ -71,7 +72,6 @@ fn common(wish: Wish) -> Result<KeyspaceWish, String> {
         return Err(format!("--changes {changes:?} is none: use keys, new or new_and_old"));
     }
     Ok(KeyspaceWish {
-        replicas: wish.replicas.unwrap_or(0),
         read_level: read_level.to_owned(),
         staleness_ms_max,
         value_bytes_max: wish.value_bytes_max.unwrap_or(0),
