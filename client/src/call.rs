@@ -19,7 +19,7 @@ use crate::{
     request_id::RequestId,
     retry::{Call, Repeat, Sending, run},
     routing::Route,
-    unanswered::Ticket,
+    unanswered::{NoRoom, OUTCOMES_AHEAD_LIMIT, OUTCOMES_AHEAD_MAX, Ticket},
     unknown::UnknownWrite,
     write::{Body, Identity, Writing, timed},
 };
@@ -28,7 +28,11 @@ use kvorum_api::{
     frame::{Outcome, RequestParts},
     proto,
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
 /// One write with its identity: what a retry sends again, unchanged but for stamp and floor.
@@ -37,33 +41,49 @@ pub(crate) struct WriteCall {
     writing: Writing,
     body: Body,
     target: Target,
-    ticket: Option<Ticket>,
+    /// Its sequence, drawn when it may be sent for the first time: what waits for that holds nothing back.
+    ticket: OnceLock<Ticket>,
     /// The id as sent; made when the first stamp is known.
     id: parking_lot::Mutex<Option<RequestId>>,
 }
 
 impl WriteCall {
     pub(crate) fn new(writing: Writing, body: Body) -> Self {
-        let (ticket, id) = match writing.identity {
-            Identity::Fresh => (Some(writing.inner.unanswered.open()), None),
-            Identity::Given(id) => (None, Some(id)),
-            Identity::None => (None, None),
+        let id = match writing.identity {
+            Identity::Given(id) => Some(id),
+            Identity::Fresh | Identity::None => None,
         };
         let target = Target::Key(body.key());
-        WriteCall { writing, body, target, ticket, id: parking_lot::Mutex::new(id) }
+        WriteCall { writing, body, target, ticket: OnceLock::new(), id: parking_lot::Mutex::new(id) }
     }
 
     /// A new id, under new stamps.
     pub(crate) fn renew(&mut self) {
         self.writing.inner.nodes.forget_greetings();
-        self.ticket = Some(self.writing.inner.unanswered.open());
+        self.ticket = OnceLock::new();
         *self.id.lock() = None;
+    }
+
+    /// A session that has seen another keyspace does not go on here: what it has seen would be forgotten in silence.
+    fn check_session(&self, inner: &Inner, node: &str) -> Result<(), Failure> {
+        let (maps, name) = (&inner.nodes.maps, &self.writing.keyspace);
+        let seen = self.writing.session.as_ref().and_then(|session| session.keyspace());
+        let own = maps.aim(name, &self.target).map(|aim| aim.keyspace);
+        let Some((seen, own)) = seen.zip(own).filter(|(seen, own)| seen != own) else { return Ok(()) };
+        let other = maps.name_of(seen).map_or_else(|| "one that was dropped".to_owned(), |name| name);
+        Err(Failure::foreign_session(
+            format!(
+                "session_token is of keyspace {other} (number {seen}), this request is for {name} (number {own}): begin a \
+                 new session"
+            ),
+            node,
+        ))
     }
 
     /// Its id. A fresh one is stamped at its first sending, and never again.
     pub(crate) fn id(&self) -> Option<RequestId> {
         let mut id = self.id.lock();
-        if let (None, Some(ticket)) = (*id, &self.ticket) {
+        if let (None, Some(ticket)) = (*id, self.ticket.get()) {
             let first_sent = self.writing.inner.nodes.stamp();
             *id = Some(RequestId { client: self.writing.inner.client, sequence: ticket.sequence(), first_sent });
         }
@@ -74,13 +94,11 @@ impl WriteCall {
     pub(crate) async fn send_until(&self, within: Duration) -> Result<Result<Written, ClientError>, Lost> {
         let inner = &self.writing.inner;
         let answered = run(inner, self, within).await?;
-        self.ticket.iter().for_each(Ticket::settle);
+        self.settle();
         let WriteAnswer { delivered, applied, repeated, results } = answered.reply;
-        inner.nodes.observe(delivered.receipt.stamp);
-        inner.nodes.maps.learn_leader(&self.writing.keyspace, &self.target, &answered.node);
-        let keyspace = delivered.keyspace.or_else(|| inner.nodes.maps.kind(&self.writing.keyspace).map(|(id, _)| id));
-        if let Some((session, keyspace)) = self.writing.session.as_ref().zip(keyspace) {
-            session.saw(keyspace, &delivered.receipt);
+        let Writing { keyspace, session, own, .. } = &self.writing;
+        if inner.nodes.saw(keyspace, &delivered, inner.nodes.memory(keyspace, session.as_ref(), own)) {
+            inner.nodes.maps.learn_leader(&self.writing.keyspace, &self.target, &answered.node);
         }
         let written = Written { receipt: delivered.receipt, request_id: self.id(), repeated, results };
         Ok(if applied { Ok(written) } else { Err(ClientError::NotApplied(Box::new(NotApplied { answer: written }))) })
@@ -97,17 +115,21 @@ impl WriteCall {
             Some(id) => ClientError::Unknown(Box::new(UnknownWrite::new(self, id, failure, timeout))),
             None => {
                 if failure.effect == Effect::None {
-                    self.ticket.iter().for_each(Ticket::settle);
+                    self.settle();
                 }
                 failure.into()
             }
         }
     }
 
+    fn settle(&self) {
+        self.ticket.get().into_iter().for_each(Ticket::settle);
+    }
+
     async fn send_one(&self, inner: &Inner, sending: &Sending) -> Result<proto::WriteReply, Status> {
         // An id of another client says nothing about what that client still waits for: the shard forgets nothing.
         let shard = sending.aim.as_ref().map(|aim| aim.shard);
-        let lowest = self.ticket.as_ref().map_or(1, |_ticket| inner.unanswered.floor(shard).lowest);
+        let lowest = self.ticket.get().map_or(1, |_ticket| inner.unanswered.floor(shard).lowest);
         let header = Some(inner.header(&self.writing.keyspace, sending.epoch(), bytes::Bytes::new()));
         let request_id = self.id().map(|id| id.to_proto(lowest));
         let (mut client, budget) = (sending.node.kv(), sending.budget);
@@ -157,14 +179,32 @@ impl Call for WriteCall {
     }
 
     fn aim(&self, inner: &Inner) -> Option<Aim> {
-        match &self.ticket {
+        match self.ticket.get() {
             Some(ticket) => inner.nodes.maps.aim_write(&self.writing.keyspace, &self.target, ticket),
             None => inner.nodes.maps.aim(&self.writing.keyspace, &self.target),
         }
     }
 
+    /// I1: the shard must not forget the outcome of a write that may still be asked for.
+    async fn admitted(&self, inner: &Inner, node: &str, deadline: Instant) -> Result<(), Failure> {
+        self.check_session(inner, node)?;
+        if !matches!(self.writing.identity, Identity::Fresh) {
+            return Ok(());
+        }
+        while self.ticket.get().is_none() {
+            match inner.nodes.maps.open_write(&self.writing.keyspace, &self.target) {
+                Ok(ticket) => drop(self.ticket.set(ticket)),
+                Err(NoRoom(room)) => {
+                    let too_far = |_elapsed| Failure::too_far_ahead(OUTCOMES_AHEAD_LIMIT, OUTCOMES_AHEAD_MAX);
+                    timeout_at(deadline, room.notified()).await.map_err(too_far)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn restamp(&self) {
-        if self.ticket.is_some() {
+        if self.ticket.get().is_some() {
             *self.id.lock() = None;
         }
     }

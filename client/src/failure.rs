@@ -31,6 +31,9 @@ pub(crate) const STALE_EPOCH: &str = "STALE_EPOCH";
 /// The reason of a keyspace the node does not know, or not yet.
 pub(crate) const UNKNOWN_KEYSPACE: &str = "UNKNOWN_KEYSPACE";
 
+/// The reason of a request that is wrong in itself.
+const MALFORMED: &str = "MALFORMED";
+
 /// The reason of our own when a node already holds as much of this client as it may.
 pub(crate) const CLIENT_OVERLOADED: &str = "CLIENT_OVERLOADED";
 
@@ -76,6 +79,8 @@ pub struct Failure {
     pub node: Option<Box<str>>,
     /// What a shard is now, when the asker's knowledge of it was out of date.
     pub(crate) shard_entry: Option<Box<proto::Shard>>,
+    /// The field of the request that is at fault.
+    pub(crate) field: Option<Box<str>>,
 }
 
 impl Failure {
@@ -127,6 +132,25 @@ impl Failure {
         }
     }
 
+    /// Too many writes lie between the shard's oldest unanswered one and this one, which was not sent.
+    pub(crate) fn too_far_ahead(limit: &str, max: usize) -> Self {
+        let message = format!(
+            "this client has {limit} of {max} writes to the shard since its oldest unanswered one, whose outcome the \
+             shard must not forget: settle that write, or drop its handle"
+        );
+        Failure { message, node: None, limit: Some(limit.into()), ..Self::overloaded(limit, max, "") }
+    }
+
+    /// A session goes on with the keyspace it began with; nothing was sent.
+    pub(crate) fn foreign_session(message: String, node: &str) -> Self {
+        Failure {
+            kind: FailureKind::Request,
+            retry: Retry::Never,
+            field: Some("session_token".into()),
+            ..Self::not_sent(MALFORMED, message, Some(node))
+        }
+    }
+
     /// Found before anything was sent.
     pub(crate) fn not_sent(reason: &str, message: String, node: Option<&str>) -> Self {
         Failure {
@@ -139,6 +163,7 @@ impl Failure {
             leader: None,
             node: node.map(Box::from),
             shard_entry: None,
+            field: None,
         }
     }
 
@@ -174,6 +199,7 @@ impl Failure {
             leader: leader.map(|(id, address)| Box::new(LeaderHint { node: NodeId(id), address: address.to_owned() })),
             node: Some(node.into()),
             shard_entry: word("shard_entry").and_then(shard_from),
+            field: word("field").map(Box::from),
         }
     }
 
@@ -196,6 +222,7 @@ impl Failure {
             leader: None,
             node: Some(node.into()),
             shard_entry: None,
+            field: None,
         }
     }
 
@@ -210,6 +237,16 @@ impl Failure {
 
     pub(crate) fn is(&self, reason: &str) -> bool {
         self.reason.eq_ignore_ascii_case(reason)
+    }
+
+    /// The session token is of another keyspace than the node's of that name. The asker's map may be of a dropped one.
+    pub(crate) fn is_foreign_token(&self) -> bool {
+        self.is(MALFORMED) && self.field.as_deref() == Some("session_token")
+    }
+
+    /// The shard that was named is none of the keyspace: the asker's map is of a dropped one of that name.
+    pub(crate) fn is_foreign_shard(&self) -> bool {
+        self.is(MALFORMED) && self.field.as_deref() == Some("shard")
     }
 
     /// This replica could not honour the level; another one may, the leader surely.

@@ -27,19 +27,29 @@ pub struct Keyspace<M> {
     timeout: Duration,
     level: Option<ReadLevel>,
     session: Option<Arc<Memory>>,
+    own: Arc<Memory>,
     mode: PhantomData<M>,
 }
 
 impl<M> Clone for Keyspace<M> {
     fn clone(&self) -> Self {
-        Keyspace { inner: self.inner.clone(), name: self.name.clone(), session: self.session.clone(), ..*self }
+        let (inner, name) = (self.inner.clone(), self.name.clone());
+        Keyspace { inner, name, session: self.session.clone(), own: self.own.clone(), ..*self }
     }
 }
 
 impl<M> Keyspace<M> {
     pub(crate) fn new(inner: Arc<Inner>, name: &str) -> Self {
         let timeout = inner.options.timeout;
-        Keyspace { inner, name: name.into(), timeout, level: None, session: None, mode: PhantomData }
+        Keyspace {
+            inner,
+            name: name.into(),
+            timeout,
+            level: None,
+            session: None,
+            own: Arc::default(),
+            mode: PhantomData,
+        }
     }
 
     /// Its name.
@@ -55,7 +65,9 @@ impl<M> Keyspace<M> {
         self
     }
 
-    /// The same keyspace, read at `level` unless a call says otherwise. Without it the keyspace's own level holds.
+    /// The same keyspace, read at `level` unless a call says otherwise. Without it the keyspace's own level holds; if that
+    /// is [`ReadLevel::Session`], this handle and its clones are a session of their own. Asked for by name, that level is
+    /// refused outside of a [`Session`].
     #[must_use]
     pub fn with_level(mut self, level: ReadLevel) -> Self {
         self.level = Some(level);
@@ -143,6 +155,7 @@ impl<M> Keyspace<M> {
             timeout: self.timeout,
             level: self.level,
             session: self.session.clone(),
+            own: self.own.clone(),
         }
     }
 
@@ -153,6 +166,7 @@ impl<M> Keyspace<M> {
             timeout: self.timeout,
             identity: Identity::Fresh,
             session: self.session.clone(),
+            own: self.own.clone(),
         }
     }
 

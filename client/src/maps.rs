@@ -4,14 +4,16 @@
 //!   not_leader, with a hint    the leader of one shard          an answer of the leader: likewise
 //!   stale_epoch, with an entry that shard                       without one, or one that does not fit: a new greeting
 //!   unknown keyspace           forgotten, a new greeting
+//!   an answer of a keyspace of a higher number: the name was given anew: likewise
 //! ```
 //!
 //! **Invariant.** A write is routed and its ticket placed in one step, and a changed map first unplaces the tickets of
-//! its keyspace: so no shard hears a floor above a write that the new map sends to it (I2).
+//! its keyspace: so no shard hears a floor above a write that the new map sends to it (I2). Numbers of keyspaces grow: a
+//! map never gives way to one of a lower number, which a node that lags behind still has.
 
 use crate::{
     map::{Address, KeyspaceMap, Target},
-    unanswered::{Ticket, Unanswered},
+    unanswered::{NoRoom, Ticket, Unanswered},
 };
 use kvorum_api::{KeyspaceId, ReadLevel, ShardId, Sharding, proto};
 use parking_lot::Mutex;
@@ -45,6 +47,9 @@ impl Maps {
         let mut known = self.known.lock();
         for keyspace in keyspaces {
             let before = known.get(&keyspace.name);
+            if before.is_some_and(|before| before.id > KeyspaceId(keyspace.id)) {
+                continue;
+            }
             let after = KeyspaceMap::learn(keyspace, revision, before);
             if before.is_some_and(|before| !before.routes_as(&after)) {
                 self.unanswered.unplace(&keyspace.name);
@@ -69,15 +74,40 @@ impl Maps {
         aim(&self.known.lock(), keyspace, target)
     }
 
+    /// The ticket of a write that is about to be sent for the first time.
+    ///
+    /// # Errors
+    /// Too many writes lie between the oldest unanswered one of its shard and this one.
+    pub(crate) fn open_write(&self, keyspace: &Arc<str>, target: &Target) -> Result<Ticket, NoRoom> {
+        let known = self.known.lock();
+        match aim(&known, keyspace, target) {
+            Some(aim) => self.unanswered.open_in(keyspace, aim.shard),
+            None => Ok(self.unanswered.open_somewhere()),
+        }
+    }
+
     /// As [`Maps::aim`], of a write that is about to be sent there.
     pub(crate) fn aim_write(&self, keyspace: &Arc<str>, target: &Target, ticket: &Ticket) -> Option<Aim> {
         let known = self.known.lock();
         let aim = aim(&known, keyspace, target);
-        match &aim {
-            Some(aim) => ticket.place(keyspace, aim.shard),
-            None => ticket.place_somewhere(),
-        }
+        aim.iter().for_each(|aim| ticket.place(keyspace, aim.shard));
         aim
+    }
+
+    /// An answer came from the keyspace of this number. `false`: the map was of one that was dropped, and is forgotten.
+    pub(crate) fn confirm(&self, keyspace: &str, id: KeyspaceId) -> bool {
+        let mut known = self.known.lock();
+        let is_older = known.get(keyspace).is_some_and(|map| map.id < id);
+        if is_older {
+            known.remove(keyspace);
+            self.unanswered.unplace(keyspace);
+        }
+        !is_older
+    }
+
+    /// The name of a keyspace, if a greeting told it.
+    pub(crate) fn name_of(&self, id: KeyspaceId) -> Option<String> {
+        self.known.lock().iter().find(|(_, map)| map.id == id).map(|(name, _)| name.clone())
     }
 
     /// The node at `address` leads the shard, or is said to.

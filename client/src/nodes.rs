@@ -19,11 +19,13 @@ use crate::{
     maps::Maps,
     node::Node,
     options::Options,
+    reply::Delivered,
     routing::{Health, Knowledge, Look, Route, order},
+    session::Memory,
     stream::{Stream, Words},
     unanswered::Unanswered,
 };
-use kvorum_api::{Effect, NodeId, Refused, Retry, Stamp, proto};
+use kvorum_api::{Effect, NodeId, ReadLevel, Refused, Retry, Stamp, proto};
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -110,6 +112,29 @@ impl Nodes {
     /// Takes note of a stamp a server gave.
     pub(crate) fn observe(&self, stamp: Stamp) {
         self.stamps().observe(stamp, Instant::now());
+    }
+
+    /// Where the answers about `keyspace` are noted: in its session; outside of one, in the memory of the handle, if the
+    /// keyspace is read at level `session`.
+    pub(crate) fn memory<'a>(
+        &self,
+        keyspace: &str,
+        session: Option<&'a Arc<Memory>>,
+        own: &'a Arc<Memory>,
+    ) -> Option<&'a Memory> {
+        let is_session = || self.maps.default_level(keyspace) == Some(ReadLevel::Session);
+        session.or_else(|| is_session().then_some(own)).map(|memory| &**memory)
+    }
+
+    /// Takes note of what an answer about `keyspace` says: its stamp, its keyspace, what its session has seen. `false`: the
+    /// map was of a dropped keyspace of that name.
+    pub(crate) fn saw(&self, keyspace: &str, delivered: &Delivered, session: Option<&Memory>) -> bool {
+        self.observe(delivered.receipt.stamp);
+        let id = delivered.keyspace.or_else(|| self.maps.kind(keyspace).map(|(id, _)| id));
+        if let Some((session, id)) = session.zip(id) {
+            session.saw(id, &delivered.receipt);
+        }
+        delivered.keyspace.is_none_or(|id| self.maps.confirm(keyspace, id))
     }
 
     /// A server found our stamp ahead of its clock: forget it, and let the next greeting give another.
@@ -258,9 +283,9 @@ impl Nodes {
         let endpoint =
             endpoint_of(address).map_err(|refused| Failure::not_sent("ADDRESS", refused.to_string(), Some(address)))?;
         let endpoint = endpoint.http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE);
-        let channel = endpoint.connect_timeout(self.options.connect_timeout).connect_lazy();
+        let endpoint = endpoint.connect_timeout(self.options.connect_timeout);
         let address = Address::from(address);
-        let node = Arc::new(Node::new(address.clone(), channel, &self.options));
+        let node = Arc::new(Node::new(address.clone(), endpoint, &self.options));
         known.nodes.insert(address, node.clone());
         Ok(node)
     }

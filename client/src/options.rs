@@ -37,8 +37,7 @@ pub struct Options {
     pub traceparent: Option<String>,
     /// How requests travel.
     pub transport: Transport,
-    /// Operations of this client one node may hold at once, queued or sent. One more fails at once, throttled. A shard
-    /// remembers the outcomes of 1,024 writes of a client: with more under way, a repeated one may be refused.
+    /// Operations of this client one node may hold at once, queued or sent. One more fails at once, throttled.
     pub in_flight_operations_max: usize,
     /// Bytes of keys and values of this client one node may hold at once.
     pub in_flight_bytes_max: usize,

@@ -44,6 +44,7 @@ pub(crate) struct Progress {
     not_met: u32,
     asked_pause: Duration,
     has_new_stamp: bool,
+    has_new_map: bool,
     /// The keyspace was unknown to a node: a new map was asked for, once.
     pub(crate) unknown: Option<Failure>,
     /// The newest failure, and the first that left the effect in doubt.
@@ -92,6 +93,13 @@ impl Progress {
         self.round.push_front(address);
     }
 
+    /// Asks `address` after the others of the round, if it is one of them.
+    pub(crate) fn ask_last(&mut self, address: &Address) {
+        let (mut same, others): (VecDeque<_>, _) = self.round.drain(..).partition(|other| other == address);
+        self.round = others;
+        self.round.append(&mut same);
+    }
+
     /// A replica could not honour the level. `true` from the second on: the leader surely can.
     pub(crate) fn level_not_met(&mut self) -> bool {
         self.not_met += 1;
@@ -101,6 +109,11 @@ impl Progress {
     /// Whether the call may go on under a new stamp: once.
     pub(crate) fn takes_new_stamp(&mut self) -> bool {
         !std::mem::replace(&mut self.has_new_stamp, true)
+    }
+
+    /// Whether the call may go on with a new map, because the one it had may be of a dropped keyspace: once.
+    pub(crate) fn takes_new_map(&mut self) -> bool {
+        !std::mem::replace(&mut self.has_new_map, true)
     }
 
     pub(crate) fn pause(&mut self, pause: Duration) {

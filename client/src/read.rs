@@ -10,12 +10,12 @@ use crate::{
     reply::{Delivered, Entry, GetReply, delivered_from, entry_from, level_to_proto, mismatched},
     retry::{Call, Repeat, Sending, run},
     routing::Route,
-    session::{Memory, token_for},
+    session::Memory,
     write::timed,
 };
 use bytes::Bytes;
 use kvorum_api::{
-    Effect, ReadLevel,
+    Effect, ReadLevel, Refused,
     frame::{Body, Outcome},
     proto,
 };
@@ -29,6 +29,8 @@ pub(crate) struct Reading {
     pub(crate) timeout: Duration,
     pub(crate) level: Option<ReadLevel>,
     pub(crate) session: Option<Arc<Memory>>,
+    /// Of the handle itself, for a keyspace that is read at level `session` unless said otherwise.
+    pub(crate) own: Arc<Memory>,
 }
 
 impl Reading {
@@ -39,14 +41,28 @@ impl Reading {
 
     /// What the session has seen, for the levels that ask.
     pub(crate) fn session_token(&self, sending: &Sending) -> Bytes {
-        token_for(self.session.as_ref(), sending.aim.as_ref())
+        let aim = sending.aim.as_ref();
+        match &self.session {
+            Some(session) => session.for_read(aim),
+            None if self.level.is_some() => Bytes::new(),
+            None => self.memory().map_or_else(Bytes::new, |own| own.for_read_anew(aim)),
+        }
+    }
+
+    /// A read of level `session` is one of a session, or it promises nothing.
+    pub(crate) fn check(&self) -> Result<(), Refused> {
+        if self.level != Some(ReadLevel::Session) || self.session.is_some() {
+            return Ok(());
+        }
+        let problem = "session is the level of a session: read through Keyspace::session() or Session::from_token()";
+        Err(Refused::Malformed { field: "level", problem: problem.to_owned() })
     }
 
     /// Takes note of an answer, and says in its receipt what the call asked for.
     pub(crate) fn answered(&self, target: &Target, delivered: &mut Delivered, node: &str) {
         let nodes = &self.inner.nodes;
-        nodes.observe(delivered.receipt.stamp);
-        if matches!(delivered.receipt.level, Some(ReadLevel::Linearizable)) {
+        let is_map_right = nodes.saw(&self.keyspace, delivered, self.memory());
+        if is_map_right && matches!(delivered.receipt.level, Some(ReadLevel::Linearizable)) {
             nodes.maps.learn_leader(&self.keyspace, target, node);
         }
         if let (Some(ReadLevel::Bounded(_)), Some(asked @ ReadLevel::Bounded(_))) =
@@ -54,10 +70,11 @@ impl Reading {
         {
             delivered.receipt.level = Some(asked);
         }
-        let keyspace = delivered.keyspace.or_else(|| nodes.maps.kind(&self.keyspace).map(|(id, _)| id));
-        if let Some((session, keyspace)) = self.session.as_ref().zip(keyspace) {
-            session.saw(keyspace, &delivered.receipt);
-        }
+    }
+
+    /// What the answers are noted in, and reads of level `session` go by.
+    fn memory(&self) -> Option<&Memory> {
+        self.inner.nodes.memory(&self.keyspace, self.session.as_ref(), &self.own)
     }
 }
 
@@ -166,6 +183,7 @@ impl IntoFuture for Get {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             check_key(&self.key)?;
+            self.reading.check()?;
             let answered = run(&self.reading.inner, &self, self.reading.timeout).await;
             let answered = answered.map_err(|lost| Failure { effect: Effect::None, ..lost.failure })?;
             let (mut delivered, entry) = answered.reply;

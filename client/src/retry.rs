@@ -82,6 +82,16 @@ pub(crate) trait Call: Sync {
         inner.nodes.maps.aim(self.keyspace(), self.target())
     }
 
+    /// Waits until it may go to where it is aimed at.
+    fn admitted(
+        &self,
+        _inner: &Inner,
+        _node: &str,
+        _deadline: Instant,
+    ) -> impl Future<Output = Result<(), Failure>> + Send {
+        async { Ok(()) }
+    }
+
     /// The stamp it was made with is not to be used: nothing was done under it.
     fn restamp(&self) {}
 
@@ -198,6 +208,7 @@ async fn attempt<C: Call>(
     if let Some(unknown) = progress.unknown.as_ref().filter(|_| !inner.nodes.maps.knows(call.keyspace())) {
         return Err(unknown.clone());
     }
+    call.admitted(inner, address, deadline).await?;
     let stream = if call.is_framed() { inner.nodes.stream(&node, left()).await? } else { None };
     let budget = left().min(inner.options.attempt_timeout);
     if budget.is_zero() {
@@ -265,6 +276,15 @@ fn learn<C: Call>(inner: &Inner, call: &C, address: &Address, failure: &Failure,
         // The node may not have heard of it yet, or we know a dropped one of that name: the next greeting tells.
         inner.nodes.maps.forget(keyspace);
         inner.nodes.forget_greeting(address);
+        progress.is_blind = true;
+        return true;
+    }
+    if failure.is_foreign_token() && progress.takes_new_map() {
+        // The map may be of a dropped keyspace of that name, or the node's is: others are asked before it.
+        inner.nodes.maps.forget(keyspace);
+        inner.nodes.forget_greeting(address);
+        progress.reroute(round(inner, call));
+        progress.ask_last(address);
         progress.is_blind = true;
         return true;
     }

@@ -7,7 +7,8 @@
 //!
 //! **Invariant.** Each shard is read at one position, and retried only until its first message: afterwards going on
 //! from another position would be a different answer, so the error goes to the caller. [`ScanStream::position`] says
-//! from where a new scan can go on.
+//! from where a new scan can go on. A scan is of one keyspace: if that is dropped and made anew on the way, the scan ends
+//! with an error.
 //!
 //! **Deliberately absent.** Reading several shards at once: placement order is what makes a scan resumable. Ahead of
 //! the reader are the messages the connection's window holds.
@@ -25,7 +26,7 @@ use crate::{
 };
 use bytes::Bytes;
 use futures::Stream;
-use kvorum_api::{Effect, PlacementRange, ReadLevel, Receipt, Refused, Sharding, limits, proto};
+use kvorum_api::{Effect, KeyspaceId, PlacementRange, ReadLevel, Receipt, Refused, Sharding, limits, proto};
 use std::{collections::VecDeque, future::IntoFuture, pin::Pin, time::Duration};
 use tokio::time::{Instant, timeout};
 use tonic::Streaming;
@@ -111,6 +112,30 @@ impl Scan {
         Ok(())
     }
 
+    /// Waits for the first message.
+    async fn begin(&self) -> Result<ScanStream, ClientError> {
+        let sharding = known_sharding(&self.reading.inner, &self.reading).await?;
+        if sharding == Sharding::Hash && self.is_bounded() && !self.request.full_scan {
+            let problem = "a keyspace sharded by hash has no ranges of keys: say full_scan to read every shard for \
+                           them, or scan without bounds";
+            return Err(Refused::Malformed { field: "start", problem: problem.to_owned() }.into());
+        }
+        let mut stream = ScanStream {
+            cursor: Cursor::begin(self, sharding),
+            left: (self.request.limit > 0).then_some(self.request.limit),
+            request: self.request.clone(),
+            reading: self.reading.clone(),
+            sharding,
+            keyspace: None,
+            open: None,
+            ready: VecDeque::new(),
+            receipts: Vec::new(),
+            position: None,
+        };
+        stream.open_next().await?;
+        Ok(stream)
+    }
+
     fn is_bounded(&self) -> bool {
         !self.request.start.is_empty() || !self.request.end.is_empty()
     }
@@ -145,25 +170,15 @@ impl IntoFuture for Scan {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             self.check()?;
-            let sharding = known_sharding(&self.reading.inner, &self.reading).await?;
-            if sharding == Sharding::Hash && self.is_bounded() && !self.request.full_scan {
-                let problem = "a keyspace sharded by hash has no ranges of keys: say full_scan to read every shard for \
-                               them, or scan without bounds";
-                return Err(Refused::Malformed { field: "start", problem: problem.to_owned() }.into());
+            self.reading.check()?;
+            match self.begin().await {
+                // Nothing was read yet: the map was of a dropped keyspace of that name, and a new one is learnt.
+                Err(error) if error.failure().is_some_and(Failure::is_foreign_shard) => {
+                    self.reading.inner.nodes.maps.forget(&self.reading.keyspace);
+                    self.begin().await
+                }
+                begun => begun,
             }
-            let mut stream = ScanStream {
-                cursor: Cursor::begin(&self, sharding),
-                left: (self.request.limit > 0).then_some(self.request.limit),
-                request: self.request,
-                reading: self.reading,
-                sharding,
-                open: None,
-                ready: VecDeque::new(),
-                receipts: Vec::new(),
-                position: None,
-            };
-            stream.open_next().await?;
-            Ok(stream)
         })
     }
 }
@@ -231,6 +246,8 @@ pub struct ScanStream {
     reading: Reading,
     request: proto::ScanRequest,
     sharding: Sharding,
+    /// Its number, as the first answer told it.
+    keyspace: Option<KeyspaceId>,
     cursor: Cursor,
     /// Entries that may still come; `None` = any number.
     left: Option<u64>,
@@ -369,6 +386,12 @@ impl ScanStream {
         if message.receipt.is_some() {
             match delivered_from(message.receipt, &open.node) {
                 Ok(mut delivered) => {
+                    if *self.keyspace.get_or_insert(delivered.keyspace.unwrap_or_default())
+                        != delivered.keyspace.unwrap_or_default()
+                    {
+                        let text = "the keyspace was dropped and made anew while it was read".to_owned();
+                        return Err(self.broken(Failure::not_sent("UNKNOWN_KEYSPACE", text, None)));
+                    }
                     self.reading.answered(&open.target, &mut delivered, &open.node);
                     self.receipts.push(delivered.receipt);
                 }

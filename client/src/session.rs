@@ -6,13 +6,14 @@
 //! ```
 //!
 //! **Invariant.** A token covers every reply the session got, of any shard of its keyspace, from any node; handed to
-//! another client or process it goes on there.
+//! another client or process it goes on there. If the map is missing or of another keyspace than the token, the whole
+//! token travels: the server picks out its part, or refuses it, and never ignores it.
 
 use crate::{error::ClientError, keyspace::Keyspace, maps::Aim};
 use bytes::Bytes;
-use kvorum_api::{KeyspaceId, ReadLevel, Receipt, Refused, Seen, SessionToken};
+use kvorum_api::{KeyspaceId, ReadLevel, Receipt, Refused, SessionToken};
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, fmt, ops::Deref, sync::Arc};
+use std::{fmt, ops::Deref, sync::Arc};
 
 /// What one session has seen.
 #[derive(Debug, Default)]
@@ -22,29 +23,43 @@ pub(crate) struct Memory {
 
 impl Memory {
     /// Takes in a reply. A reply of another keyspace (the name was given anew) begins a new memory: the old one means
-    /// nothing any more.
+    /// nothing any more. One of a lower number is of a node that lags behind.
     pub(crate) fn saw(&self, keyspace: KeyspaceId, receipt: &Receipt) {
-        let seen = Seen { incarnation: receipt.incarnation, position: receipt.position };
-        let shards = BTreeMap::from([(receipt.shard, seen)]);
-        let news = SessionToken { keyspace, stamp: receipt.stamp, shards };
+        let news = SessionToken::of(keyspace, receipt);
         let mut token = self.token.lock();
-        if !token.as_mut().is_some_and(|token| token.merge(&news)) {
-            *token = Some(news);
+        match token.as_mut() {
+            Some(token) if token.keyspace == keyspace => drop(token.merge(&news)),
+            Some(token) if token.keyspace > keyspace => {}
+            Some(_) | None => *token = Some(news),
         }
     }
 
-    /// What a read of this shard must have seen.
-    fn of_shard(&self, aim: &Aim) -> Bytes {
+    /// What a read of the shard that `aim` names must have seen.
+    pub(crate) fn for_read(&self, aim: Option<&Aim>) -> Bytes {
         let token = self.token.lock();
-        let Some(token) = token.as_ref() else { return SessionToken::new(aim.keyspace).encode() };
+        let Some(token) = token.as_ref() else {
+            return aim.map_or_else(Bytes::new, |aim| SessionToken::new(aim.keyspace).encode());
+        };
+        let Some(aim) = aim.filter(|aim| aim.keyspace == token.keyspace) else { return token.encode() };
         let shards = token.shards.get_key_value(&aim.shard).map(|(shard, seen)| (*shard, *seen)).into_iter().collect();
         SessionToken { shards, ..*token }.encode()
     }
-}
 
-/// What travels with a read of the shard that `aim` names, in a session or outside of one.
-pub(crate) fn token_for(session: Option<&Arc<Memory>>, aim: Option<&Aim>) -> Bytes {
-    session.zip(aim).map_or_else(Bytes::new, |(session, aim)| session.of_shard(aim))
+    /// As [`Memory::for_read`], of a handle that nobody asked to be a session: where its keyspace was made anew, it begins
+    /// anew.
+    pub(crate) fn for_read_anew(&self, aim: Option<&Aim>) -> Bytes {
+        match aim {
+            Some(aim) if self.keyspace().is_some_and(|seen| seen < aim.keyspace) => {
+                SessionToken::new(aim.keyspace).encode()
+            }
+            aim => self.for_read(aim),
+        }
+    }
+
+    /// The keyspace it has seen, if it has seen one.
+    pub(crate) fn keyspace(&self) -> Option<KeyspaceId> {
+        self.token.lock().as_ref().map(|token| token.keyspace)
+    }
 }
 
 /// A keyspace, seen by one session: reads never go back behind what the session has read or written. All operations of
@@ -77,7 +92,8 @@ impl<M> Session<M> {
     /// Goes on with the session that gave the token, perhaps one of another process.
     ///
     /// # Errors
-    /// Bytes that are no token. That it is a token of another keyspace, its servers say.
+    /// Bytes that are no token. A token of another keyspace, or of one that was dropped, is refused when it is used, by
+    /// reads and by writes.
     pub fn from_token(keyspace: &Keyspace<M>, token: &[u8]) -> Result<Self, ClientError> {
         let token = SessionToken::decode(token)
             .map_err(|unreadable| Refused::Malformed { field: "session_token", problem: unreadable.to_string() })?;
@@ -142,10 +158,10 @@ mod tests {
         for (shard, index) in [(1, 5), (2, 9), (1, 4)] {
             memory.saw(KeyspaceId(7), &receipt(shard, index));
         }
-        let token = SessionToken::decode(&memory.of_shard(&aim(1))).unwrap();
+        let token = SessionToken::decode(&memory.for_read(Some(&aim(1)))).unwrap();
         assert_eq!((token.keyspace, token.shards.len(), token.stamp), (KeyspaceId(7), 1, Stamp(9)));
         assert_eq!(token.shards[&ShardId(1)].position.index, 5);
-        let unseen = SessionToken::decode(&memory.of_shard(&aim(3))).unwrap();
+        let unseen = SessionToken::decode(&memory.for_read(Some(&aim(3)))).unwrap();
         assert!(unseen.shards.is_empty());
     }
 
@@ -156,5 +172,19 @@ mod tests {
         memory.saw(KeyspaceId(8), &receipt(4, 1));
         let token = memory.token.lock().clone().unwrap();
         assert_eq!((token.keyspace, token.shards.len()), (KeyspaceId(8), 1));
+        memory.saw(KeyspaceId(7), &receipt(1, 9));
+        assert_eq!(memory.token.lock().clone(), Some(token), "a node that lags behind answers of the dropped one");
+    }
+
+    #[test]
+    fn without_a_map_of_its_keyspace_the_whole_token_travels() {
+        let memory = Memory::default();
+        assert!(memory.for_read(None).is_empty(), "nothing seen");
+        memory.saw(KeyspaceId(8), &receipt(4, 2));
+        memory.saw(KeyspaceId(8), &receipt(5, 2));
+        for aim in [None, Some(&aim(1))] {
+            let token = SessionToken::decode(&memory.for_read(aim)).unwrap();
+            assert_eq!((token.keyspace, token.shards.len()), (KeyspaceId(8), 2));
+        }
     }
 }

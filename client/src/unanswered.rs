@@ -12,15 +12,27 @@
 //! above a sequence that may still be sent to it, and the next frame to a shard after a write to it was given up tells
 //! a floor above that write (if nothing older is open there), so that a late copy of it is refused.
 //!
+//! **Invariant (I1).** A shard remembers so many outcomes of one client and then forgets the oldest. So a new write waits
+//! while [`OUTCOMES_AHEAD_MAX`] of this client's lie in its shard between the oldest unanswered one and it: what is asked
+//! for again is still known there.
+//!
 //! A ticket lies in the shard its write is sent to. When a keyspace's map changes, its tickets lie nowhere until each
 //! is sent again, and hold every floor back meanwhile: nobody knows yet which shard will see them.
 
-use kvorum_api::ShardId;
+use kvorum_api::{ShardId, limits};
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
+use tokio::sync::Notify;
+
+/// Writes of one client that may lie in one shard from its oldest unanswered one on. A quarter is left for those that
+/// move there when the map changes.
+pub(crate) const OUTCOMES_AHEAD_MAX: usize = limits::REQUEST_OUTCOMES_MAX as usize / 4 * 3;
+
+/// Its name in errors.
+pub(crate) const OUTCOMES_AHEAD_LIMIT: &str = "outcomes_ahead_max";
 
 /// Gives sequences and knows the lowest unanswered one of each shard.
 #[derive(Debug)]
@@ -34,17 +46,30 @@ struct State {
     open: BTreeMap<u64, Place>,
     /// Open ones that lie nowhere.
     unplaced: BTreeSet<u64>,
-    by_shard: BTreeMap<ShardId, BTreeSet<u64>>,
+    lanes: BTreeMap<ShardId, Lane>,
+    ahead_max: usize,
     /// The highest sequence given up per shard, and of those that lay nowhere any more.
     abandoned: BTreeMap<ShardId, u64>,
     abandoned_somewhere: u64,
 }
 
+/// The writes of one shard.
+#[derive(Debug, Default)]
+struct Lane {
+    open: BTreeSet<u64>,
+    /// Sent there after the oldest open one, and not open there any more.
+    done: BTreeSet<u64>,
+    /// Who waits for the oldest one to be answered.
+    room: Option<Arc<Notify>>,
+}
+
+/// A new write has to wait: one that waits is told when there may be room.
+#[derive(Debug)]
+pub(crate) struct NoRoom(pub(crate) Arc<Notify>);
+
 /// Where an open write was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
-    /// Nowhere yet.
-    New,
     In {
         keyspace: Arc<str>,
         shard: ShardId,
@@ -64,23 +89,43 @@ pub(crate) struct Floor {
 
 impl Unanswered {
     pub(crate) fn new() -> Arc<Self> {
+        Self::with_ahead_max(OUTCOMES_AHEAD_MAX)
+    }
+
+    fn with_ahead_max(ahead_max: usize) -> Arc<Self> {
         let state = State {
             next: 1,
             open: BTreeMap::new(),
             unplaced: BTreeSet::new(),
-            by_shard: BTreeMap::new(),
+            lanes: BTreeMap::new(),
+            ahead_max,
             abandoned: BTreeMap::new(),
             abandoned_somewhere: 0,
         };
         Arc::new(Unanswered { state: Mutex::new(state) })
     }
 
-    /// The next sequence, unanswered until the ticket is dropped.
-    pub(crate) fn open(self: &Arc<Self>) -> Ticket {
+    /// The next sequence, unanswered until the ticket is dropped, of a write to this shard.
+    ///
+    /// # Errors
+    /// Too many lie there between the oldest unanswered one and this one.
+    pub(crate) fn open_in(self: &Arc<Self>, keyspace: &Arc<str>, shard: ShardId) -> Result<Ticket, NoRoom> {
         let mut state = self.state.lock();
-        let sequence = state.next;
-        state.next += 1;
-        state.open.insert(sequence, Place::New);
+        if !state.has_room(shard) {
+            return Err(NoRoom(state.lanes.entry(shard).or_default().room.get_or_insert_default().clone()));
+        }
+        let sequence = state.open(Place::In { keyspace: keyspace.clone(), shard });
+        state.lanes.entry(shard).or_default().open.insert(sequence);
+        // There may be room for another one that waits.
+        state.tidy(shard);
+        drop(state);
+        Ok(Ticket { tracker: self.clone(), sequence })
+    }
+
+    /// The same of a write that goes to whoever answers: nobody knows yet which shard that is.
+    pub(crate) fn open_somewhere(self: &Arc<Self>) -> Ticket {
+        let mut state = self.state.lock();
+        let sequence = state.open(Place::Moved);
         state.unplaced.insert(sequence);
         drop(state);
         Ticket { tracker: self.clone(), sequence }
@@ -109,7 +154,7 @@ impl Unanswered {
                 let shard = *shard;
                 *place = Place::Moved;
                 state.unplaced.insert(*sequence);
-                take_from(&mut state.by_shard, shard, *sequence);
+                state.lanes.entry(shard).or_default().close(*sequence);
             }
         }
     }
@@ -122,8 +167,7 @@ impl State {
             let abandoned = self.abandoned.values().copied().max().unwrap_or(0);
             return Floor { lowest, abandoned: abandoned.max(self.abandoned_somewhere) };
         };
-        let in_shard = self.by_shard.get(&shard).and_then(BTreeSet::first);
-        let lowest = in_shard.into_iter().chain(self.unplaced.first()).min().copied().unwrap_or(self.next);
+        let lowest = self.oldest(shard).unwrap_or(self.next);
         let abandoned = self.abandoned.get(&shard).copied().unwrap_or(0).max(self.abandoned_somewhere);
         Floor { lowest, abandoned }
     }
@@ -131,21 +175,60 @@ impl State {
     fn leave(&mut self, sequence: u64, is_given_up: bool) {
         let Some(place) = self.open.remove(&sequence) else { return };
         match place {
-            // Never sent: no copy of it can come late.
-            Place::New => drop(self.unplaced.remove(&sequence)),
             Place::Moved => {
                 self.unplaced.remove(&sequence);
                 if is_given_up {
                     self.abandoned_somewhere = self.abandoned_somewhere.max(sequence);
                 }
+                self.tidy_all();
             }
             Place::In { shard, .. } => {
-                take_from(&mut self.by_shard, shard, sequence);
+                self.lanes.entry(shard).or_default().close(sequence);
                 if is_given_up {
                     self.abandon(shard, sequence);
                 }
+                self.tidy(shard);
             }
         }
+    }
+
+    fn open(&mut self, place: Place) -> u64 {
+        let sequence = self.next;
+        self.next += 1;
+        self.open.insert(sequence, place);
+        sequence
+    }
+
+    /// The oldest one that may still be sent to this shard.
+    fn oldest(&self, shard: ShardId) -> Option<u64> {
+        let in_shard = self.lanes.get(&shard).and_then(|lane| lane.open.first());
+        in_shard.into_iter().chain(self.unplaced.first()).min().copied()
+    }
+
+    fn has_room(&self, shard: ShardId) -> bool {
+        self.lanes.get(&shard).is_none_or(|lane| lane.ahead() < self.ahead_max)
+    }
+
+    /// Drops what does not count any more, and tells one of those who wait if there is room.
+    fn tidy(&mut self, shard: ShardId) {
+        let oldest = self.oldest(shard).unwrap_or(self.next);
+        let Some(lane) = self.lanes.get_mut(&shard) else { return };
+        while lane.done.first().is_some_and(|first| *first < oldest) {
+            lane.done.pop_first();
+        }
+        // Nobody waits who does not hold it, too.
+        lane.room.take_if(|room| Arc::strong_count(room) == 1);
+        if lane.ahead() < self.ahead_max {
+            lane.room.iter().for_each(|room| room.notify_one());
+        }
+        if lane.open.is_empty() && lane.done.is_empty() && lane.room.is_none() {
+            self.lanes.remove(&shard);
+        }
+    }
+
+    fn tidy_all(&mut self) {
+        let shards: Vec<ShardId> = self.lanes.keys().copied().collect();
+        shards.into_iter().for_each(|shard| self.tidy(shard));
     }
 
     fn abandon(&mut self, shard: ShardId, sequence: u64) {
@@ -154,12 +237,15 @@ impl State {
     }
 }
 
-fn take_from(by_shard: &mut BTreeMap<ShardId, BTreeSet<u64>>, shard: ShardId, sequence: u64) {
-    if let Some(open) = by_shard.get_mut(&shard) {
-        open.remove(&sequence);
-        if open.is_empty() {
-            by_shard.remove(&shard);
-        }
+impl Lane {
+    fn ahead(&self) -> usize {
+        self.open.len() + self.done.len()
+    }
+
+    /// The shard may remember it, but it is not open there any more.
+    fn close(&mut self, sequence: u64) {
+        self.open.remove(&sequence);
+        self.done.insert(sequence);
     }
 }
 
@@ -184,22 +270,21 @@ impl Ticket {
             Place::In { shard: same, .. } if same == shard => return,
             // A copy may still be on its way to the former shard.
             Place::In { shard: former, .. } => {
-                take_from(&mut state.by_shard, former, self.sequence);
+                state.lanes.entry(former).or_default().close(self.sequence);
                 state.abandon(former, self.sequence);
+                state.tidy(former);
             }
-            Place::New => drop(state.unplaced.remove(&self.sequence)),
             Place::Moved => {
                 state.unplaced.remove(&self.sequence);
                 state.abandoned_somewhere = state.abandoned_somewhere.max(self.sequence);
             }
         }
-        state.by_shard.entry(shard).or_default().insert(self.sequence);
-    }
-
-    /// Its write goes to whoever answers: nobody knows yet which shard that is.
-    pub(crate) fn place_somewhere(&self) {
-        if let Some(place @ Place::New) = self.tracker.state.lock().open.get_mut(&self.sequence) {
-            *place = Place::Moved;
+        let lane = state.lanes.entry(shard).or_default();
+        lane.done.remove(&self.sequence);
+        lane.open.insert(self.sequence);
+        if before == Place::Moved {
+            // It held every shard back.
+            state.tidy_all();
         }
     }
 
@@ -233,9 +318,7 @@ mod tests {
         let tracker = Unanswered::new();
         let orders: Arc<str> = "orders".into();
         assert_eq!(lowest(&tracker, A), 1);
-        let (first, second) = (tracker.open(), tracker.open());
-        first.place(&orders, A);
-        second.place(&orders, A);
+        let (first, second) = (tracker.open_in(&orders, A).unwrap(), tracker.open_in(&orders, A).unwrap());
         assert_eq!((first.sequence(), second.sequence(), lowest(&tracker, A)), (1, 2, 1));
         drop(second);
         assert_eq!(tracker.floor(Some(A)), Floor { lowest: 1, abandoned: 2 }, "an older one is still open");
@@ -248,15 +331,14 @@ mod tests {
     fn a_write_to_one_shard_does_not_hold_the_floor_of_another() {
         let tracker = Unanswered::new();
         let orders: Arc<str> = "orders".into();
-        let held = tracker.open();
+        let held = tracker.open_somewhere();
         assert_eq!((lowest(&tracker, A), lowest(&tracker, B)), (1, 1), "not placed: it may go anywhere");
         held.place(&orders, A);
-        let other = tracker.open();
-        other.place(&orders, B);
+        let other = tracker.open_in(&orders, B).unwrap();
         assert_eq!((lowest(&tracker, A), lowest(&tracker, B), tracker.floor(None).lowest), (1, 2, 1));
         other.settle();
         drop(other);
-        assert_eq!(tracker.floor(Some(B)), Floor { lowest: 3, abandoned: 0 }, "answered, not given up");
+        assert_eq!(lowest(&tracker, B), 3, "answered");
     }
 
     /// I2: after a change of the map nobody knows which shard an open write will be sent to.
@@ -264,22 +346,77 @@ mod tests {
     fn after_a_change_of_the_map_an_open_write_holds_every_floor_until_it_is_sent_again() {
         let tracker = Unanswered::new();
         let (orders, carts): (Arc<str>, Arc<str>) = ("orders".into(), "carts".into());
-        let (moved, other) = (tracker.open(), tracker.open());
-        moved.place(&orders, A);
-        other.place(&carts, ShardId(9));
+        let moved = tracker.open_in(&orders, A).unwrap();
+        let _other = tracker.open_in(&carts, ShardId(9)).unwrap();
         tracker.unplace("orders");
         assert_eq!((lowest(&tracker, A), lowest(&tracker, B), lowest(&tracker, ShardId(9))), (1, 1, 1));
         moved.place(&orders, B);
         assert_eq!((lowest(&tracker, A), lowest(&tracker, B), lowest(&tracker, ShardId(9))), (3, 1, 2));
         // A copy may still be on its way to the shard it lay in before.
         assert_eq!(tracker.floor(Some(A)).abandoned, 1);
-        let blind = tracker.open();
-        blind.place_somewhere();
-        drop(blind);
+        drop(tracker.open_somewhere());
         assert_eq!(tracker.floor(Some(B)).abandoned, 3, "sent without a map: to any shard");
     }
 
+    /// I1: what a shard still owes an answer for is not pushed out of its memory; a write that is held waits alone.
+    #[tokio::test]
+    async fn a_write_too_far_ahead_of_an_unanswered_one_waits_until_that_is_settled() {
+        let tracker = Unanswered::with_ahead_max(4);
+        let orders: Arc<str> = "orders".into();
+        let held = tracker.open_in(&orders, A).unwrap();
+        (0..3).for_each(|_| tracker.open_in(&orders, A).unwrap().settle());
+        assert!(tracker.open_in(&orders, B).is_ok(), "another shard");
+        let NoRoom(first) = tracker.open_in(&orders, A).unwrap_err();
+        let NoRoom(second) = tracker.open_in(&orders, A).unwrap_err();
+        held.settle();
+        // One is told, and tells the next by going on.
+        first.notified().await;
+        assert!(tracker.open_in(&orders, A).is_ok());
+        second.notified().await;
+        assert!(tracker.open_in(&orders, A).is_ok());
+        drop((first, second));
+        assert!(tracker.open_in(&orders, A).is_ok());
+        assert!(tracker.state.lock().lanes.is_empty(), "nothing is kept of what is settled");
+    }
+
     proptest! {
+        /// I1: whatever is opened, moved and settled, a shard never holds more outcomes from an open write on than it is
+        /// allowed to.
+        #[test]
+        fn no_shard_is_sent_more_than_it_remembers_behind_an_open_write(
+            steps in prop::collection::vec((0..8_u8, any::<u8>(), 1..3_u64), 1..300),
+        ) {
+            let tracker = Unanswered::with_ahead_max(5);
+            let orders: Arc<str> = "orders".into();
+            let mut open: Vec<(Ticket, u64)> = Vec::new();
+            let mut sent: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
+            for (step, which, shard) in steps {
+                let at = usize::from(which) % open.len().max(1);
+                match step {
+                    0..=4 => if let Ok(ticket) = tracker.open_in(&orders, ShardId(shard)) {
+                        sent.entry(shard).or_default().insert(ticket.sequence());
+                        open.push((ticket, shard));
+                    },
+                    5 | 6 if !open.is_empty() => drop(open.swap_remove(at)),
+                    7 => {
+                        // The map was learnt anew, and is what it was.
+                        tracker.unplace("orders");
+                        if let Some((ticket, shard)) = open.get(at) {
+                            ticket.place(&orders, ShardId(*shard));
+                        }
+                    }
+                    _ => {}
+                }
+                for (shard, sent) in &sent {
+                    let oldest = open.iter().filter(|(_, place)| place == shard).map(|(ticket, _)| ticket.sequence()).min();
+                    let behind = oldest.map_or(0, |oldest| sent.range(oldest..).count());
+                    prop_assert!(behind <= 5, "{behind} in shard {shard}");
+                }
+            }
+            open.clear();
+            prop_assert!(tracker.state.lock().lanes.is_empty());
+        }
+
         /// I2: whatever is opened, sent, moved and dropped, no floor passes a sequence that may be sent there.
         #[test]
         fn no_floor_passes_a_sequence_that_may_still_be_sent_there(
@@ -293,7 +430,7 @@ mod tests {
                 let at = usize::from(which) % open.len().max(1);
                 match step {
                     0 | 1 => {
-                        open.push((tracker.open(), None));
+                        open.push((tracker.open_somewhere(), None));
                         given += 1;
                     }
                     2 | 3 if !open.is_empty() => {

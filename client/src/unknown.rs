@@ -9,6 +9,10 @@ use std::{fmt, time::Duration};
 /// [`UnknownWrite::retry`] asks again under the same id: it is applied at most once, and if it had been, its first
 /// outcome is answered. Dropping the handle gives the write up: the next write of this client tells the shard to
 /// refuse any copy that is still under way.
+///
+/// Holding it for long holds back writes to its shard: a shard remembers a bounded number of outcomes of one client, so
+/// after 768 writes of this client to the shard (one that is not answered counts from its first sending) the next ones
+/// wait until this one is settled or dropped, and are refused with the limit `outcomes_ahead_max` at their deadline.
 pub struct UnknownWrite {
     call: WriteCall,
     id: RequestId,

@@ -18,6 +18,7 @@ use crate::{
 use bytes::Bytes;
 use kvorum_api::{Refused, limits, proto};
 use std::{future::IntoFuture, pin::Pin, sync::Arc, time::Duration};
+use tokio::time::Instant;
 use tonic::Request;
 
 /// A write that has not been sent: set its options, then `.await` it.
@@ -36,6 +37,8 @@ pub(crate) struct Writing {
     pub(crate) timeout: Duration,
     pub(crate) identity: Identity,
     pub(crate) session: Option<Arc<Memory>>,
+    /// Of the handle itself, for a keyspace that is read at level `session` unless said otherwise.
+    pub(crate) own: Arc<Memory>,
 }
 
 /// Several operations of which all happen or none.
@@ -201,7 +204,7 @@ impl IntoFuture for Write<Batch> {
 /// Sends a write, under an id of its own unless it was given one or asked for none.
 pub(crate) async fn start(writing: Writing, body: Body) -> Result<Written, ClientError> {
     check(&body)?;
-    let within = writing.timeout;
+    let (within, began) = (writing.timeout, Instant::now());
     let is_fresh = matches!(writing.identity, Identity::Fresh);
     let mut call = WriteCall::new(writing, body);
     let lost = match call.send_until(within).await {
@@ -212,7 +215,7 @@ pub(crate) async fn start(writing: Writing, body: Body) -> Result<Written, Clien
     // when this machine slept. New stamps, a new id, once.
     if is_fresh && lost.sent == 1 && lost.failure.is(REQUEST_ID_EXPIRED) {
         call.renew();
-        return match call.send_until(within).await {
+        return match call.send_until(within.saturating_sub(began.elapsed())).await {
             Ok(outcome) => outcome,
             Err(lost) => Err(call.lost(lost, within)),
         };

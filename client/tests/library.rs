@@ -485,3 +485,17 @@ async fn handles_are_shared_between_tasks() {
     numbers.sort_unstable();
     assert_eq!(numbers, (1..=64).collect::<Vec<i64>>());
 }
+
+/// The deadline is total, also over a write that went out once more under a new id.
+#[tokio::test]
+async fn a_renewed_write_has_what_is_left_of_its_time() {
+    let fake = Fake::start(1);
+    let orders = connected(&fake).await.keyspace("orders");
+    let expired =
+        Told::new(Code::FailedPrecondition, "REQUEST_ID_EXPIRED", &[("effect", "unknown"), ("retry", "never")]);
+    let late = Duration::from_millis(400);
+    fake.fault(0, Fault::RefuseLate(late, expired));
+    assert_eq!(orders.increment("n", 1).await.unwrap().number, 1);
+    let deadlines: Vec<u64> = fake.seen("increment").iter().map(|seen| seen.deadline_ms).collect();
+    assert!(deadlines.len() == 2 && deadlines[1] <= deadlines[0] - 400, "{deadlines:?}");
+}

@@ -484,3 +484,206 @@ async fn a_node_that_always_knows_better_is_given_up_in_time() {
     let error = orders.put("a", "1").timeout(Duration::from_millis(200)).await.unwrap_err();
     assert_eq!((error.effect(), error.failure().unwrap().reason.as_str()), (Effect::None, "STALE_EPOCH"));
 }
+
+/// The keyspace is dropped and made anew under its name by somebody else: other numbers, no epoch that is too old.
+fn make_anew(fake: &Fake) {
+    let mut world = fake.world.lock();
+    let (sharding, keyspace) = (world.sharding, world.keyspace);
+    let ranges: Vec<PlacementRange> = world.shards.iter().map(|shard| shard.range.clone()).collect();
+    world.shards = ranges.into_iter().zip(50..).map(|(range, id)| fake::shard::Shard::new(id, range)).collect();
+    (world.sharding, world.keyspace) = (sharding, keyspace + 1);
+    world.revision += 1;
+}
+
+fn token_of(seen: &Seen) -> kvorum_api::SessionToken {
+    kvorum_api::SessionToken::decode(&seen.token).unwrap()
+}
+
+/// What a session wrote after its keyspace was made anew by somebody else, it asks for in the new one's shard.
+#[tokio::test]
+async fn a_session_reads_its_writes_also_in_a_keyspace_made_anew_by_somebody_else() {
+    for transport in [Transport::Stream, Transport::Unary] {
+        let fake = two_ranges(2);
+        let orders = orders_of(&fake, patient().transport(transport)).await;
+        orders.put("a", "old").await.unwrap();
+        make_anew(&fake);
+        let session = orders.session();
+        session.put("a", "new").await.unwrap();
+        assert_eq!(session.get("a").await.unwrap().entry.unwrap().value, "new");
+        let token = token_of(fake.seen("get").last().unwrap());
+        let shards: Vec<u64> = token.shards.keys().map(|shard| shard.0).collect();
+        assert_eq!((token.keyspace.0, shards), (2, vec![50]), "{transport:?}");
+        assert_eq!(fake.value("a").as_deref(), Some("new"));
+    }
+}
+
+/// A token made by an old map is made once more; one that really saw another keyspace is refused, by writes too.
+#[tokio::test]
+async fn a_new_session_by_an_old_map_is_begun_anew_and_a_foreign_one_is_refused() {
+    let fake = two_ranges(2);
+    let orders = orders_of(&fake, patient()).await;
+    let old = orders.session();
+    old.put("a", "old").await.unwrap();
+    make_anew(&fake);
+    assert_eq!(orders.session().get("a").await.unwrap().entry, None);
+    let applied = fake.applied();
+    let fresh = orders_of(&fake, patient()).await;
+    let foreign = Session::from_token(&fresh, &old.token()).unwrap();
+    for error in [foreign.get("a").await.unwrap_err(), foreign.put("a", "1").await.unwrap_err()] {
+        let failure = error.failure().unwrap();
+        assert_eq!((failure.reason.as_str(), failure.kind), ("MALFORMED", FailureKind::Request), "{error}");
+        assert_eq!(error.effect(), Effect::None);
+    }
+    assert_eq!(fake.applied(), applied, "nothing was written");
+    fresh.put("a", "1").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_scan_by_an_old_map_is_begun_anew() {
+    let fake = two_ranges(2);
+    let orders = orders_of(&fake, patient()).await;
+    orders.put("a", "old").await.unwrap();
+    make_anew(&fake);
+    let elsewhere = orders_of(&fake, patient()).await;
+    elsewhere.put_many([("b", "1"), ("z", "2")]).await;
+    for scan in [orders.scan(), orders.session().scan()] {
+        let mut scan = scan.await.unwrap();
+        let mut found = Vec::new();
+        while let Some(entry) = scan.next().await.unwrap() {
+            found.push(entry.key);
+        }
+        assert_eq!(found, ["b", "z"]);
+    }
+}
+
+#[tokio::test]
+async fn a_scan_is_of_one_keyspace_or_ends_with_an_error() {
+    let fake = two_ranges(1);
+    let orders = orders_of(&fake, patient()).await;
+    orders.put_many([("a", "1"), ("z", "2")]).await;
+    let mut scan = orders.scan().await.unwrap();
+    assert_eq!(scan.next().await.unwrap().unwrap().key, "a");
+    make_anew(&fake);
+    // Another call of the client finds out.
+    orders.put("z", "new").await.unwrap();
+    orders.get("z").await.unwrap();
+    let error = scan.next().await.unwrap_err();
+    assert!(error.to_string().contains("made anew"), "{error}");
+}
+
+/// I1: what a held write did is still known when it is asked for again, however much its client writes meanwhile.
+#[tokio::test]
+async fn a_write_in_doubt_is_settled_although_its_client_goes_on_writing() {
+    let fake = Fake::start(1);
+    let orders = orders_of(&fake, patient()).await;
+    fake.fault(0, Fault::ApplyThenHang);
+    let error = orders.increment("n", 1).timeout(Duration::from_millis(300)).await.unwrap_err();
+    let ClientError::Unknown(unknown) = error else { panic!("{error}") };
+    let mut written = 0;
+    let refused = loop {
+        match orders.put(format!("k{}", written % 10), "v").timeout(Duration::from_secs(2)).await {
+            Ok(_) => written += 1,
+            Err(error) => break error,
+        }
+        assert!(written <= 1_024, "more than the shard remembers");
+    };
+    let failure = refused.failure().unwrap();
+    assert_eq!((refused.effect(), failure.limit.as_deref()), (Effect::None, Some("outcomes_ahead_max")), "{refused}");
+    assert_eq!((failure.kind, written), (FailureKind::Throttled, 767));
+    let puts = fake.seen("put").len();
+    assert_eq!(puts, written, "what was refused was not sent");
+    // One that still waits goes on when the doubt ends.
+    let waiting = tokio::spawn(orders.put("later", "v").into_future());
+    assert!(unknown.retry_within(PATIENCE).await.unwrap().repeated, "its outcome is remembered");
+    waiting.await.unwrap().unwrap();
+    assert_eq!(fake.value("n").as_deref(), Some("1"));
+    for key in keys(1_100) {
+        orders.put(&key, "v").await.unwrap();
+    }
+}
+
+/// More writes at once than may lie in a shard behind its oldest unanswered one: they wait for each other.
+#[tokio::test]
+async fn many_writers_of_one_client_take_turns() {
+    let fake = Fake::start(1);
+    let orders = orders_of(&fake, patient()).await;
+    let mut tasks = JoinSet::new();
+    for key in keys(1_000) {
+        let orders = orders.clone();
+        tasks.spawn(async move {
+            for _ in 0..2 {
+                orders.increment(&key, 1).await.unwrap();
+            }
+        });
+    }
+    tasks.join_all().await;
+    assert!(keys(1_000).iter().all(|key| fake.value(key).as_deref() == Some("2")));
+}
+
+/// What readers of scans leave lying fills no window that others need.
+#[tokio::test]
+async fn scans_that_nobody_reads_on_stop_neither_writes_nor_other_scans() {
+    let fake = Fake::start(1);
+    let orders = orders_of(&fake, patient()).await;
+    for key in keys(8) {
+        orders.put(&key, vec![b'v'; 1 << 20]).await.unwrap();
+    }
+    let mut scans = Vec::new();
+    for _ in 0..6 {
+        scans.push(orders.scan().await.unwrap());
+        orders.put("small", "v").timeout(Duration::from_secs(10)).await.unwrap();
+        orders.get("small").timeout(Duration::from_secs(10)).await.unwrap();
+    }
+    let mut last = scans.pop().unwrap();
+    let mut entries = 0;
+    while last.next().await.unwrap().is_some() {
+        entries += 1;
+    }
+    assert_eq!(entries, 9);
+}
+
+/// A server that has found nothing yet says so by a message without anything in it.
+#[tokio::test]
+async fn a_scan_that_finds_little_is_no_silent_node() {
+    let fake = Fake::start(1);
+    let orders = orders_of(&fake, patient()).await;
+    orders.put("a", "1").await.unwrap();
+    fake.fault(0, Fault::IdleScan(8, Duration::from_millis(250)));
+    let mut scan = orders.scan().timeout(Duration::from_millis(1_500)).await.unwrap();
+    assert_eq!(scan.next().await.unwrap().unwrap().key, "a");
+    assert!(scan.next().await.unwrap().is_none());
+    assert_eq!(scan.receipts().len(), 1);
+}
+
+#[tokio::test]
+async fn level_session_is_refused_outside_of_a_session() {
+    let fake = Fake::start(1);
+    let orders = orders_of(&fake, patient()).await;
+    let level = ReadLevel::Session;
+    let refused = [
+        orders.get("a").level(level).await.unwrap_err(),
+        orders.scan().level(level).await.unwrap_err(),
+        orders.clone().with_level(level).get("a").await.unwrap_err(),
+    ];
+    for error in refused {
+        assert!(matches!(&error, ClientError::Refused(why) if why.to_string().contains("session()")), "{error}");
+    }
+    assert!(fake.seen("get").is_empty());
+}
+
+/// Where the keyspace reads at level `session`, a handle is a session of its own.
+#[tokio::test]
+async fn a_handle_of_a_keyspace_read_by_session_reads_its_own_writes() {
+    let fake = Fake::start(1);
+    fake.world.lock().read_level = "session";
+    let orders = orders_of(&fake, patient()).await;
+    orders.put("a", "1").await.unwrap();
+    orders.clone().get("a").await.unwrap();
+    let token = token_of(fake.seen("get").last().unwrap());
+    assert_eq!(token.shards.keys().map(|shard| shard.0).collect::<Vec<_>>(), [1]);
+    // Nobody asked for the session: a keyspace made anew is no reason to stop.
+    make_anew(&fake);
+    assert_eq!(orders.get("a").await.unwrap().entry, None);
+    orders.put("a", "2").await.unwrap();
+    assert_eq!(orders.get("a").await.unwrap().entry.unwrap().value, "2");
+}
