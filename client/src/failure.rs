@@ -79,8 +79,17 @@ pub struct Failure {
     pub node: Option<Box<str>>,
     /// What a shard is now, when the asker's knowledge of it was out of date.
     pub(crate) shard_entry: Option<Box<proto::Shard>>,
-    /// The field of the request that is at fault.
-    pub(crate) field: Option<Box<str>>,
+    /// What of the request belongs to another keyspace than the node's of that name.
+    pub(crate) foreign: Option<Foreign>,
+}
+
+/// A part of a request that is of another keyspace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Foreign {
+    /// The session token.
+    Token,
+    /// The shard it names.
+    Shard,
 }
 
 impl Failure {
@@ -146,7 +155,7 @@ impl Failure {
         Failure {
             kind: FailureKind::Request,
             retry: Retry::Never,
-            field: Some("session_token".into()),
+            foreign: Some(Foreign::Token),
             ..Self::not_sent(MALFORMED, message, Some(node))
         }
     }
@@ -163,7 +172,7 @@ impl Failure {
             leader: None,
             node: node.map(Box::from),
             shard_entry: None,
-            field: None,
+            foreign: None,
         }
     }
 
@@ -199,7 +208,7 @@ impl Failure {
             leader: leader.map(|(id, address)| Box::new(LeaderHint { node: NodeId(id), address: address.to_owned() })),
             node: Some(node.into()),
             shard_entry: word("shard_entry").and_then(shard_from),
-            field: word("field").map(Box::from),
+            foreign: word("field").filter(|_| reason == MALFORMED).and_then(foreign_of),
         }
     }
 
@@ -222,7 +231,7 @@ impl Failure {
             leader: None,
             node: Some(node.into()),
             shard_entry: None,
-            field: None,
+            foreign: None,
         }
     }
 
@@ -241,17 +250,25 @@ impl Failure {
 
     /// The session token is of another keyspace than the node's of that name. The asker's map may be of a dropped one.
     pub(crate) fn is_foreign_token(&self) -> bool {
-        self.is(MALFORMED) && self.field.as_deref() == Some("session_token")
+        self.foreign == Some(Foreign::Token)
     }
 
     /// The shard that was named is none of the keyspace: the asker's map is of a dropped one of that name.
     pub(crate) fn is_foreign_shard(&self) -> bool {
-        self.is(MALFORMED) && self.field.as_deref() == Some("shard")
+        self.foreign == Some(Foreign::Shard)
     }
 
     /// This replica could not honour the level; another one may, the leader surely.
     pub(crate) fn is_level_not_met(&self) -> bool {
         self.is("SESSION_NOT_MET") || self.is("TOO_STALE")
+    }
+}
+
+fn foreign_of(field: &str) -> Option<Foreign> {
+    match field {
+        "session_token" => Some(Foreign::Token),
+        "shard" => Some(Foreign::Shard),
+        _ => None,
     }
 }
 

@@ -593,9 +593,10 @@ async fn a_write_in_doubt_is_settled_although_its_client_goes_on_writing() {
     let puts = fake.seen("put").len();
     assert_eq!(puts, written, "what was refused was not sent");
     // One that still waits goes on when the doubt ends.
-    let waiting = tokio::spawn(orders.put("later", "v").into_future());
+    let mut waiting = JoinSet::new();
+    waiting.spawn(orders.put("later", "v").into_future());
     assert!(unknown.retry_within(PATIENCE).await.unwrap().repeated, "its outcome is remembered");
-    waiting.await.unwrap().unwrap();
+    waiting.join_next().await.unwrap().unwrap().unwrap();
     assert_eq!(fake.value("n").as_deref(), Some("1"));
     for key in keys(1_100) {
         orders.put(&key, "v").await.unwrap();
