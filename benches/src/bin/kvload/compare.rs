@@ -122,7 +122,7 @@ fn works(arguments: &CompareArguments) -> Vec<Work> {
 }
 
 /// Puts this process on core 1; gives the core of the servers.
-fn pin_generator() -> Result<usize> {
+pub fn pin_generator() -> Result<usize> {
     let mut cores = rustix::thread::CpuSet::new();
     cores.set(1);
     if let Err(error) = rustix::thread::sched_setaffinity(None, &cores) {

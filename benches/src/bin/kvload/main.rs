@@ -4,6 +4,7 @@
 //!   run       one cell: a driver, an operation, N clients, some seconds ──▶ one JSON line
 //!   compare   starts Kvorum and etcd side by side, servers on one core and the generator on the other,
 //!             runs every cell in turn, R times over ──▶ JSON lines, medians with their spread, ratios
+//!   groups    starts Kvorum with a thousand shards ──▶ memory, idle CPU, first requests, sixteen busy ones
 //! ```
 //!
 //! A *closed loop*: each client sends, waits for the answer, and sends again. Latency is therefore that of a system
@@ -19,6 +20,7 @@ mod accounting;
 mod cell;
 mod compare;
 mod drivers;
+mod groups;
 mod peers;
 mod report;
 
@@ -42,6 +44,8 @@ enum Command {
     Run(RunArguments),
     /// Starts Kvorum and etcd side by side and compares them.
     Compare(compare::CompareArguments),
+    /// Starts Kvorum and measures what many shards cost: idle, closed, busy.
+    Groups(groups::GroupsArguments),
 }
 
 /// How requests travel.
@@ -139,6 +143,7 @@ fn main() -> ExitCode {
             match arguments.command {
                 Command::Run(run) => run_one(run).await,
                 Command::Compare(compare) => compare::run(compare).await,
+                Command::Groups(groups) => groups::run(groups).await,
             }
         })
     });
