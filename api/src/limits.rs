@@ -24,6 +24,10 @@ pub const BATCH_OPERATIONS_MAX: usize = 1_024;
 /// Bytes of keys and values in one atomic batch.
 pub const BATCH_BYTES_MAX: usize = 16 << 20;
 
+/// Bytes that the previous values of one batch may take in its answer: the operations that ask for them times the
+/// largest value of the keyspace.
+pub const BATCH_PREVIOUS_BYTES_MAX: usize = 48 << 20;
+
 /// Bytes of entries in one scan message (one larger entry travels alone).
 pub const SCAN_MESSAGE_BYTES_MAX: usize = 256 << 10;
 

@@ -39,7 +39,7 @@ use crate::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::future::join_all;
-use kvorum_api::{Actor, GroupId, NodeId, ShardId, Stamp};
+use kvorum_api::{Actor, GroupId, ShardId, Stamp};
 use parking_lot::Mutex;
 use std::{
     collections::BTreeSet,
@@ -309,7 +309,7 @@ impl Node {
 
     /// Whether too few nodes live, as seen from here, to agree on anything.
     fn cut_off(&self) -> Option<String> {
-        let others: Vec<NodeId> = self.peers.seen().into_keys().collect();
+        let others = self.peers.voices();
         let lost = others.iter().filter(|node| self.liveness().is_lost(**node)).count();
         let (all, living) = (others.len() + 1, others.len() + 1 - lost);
         (living < majority(all)).then(|| format!("cut_off: {living} of {all} nodes live, as seen from here"))
@@ -360,14 +360,16 @@ impl Node {
         }
     }
 
-    /// How many nodes there are, this one included.
+    /// How many nodes count where a majority is asked, this one included.
     pub(crate) fn node_count(&self) -> usize {
-        self.peers.seen().len() + 1
+        self.peers.voices().len() + 1
     }
 
     /// Lets replicas speak once a majority has confirmed who this node is.
     pub(crate) fn admit_if_known(&self) {
-        if has_met_majority(self.node_count(), self.peers.answers().len()) {
+        let voices = self.peers.voices();
+        let answered = self.peers.answers().keys().filter(|node| voices.contains(node)).count();
+        if has_met_majority(voices.len() + 1, answered) {
             self.peers.admit();
         }
     }

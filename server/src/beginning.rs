@@ -132,9 +132,7 @@ async fn member(
     let copy = RoutingCopy::new(directory.path(), member.cluster);
     let map = copy.load();
     if member.is_founder {
-        if !options.join.is_empty() {
-            tracing::info!("--join is not needed: this node founded its cluster");
-        }
+        refuse_other_cluster(config, options, directory, &member, map.as_ref())?;
         if map.is_none() && config.founders.is_empty() && member.founders_count > 1 {
             return Err(Fatal::of(format!(
                 "data directory {}: no copy of the cluster's map can be read, and the configuration lists no nodes: \
@@ -175,6 +173,28 @@ async fn member(
             Ok((role, Some(map_of(&admission)?)))
         }
     }
+}
+
+/// A founder that is told to join must be told of its own cluster: it would found or serve that one, and the flag would
+/// be ignored.
+fn refuse_other_cluster(
+    config: &Config,
+    options: &Options,
+    directory: &DataDirectory,
+    member: &Member,
+    map: Option<&ClusterMap>,
+) -> Result<(), Fatal> {
+    let of_map = map.into_iter().flat_map(|map| map.nodes.values().map(|row| &row.peer));
+    let mut known = of_map.chain(config.founders.iter().map(|founder| &founder.peer));
+    if options.join.is_empty() || known.any(|peer| options.join.contains(peer)) {
+        return Ok(());
+    }
+    Err(Fatal::of(format!(
+        "data directory {}: node {} founded cluster {} here, and the nodes of --join are none of it: leave --join out, or          join with an empty data directory",
+        directory.path().display(),
+        member.node,
+        member.cluster
+    )))
 }
 
 /// A directory that is nobody yet, and joins.
@@ -259,10 +279,18 @@ fn key(
     directory: &DataDirectory,
     standing: &Standing,
 ) -> Result<ClusterKey, Fatal> {
+    let kept = ClusterKey::kept(directory.path()).map_err(Fatal::of)?;
     if let Some(file) = options.cluster_key.as_ref().or(config.key_file.as_ref()) {
-        return ClusterKey::read(file).map_err(Fatal::of);
+        let given = ClusterKey::read(file).map_err(Fatal::of)?;
+        if kept.is_some_and(|kept| kept != given) {
+            return Err(Fatal::of(KeyError::Other {
+                given: file.clone(),
+                kept: directory.path().join(cluster_key::FILE),
+            }));
+        }
+        return Ok(given);
     }
-    if let Some(kept) = ClusterKey::kept(directory.path()).map_err(Fatal::of)? {
+    if let Some(kept) = kept {
         return Ok(kept);
     }
     match standing {

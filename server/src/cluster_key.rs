@@ -62,6 +62,18 @@ pub enum KeyError {
         "--join needs --cluster-key FILE (or cluster.key_file): the key of the cluster to join, from a node that is in"
     )]
     MissingToJoin,
+    /// The directory keeps another key than the one that is given.
+    #[error(
+        "cluster key {} is another than {}, which this node has: leave it out, or give the key of this node's cluster",
+        .given.display(),
+        .kept.display()
+    )]
+    Other {
+        /// What the command line or the configuration names.
+        given: PathBuf,
+        /// What the data directory keeps.
+        kept: PathBuf,
+    },
     /// A node that is in lost its key.
     #[error("{} is gone: start with --cluster-key FILE, the key of any other node of the cluster", .0.display())]
     Gone(PathBuf),

@@ -72,6 +72,51 @@ async fn put_somewhere(cluster: &Cluster, keyspace: &str, key: &str) -> Option<(
     None
 }
 
+/// Nodes that joined, hold nothing and never come back do not count where a majority is asked: two of the three that
+/// hold everything are enough to serve, also after a restart.
+#[tokio::test]
+async fn nodes_that_joined_and_are_gone_keep_nobody_from_serving() {
+    let mut cluster = Cluster::start(3).await;
+    for node in [cluster.join().await, cluster.join().await] {
+        cluster.node(node).kill();
+    }
+    cluster.node(2).kill();
+    cluster.node(3).kill();
+    cluster.node(3).start();
+    cluster.node(3).ready().await;
+    until("a write at two of three", || put_somewhere(&cluster, "default", "k")).await;
+}
+
+/// `--join` on a directory that founded a cluster of its own would be ignored: it is refused, unless it names that
+/// cluster.
+#[tokio::test]
+async fn a_founder_that_is_told_to_join_others_is_refused() {
+    let mut cluster = Cluster::start(3).await;
+    let mut loner = cluster.applicant();
+    let join = std::mem::take(&mut loner.flags);
+    loner.configure(small());
+    loner.start();
+    loner.ready().await;
+    assert!(loner.stop().await.success());
+    loner.flags = join[..2].to_vec();
+    loner.start();
+    assert!(!loner.is_ready().await, "it serves a cluster of its own");
+    let words = loner.last_words();
+    assert!(words.contains("founded cluster") && words.contains("leave --join out"), "{words}");
+    // The key of another cluster is not taken either.
+    loner.flags = join[2..].to_vec();
+    loner.start();
+    assert!(!loner.is_ready().await);
+    let words = loner.last_words();
+    assert!(words.contains("is another than"), "{words}");
+    // Named as its own, it is as good as absent.
+    let peer = format!("127.0.0.1:{}", cluster.node(2).ports.peer);
+    assert!(cluster.node(1).stop().await.success());
+    cluster.node(1).flags = vec!["--join".to_owned(), peer];
+    cluster.node(1).start();
+    cluster.node(1).ready().await;
+}
+
 /// A node that does not know the cluster's key is refused with that sentence, and leaves no trace in the map.
 #[tokio::test]
 async fn a_node_with_another_key_is_not_let_in() {

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use kvorum_api::{KeyspaceId, Limits, Mode, NodeId, PlacementRange, ReadLevel, ReplicaId, ShardId, Sharding};
 use kvorum_storage::command::Images;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the cluster has agreed about itself, at one revision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -180,6 +180,13 @@ impl ClusterMap {
     #[must_use]
     pub fn is_founded(&self) -> bool {
         self.counters.serial > 0
+    }
+
+    /// The nodes that hold something: a replica, or a part of the metadata.
+    #[must_use]
+    pub fn holders(&self) -> BTreeSet<NodeId> {
+        let founders = self.shards.values().flat_map(|row| &row.founders);
+        founders.chain(&self.metadata).map(|(_, node)| *node).collect()
     }
 
     /// Takes one edit in. The revision is the caller's: it knows where the edit came from.

@@ -257,7 +257,7 @@ impl Study {
         if map.nodes.is_empty() {
             return;
         }
-        self.peers.set_nodes(&map.nodes.keys().copied().collect());
+        self.peers.set_nodes(&map.nodes.keys().copied().collect(), map.holders());
         self.env.transport.set_peers(&map.nodes.values().map(|row| (row.node, row.peer.clone())).collect());
     }
 

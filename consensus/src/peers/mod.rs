@@ -110,9 +110,18 @@ impl Peers {
 
     /// From now on these are the nodes of the cluster (this one may be among them). A node that is new is known at
     /// once; one that goes is refused as unknown, and its life stays remembered.
-    pub fn set_nodes(&self, nodes: &BTreeSet<NodeId>) {
+    /// Only `holders` count where a majority is asked: a node that joined, holds nothing and never came back must not
+    /// keep the others from serving.
+    pub fn set_nodes(&self, nodes: &BTreeSet<NodeId>, holders: BTreeSet<NodeId>) {
         let others = nodes.iter().copied().filter(|node| *node != self.me.node).collect();
-        self.roll.lock().set(&others);
+        let mut roll = self.roll.lock();
+        roll.set(&others);
+        roll.holders = holders;
+    }
+
+    /// The other nodes of whom a majority is asked.
+    pub fn voices(&self) -> BTreeSet<NodeId> {
+        self.roll.lock().voices()
     }
 
     /// Lets replicas speak: enough peers have confirmed in this life who this node is.

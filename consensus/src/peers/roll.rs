@@ -42,6 +42,8 @@ const ACQUAINTANCE_PATIENCE: Duration = Duration::from_secs(10);
 /// Every other node of the cluster.
 pub(super) struct Roll {
     pub(super) seen: BTreeMap<NodeId, Seen>,
+    /// The nodes that hold something; empty = nobody knows yet, and everybody counts.
+    pub(super) holders: BTreeSet<NodeId>,
     /// What was seen of nodes that are none of the cluster now.
     departed: BTreeMap<NodeId, Life>,
     /// Grows with every new life seen.
@@ -70,9 +72,21 @@ fn shown_lives(envelope: &Envelope) -> Option<Vec<PastLife>> {
 impl Roll {
     /// Knows `others`, and remembers the lives that an earlier life of this node has seen of anybody.
     pub(super) fn new(others: &BTreeSet<NodeId>, remembered: &BTreeMap<NodeId, Life>) -> Self {
-        let mut roll = Roll { seen: BTreeMap::new(), departed: remembered.clone(), lives_revision: 0, refused: None };
+        let mut roll = Roll {
+            seen: BTreeMap::new(),
+            holders: BTreeSet::new(),
+            departed: remembered.clone(),
+            lives_revision: 0,
+            refused: None,
+        };
         roll.set(others);
         roll
+    }
+
+    /// The other nodes of whom a majority is asked.
+    pub(super) fn voices(&self) -> BTreeSet<NodeId> {
+        let counts = |node: &NodeId| self.holders.is_empty() || self.holders.contains(node);
+        self.seen.keys().copied().filter(counts).collect()
     }
 
     /// From now on these are the other nodes. Who is new is known by what was seen of it before; of who goes the life

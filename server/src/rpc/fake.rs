@@ -38,7 +38,8 @@ pub const NOW_MS: u64 = 1_700_000_000_000;
 /// One shard: puts and gets, nothing else.
 pub struct FakeShard {
     shard: ShardId,
-    entries: Mutex<BTreeMap<Bytes, Bytes>>,
+    /// What it holds.
+    pub entries: Mutex<BTreeMap<Bytes, Bytes>>,
     /// How many commands each call of `write_many` brought, and in which context.
     pub handed: Mutex<Vec<(usize, RequestContext)>>,
     /// Writes wait for a permit each call.

@@ -45,6 +45,9 @@ const FIRST_PORTION_BYTES: usize = 16 << 10;
 /// Rows of one portion: many tiny rows are bounded too.
 const PORTION_ROWS_MAX: usize = 4_096;
 
+/// The longest that a scan says nothing while it walks rows that nobody wants.
+const SILENCE_MAX: Duration = Duration::from_secs(1);
+
 /// What the feeder hands over.
 enum Portion {
     Message(Box<proto::ScanReply>),
@@ -167,8 +170,14 @@ impl Feeder {
         let row = &self.entered.keyspace.row;
         let (sharding, keyspace) = (row.sharding, row.id);
         let mut receipt = Some(proto_out::receipt(&answer::delivered(rows.receipt(), keyspace)));
+        let mut said = Instant::now();
         loop {
-            let most = self.rows_left.map_or(PORTION_ROWS_MAX, |left| left.min(PORTION_ROWS_MAX as u64) as usize);
+            // Of those that are walked for a few that are wanted, many at a time.
+            let most = match self.rows_left {
+                Some(0) => 0,
+                Some(left) if self.wanted.takes_all() => left.min(PORTION_ROWS_MAX as u64) as usize,
+                Some(_) | None => PORTION_ROWS_MAX,
+            };
             let portion = match most {
                 0 => Vec::new(),
                 _ => rows.next(self.portion_bytes, most).await?,
@@ -178,13 +187,18 @@ impl Feeder {
             let mut entries: Vec<_> = portion.into_iter().map(|row| proto_out::row(row, sharding)).collect();
             entries.retain(|entry| self.wanted.takes(&entry.key));
             if let Some(left) = &mut self.rows_left {
+                entries.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= entries.len() as u64;
             }
             metrics::scanned(entries.len());
-            let says_nothing = entries.is_empty() && receipt.is_none();
+            // A client that hears nothing for long takes the node for dead.
+            let says_nothing = entries.is_empty() && receipt.is_none() && said.elapsed() < SILENCE_MAX;
             let message = proto::ScanReply { receipt: receipt.take(), entries };
-            if !says_nothing && self.send(sender, Portion::Message(Box::new(message))).await.is_err() {
-                return Ok(false);
+            if !says_nothing {
+                if self.send(sender, Portion::Message(Box::new(message))).await.is_err() {
+                    return Ok(false);
+                }
+                said = Instant::now();
             }
             if is_end {
                 return Ok(true);
@@ -225,6 +239,88 @@ impl Stream for ScanStream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        router::tests::{add, map},
+        rpc::fake::World,
+    };
+    use bytes::Bytes;
+    use futures::future::BoxFuture;
+    use kvorum_api::{PlacementRange, Receipt, Sharding, Version};
+    use kvorum_storage::{Entry, shard::Row};
+
+    /// Rows that nobody wants, one a portion, each after a while.
+    struct Slow {
+        receipt: Receipt,
+        portions_left: u32,
+    }
+
+    impl Rows for Slow {
+        fn receipt(&self) -> &Receipt {
+            &self.receipt
+        }
+
+        fn next(&mut self, _: usize, _: usize) -> BoxFuture<'_, Result<Vec<Row>, ReadError>> {
+            Box::pin(async move {
+                tokio::time::sleep(Duration::from_millis(600)).await;
+                let Some(left) = self.portions_left.checked_sub(1) else { return Ok(Vec::new()) };
+                self.portions_left = left;
+                let entry = Entry { version: Version::default(), value: Some(Bytes::new()), expires_ms: None };
+                Ok(vec![Row { key: Sharding::Hash.placement_key(&Bytes::from_static(b"a")), entry }])
+            })
+        }
+    }
+
+    fn receipt() -> Receipt {
+        Receipt {
+            mode: kvorum_api::Mode::Cp,
+            level: Some(ReadLevel::Local),
+            shard: ShardId(1),
+            epoch: 1,
+            incarnation: 0,
+            node: kvorum_api::NodeId(1),
+            version: None,
+            position: kvorum_api::LogPosition::default(),
+            staleness: None,
+            durable_replicas: 0,
+            stamp: kvorum_api::Stamp::default(),
+        }
+    }
+
+    /// A client that hears nothing for long takes the node for dead.
+    #[tokio::test(start_paused = true)]
+    async fn a_scan_that_walks_long_for_nothing_is_heard_of() {
+        let mut map = map();
+        let hashed = PlacementRange::of_hashes(1).into_iter().map(|range| (range, vec![1]));
+        add(&mut map, "hashed", Sharding::Hash, hashed.collect());
+        let world = World::new(map, "");
+        let entered = world.door.enter(Asked { keyspace: "hashed".into(), ..Asked::default() }).unwrap();
+        let request = proto::ScanRequest { start: "x".into(), full_scan: true, ..proto::ScanRequest::default() };
+        let mut feeder = Feeder {
+            parts: VecDeque::new(),
+            wanted: Wanted::of(&request, &entered.keyspace.row).unwrap(),
+            level: ReadLevel::Local,
+            timeout: Duration::from_secs(5),
+            deadline: Instant::now() + Duration::from_secs(60),
+            rows_left: Some(1),
+            portion_bytes: FIRST_PORTION_BYTES,
+            entered,
+        };
+        let (sender, mut portions) = mpsc::channel(1);
+        let walking = world.door.tasks.spawn(async move {
+            let rows = Box::new(Slow { receipt: receipt(), portions_left: 10 });
+            feeder.feed(rows, &sender).await.unwrap()
+        });
+        let mut heard = Instant::now();
+        let mut messages = 0;
+        while let Some(portion) = portions.recv().await {
+            assert!(heard.elapsed() <= 2 * SILENCE_MAX, "nothing for {:?}", heard.elapsed());
+            heard = Instant::now();
+            messages += 1;
+            let Portion::Message(message) = portion else { panic!("a message") };
+            assert!(message.entries.is_empty());
+        }
+        assert!(messages >= 4 && walking.await.unwrap(), "{messages} messages in 6.6 s");
+    }
 
     #[tokio::test]
     async fn a_feeder_that_disappears_never_looks_like_the_end() {

@@ -79,6 +79,12 @@ impl Wanted {
         self.range.start = std::mem::take(&mut self.range.start).max(next.freeze());
     }
 
+    /// Whether every row that is walked is wanted.
+    #[must_use]
+    pub fn takes_all(&self) -> bool {
+        self.filter.is_none()
+    }
+
     /// Whether a row under that key is wanted.
     #[must_use]
     pub fn takes(&self, key: &Bytes) -> bool {

@@ -93,6 +93,14 @@ fn operation_bytes(operation: &Operation) -> usize {
     }
 }
 
+fn returns_previous(operation: &Operation) -> bool {
+    match operation {
+        Operation::Put { return_previous, .. } | Operation::Delete { return_previous, .. } => *return_previous,
+        // A number is small.
+        Operation::Increment { .. } => false,
+    }
+}
+
 /// One operation.
 ///
 /// # Errors
@@ -136,6 +144,17 @@ pub fn batch(
             limit: "batch_bytes_max",
             max: limits.batch_bytes_max as u64,
             fix: "send several batches",
+        });
+    }
+    // What was there before is known only when it is too late to refuse.
+    let asking = operations.iter().filter(|operation| returns_previous(operation)).count();
+    if !is_alone && asking * limits.value_bytes_max > limits::BATCH_PREVIOUS_BYTES_MAX {
+        return Err(Refused::OverLimit {
+            field: "return_previous",
+            actual: (asking * limits.value_bytes_max) as u64,
+            limit: "batch_previous_bytes_max",
+            max: limits::BATCH_PREVIOUS_BYTES_MAX as u64,
+            fix: "ask for fewer previous values in one batch (each counts as keyspaces.value_bytes_max)",
         });
     }
     Ok(WriteCommand { request, operations })

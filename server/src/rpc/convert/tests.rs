@@ -83,6 +83,23 @@ fn every_limit_is_refused_by_its_name() {
     );
 }
 
+/// What a batch answers is bounded before it is known.
+#[test]
+fn previous_values_of_a_batch_are_bounded_by_their_largest() {
+    let limits = Limits { value_bytes_max: 16 << 20, ..LIMITS };
+    let wide = KeyspaceRow { limits, ..row() };
+    let delete = |key: u8| frame::Operation::Delete {
+        key: Bytes::from(vec![key]),
+        condition: frame::Condition::None,
+        return_previous: true,
+    };
+    assert!(command::batch(None, (1..=3).map(delete).collect(), &wide).is_ok(), "three times 16 MiB fit");
+    let limits = Limits { batch_operations_max: 4, ..limits };
+    let wide = KeyspaceRow { limits, ..row() };
+    let refused = command::batch(None, (1..=4).map(delete).collect(), &wide).unwrap_err();
+    assert_eq!((limit(&refused), field(&refused)), ("batch_previous_bytes_max", "return_previous"));
+}
+
 #[test]
 fn the_value_of_a_condition_is_bounded_too() {
     let mut guarded = put(1, 1);

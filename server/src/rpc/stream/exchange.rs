@@ -14,8 +14,11 @@ use kvorum_api::{
     frame::{Answer, BYTES_MAX, CALLS_MAX, Reply, Request},
     proto::StreamFrame,
 };
-use std::{collections::VecDeque, sync::Arc};
-use tokio::sync::{mpsc, watch};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep,
+};
 use tonic::Status;
 
 /// Calls of one stream that are not answered yet.
@@ -23,6 +26,12 @@ const CALLS_IN_FLIGHT_MAX: usize = 4 * CALLS_MAX;
 
 /// Bytes of calls of one stream that are not answered yet, and of answers that are not sent.
 const BYTES_IN_FLIGHT_MAX: usize = 4 * BYTES_MAX;
+
+/// Bytes of answers that are not sent: beyond, nothing in flight is driven on until the client takes some.
+const ANSWER_BYTES_MAX: usize = 4 * BYTES_MAX;
+
+/// A client that takes no answer for so long, while so many wait, is gone: what it asked for holds up others.
+const READER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// One stream.
 pub struct Exchange {
@@ -66,6 +75,11 @@ impl Exchange {
         self.calls_in_flight < CALLS_IN_FLIGHT_MAX && self.bytes_in_flight + self.ready_bytes < BYTES_IN_FLIGHT_MAX
     }
 
+    /// Whether answers may be added to those that wait.
+    fn takes_answers(&self) -> bool {
+        self.ready_bytes < ANSWER_BYTES_MAX
+    }
+
     /// Serves it until the client has sent its last frame, sends what is none, or goes away, or the node drains.
     pub(super) async fn run(mut self, frames: impl Stream<Item = Result<StreamFrame, Status>> + Send) {
         let mut frames = std::pin::pin!(frames);
@@ -82,15 +96,18 @@ impl Exchange {
                     Ok(_) => Event::Room,
                     Err(_) => Event::Gone,
                 },
-                Some(done) = running.next(), if !running.is_empty() => Event::Done(done),
+                Some(done) = running.next(), if !running.is_empty() && self.takes_answers() => Event::Done(done),
                 () = drained(&mut draining), if last_words.is_none() => Event::Drained,
                 frame = frames.next(), if reads => Event::Frame(frame),
                 () = self.sender.closed() => Event::Gone,
+                () = sleep(READER_PATIENCE), if !self.takes_answers() => Event::Gone,
             };
             match event {
                 Event::Room => {
                     // Whatever else is ready by now rides along.
-                    while let Some(Some(done)) = running.next().now_or_never() {
+                    while self.takes_answers()
+                        && let Some(Some(done)) = running.next().now_or_never()
+                    {
                         running.extend(self.take(done).map(Work::run));
                     }
                     self.send();

@@ -285,6 +285,31 @@ async fn a_stream_with_too_much_in_flight_is_not_read() {
     assert_eq!(answers.len(), frames * CALLS_MAX);
 }
 
+/// A client that asks for much and takes nothing: what waits for it is bounded, and so is how long.
+#[tokio::test(start_paused = true)]
+async fn answers_that_nobody_takes_are_bounded_in_bytes_and_in_time() {
+    let world = world("");
+    let value = Bytes::from(vec![7; 1 << 20]);
+    world.shard(2).entries.lock().insert(Bytes::from_static(b"z"), value);
+    let mut client = open(&world);
+    client.send(of("here", (1..=100).map(|id| get(id, "z")).collect())).await;
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    let waiting = world.door.admission.in_flight().requests;
+    let answered_max = (ANSWER_BYTES_MAX >> 20) as u64 + 2;
+    assert!(100 - waiting <= answered_max, "{} answers of 1 MiB wait for a client that takes none", 100 - waiting);
+    let asleep = tokio::time::Instant::now();
+    client.server.await.unwrap();
+    assert!(asleep.elapsed() >= READER_PATIENCE);
+    assert_eq!(world.door.admission.in_flight().requests, 0, "it holds nobody up any more");
+    let mut taken = 0;
+    while let Some(Ok(frame)) = client.replies.recv().await {
+        taken += Reply::decode(frame.body).unwrap().answers.len() as u64;
+    }
+    assert!(taken < 100);
+}
+
 #[tokio::test]
 async fn a_client_that_has_sent_its_last_frame_gets_every_answer_and_the_end() {
     let world = world("");
