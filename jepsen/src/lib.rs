@@ -1,18 +1,20 @@
 //! # jepsen: the inspector, with its own weather
 //!
 //! ```text
+//!   check     does a history keep the promise? one order per key, sets, counters, sessions, receipts …
 //!   history   what clients asked and were told: our JSON Lines, Jepsen's EDN, Porcupine's logs
 //!   model     what one register, counter, set or text does when operations happen one after another
 //!   real      real nodes as processes, a network that can be broken, faults, experiments
 //!   sim       three nodes in one thread and one seed: crashes, losses, skewed clocks, power cut between two sectors
 //! ```
 //!
-//! Start reading at [`history`] and [`sim`].
+//! Start reading at [`history`], [`check`] and [`sim`].
 //!
 //! **Invariant.** A verdict can be repeated: whatever fails prints the one command that shows it again.
 //!
 //! **Deliberately absent.** Private items of the house: what is inspected is what everybody else uses.
 
+pub mod check;
 pub mod history;
 pub mod model;
 pub mod real;

@@ -1,12 +1,16 @@
 //! `jepsen`: tries to break the house, and says how to see it again.
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, Parser, Subcommand};
-use kvorum_jepsen::sim::{
-    replay::{self, Options},
-    world::Report,
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use kvorum_jepsen::{
+    check::command::{self, Request},
+    history::Format,
+    sim::{
+        replay::{self, Options},
+        world::Report,
+    },
 };
-use std::{ops::RangeInclusive, process::ExitCode, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, process::ExitCode, time::Duration};
 
 /// Tries to break Kvorum.
 #[derive(Parser)]
@@ -20,6 +24,47 @@ struct Arguments {
 enum Command {
     /// Simulates three nodes in one thread: crashes, lost messages, skewed clocks, slow disks, all drawn from a seed.
     Sim(Sim),
+    /// Judges a history file. Ends with 0 ok, 1 violation, 2 malformed or misused, 3 unknown, 4 vacuous.
+    Check(Check),
+}
+
+#[derive(Args)]
+struct Check {
+    /// The history: JSON Lines, Jepsen's EDN, or a log of Porcupine's test data.
+    file: PathBuf,
+    /// By which model; several are separated by commas. Without it: the one that fits the operations.
+    #[arg(long = "model", value_delimiter = ',')]
+    models: Vec<String>,
+    /// How the file is written.
+    #[arg(long, value_enum, default_value_t = FormatName::Auto)]
+    format: FormatName,
+    /// Writes a timeline to this file: open it in a browser.
+    #[arg(long)]
+    html: Option<PathBuf>,
+    /// Memory for what searches remember; beyond it the verdict is unknown.
+    #[arg(long, default_value = "1GiB", value_parser = command::parse_bytes)]
+    memory: u64,
+    /// Seconds for each model; beyond them the verdict is unknown.
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// How the answer is written.
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum FormatName {
+    Auto,
+    Jsonl,
+    Edn,
+    PorcupineEtcd,
+    PorcupineKv,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
 }
 
 #[derive(Args)]
@@ -44,6 +89,38 @@ struct Sim {
 fn main() -> Result<ExitCode> {
     match Arguments::parse().command {
         Command::Sim(sim) => simulate(&sim),
+        Command::Check(check) => Ok(judge(check)),
+    }
+}
+
+/// What went wrong before there was a verdict must not look like one.
+#[expect(clippy::print_stderr, reason = "why there is no report is told where reports are not")]
+fn judge(check: Check) -> ExitCode {
+    let format = match check.format {
+        FormatName::Auto => Format::Auto,
+        FormatName::Jsonl => Format::Jsonl,
+        FormatName::Edn => Format::Edn,
+        FormatName::PorcupineEtcd => Format::PorcupineEtcd,
+        FormatName::PorcupineKv => Format::PorcupineKv,
+    };
+    let request = Request {
+        file: check.file,
+        models: check.models,
+        format,
+        html: check.html,
+        memory_bytes_max: check.memory,
+        time_max: check.seconds.map(Duration::from_secs),
+        is_json: check.output == Output::Json,
+    };
+    match command::run(&request) {
+        Ok(answer) => {
+            line(&answer.text);
+            ExitCode::from(answer.verdict.exit_code())
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
     }
 }
 

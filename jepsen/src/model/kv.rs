@@ -68,6 +68,10 @@ impl Model for KvModel {
         kept.iter().any(|other| matches!(other, KvCall::Get(seen) if seen.contains(made.as_str())))
     }
 
+    fn state_bytes(&self, state: &String) -> u64 {
+        128 + 2 * state.len() as u64
+    }
+
     fn describe(&self, state: &String) -> String {
         format!("{state:?}")
     }

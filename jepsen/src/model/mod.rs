@@ -16,10 +16,10 @@ mod kv;
 mod register;
 mod set;
 
-pub use counter::CounterModel;
+pub use counter::{CounterModel, number_of, step_of};
 pub use kv::KvModel;
 pub use register::{RegisterCall, RegisterModel};
-pub use set::SetModel;
+pub use set::{SetModel, elements};
 
 use crate::history::{Operation, Value};
 use std::hash::Hash;
@@ -48,6 +48,11 @@ pub trait Model: Sync {
     /// explanations short.
     fn may_explain(&self, _call: &Self::Call, _kept: &[Self::Call]) -> bool {
         true
+    }
+
+    /// About how much memory a state takes that a search remembers.
+    fn state_bytes(&self, _state: &Self::State) -> u64 {
+        128
     }
 
     /// A state for people.

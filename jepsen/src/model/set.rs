@@ -62,6 +62,10 @@ impl Model for SetModel {
         matches!(call, SetCall::Read(_))
     }
 
+    fn state_bytes(&self, state: &BTreeSet<Value>) -> u64 {
+        128 + 2 * 64 * state.len() as u64
+    }
+
     fn describe(&self, state: &BTreeSet<Value>) -> String {
         Value::List(state.iter().cloned().collect()).to_string()
     }
