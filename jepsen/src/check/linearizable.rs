@@ -60,12 +60,13 @@ pub fn register(name: &str, history: &History, method: Method, options: &Options
     let parts = split(&model, history)?;
     let decide = |part: &Part<_>, meter: &Meter| {
         if method == Method::Search {
-            return decide_by_search(&model, history, part, meter);
+            return decide_by_search(&model, history, part, meter, options);
         }
         match zones::decide(&model.initial, &part.calls) {
-            None => decide_by_search(&model, history, part, meter),
+            None => decide_by_search(&model, history, part, meter, options),
             Some(Ok(())) => Decision::Explained,
             Some(Err(conflict)) => {
+                meter.stop();
                 let calls = conflict.calls.iter().map(|at| part.calls[*at].clone()).collect();
                 let suspect = Suspect {
                     key: part.key.as_deref(),
@@ -74,7 +75,7 @@ pub fn register(name: &str, history: &History, method: Method, options: &Options
                     of: part.calls.len(),
                     history,
                 };
-                let mut finding = shrink(&model, suspect, meter);
+                let mut finding = shrink(&model, suspect, options);
                 finding.because.push(conflict.because);
                 Decision::Convicted(finding)
             }
@@ -86,7 +87,7 @@ pub fn register(name: &str, history: &History, method: Method, options: &Options
 /// Judges a history of any objects, one per key.
 pub fn linearizable<M: Model>(name: &str, model: &M, history: &History, options: &Options) -> Result<Report, Unfit> {
     let parts = split(model, history)?;
-    let decide = |part: &Part<M::Call>, meter: &Meter| decide_by_search(model, history, part, meter);
+    let decide = |part: &Part<M::Call>, meter: &Meter| decide_by_search(model, history, part, meter, options);
     Ok(judge(name, model, history, &parts, options, decide))
 }
 
@@ -113,11 +114,18 @@ fn is_held_to_it(operation: &Operation) -> bool {
     matches!(operation.level, None | Some(ReadLevel::Linearizable))
 }
 
-fn decide_by_search<M: Model>(model: &M, history: &History, part: &Part<M::Call>, meter: &Meter) -> Decision {
+fn decide_by_search<M: Model>(
+    model: &M,
+    history: &History,
+    part: &Part<M::Call>,
+    meter: &Meter,
+    options: &Options,
+) -> Decision {
     match search(model, [model.initial()].into(), &part.calls, meter, u64::MAX) {
         Found::Order => Decision::Explained,
         Found::GaveUp(limit) => Decision::Open(limit),
         Found::NoOrder(stuck) => {
+            meter.stop();
             // Whatever began after the last moment any order reaches has nothing to do with it.
             let end_ns = part.calls[stuck.call].until_ns.unwrap_or(history.end_ns);
             let reached = part.calls[stuck.first..].iter().filter(|call| call.from_ns <= end_ns);
@@ -126,7 +134,7 @@ fn decide_by_search<M: Model>(model: &M, history: &History, part: &Part<M::Call>
                 .collect();
             let suspect =
                 Suspect { key: part.key.as_deref(), starts: stuck.before, calls, of: part.calls.len(), history };
-            Decision::Convicted(shrink(model, suspect, meter))
+            Decision::Convicted(shrink(model, suspect, options))
         }
     }
 }

@@ -27,6 +27,7 @@ pub struct Meter {
     memory_bytes_max: u64,
     deadline: Option<Instant>,
     is_unwanted: AtomicBool,
+    tried: AtomicU64,
 }
 
 impl Meter {
@@ -37,6 +38,7 @@ impl Meter {
             memory_bytes_max,
             deadline: time_max.map(|time_max| Instant::now() + time_max),
             is_unwanted: AtomicBool::new(false),
+            tried: AtomicU64::new(0),
         }
     }
 
@@ -45,9 +47,14 @@ impl Meter {
         self.is_unwanted.store(true, Ordering::Relaxed);
     }
 
+    /// Situations tried by searches that ended.
+    pub fn tried(&self) -> u64 {
+        self.tried.load(Ordering::Relaxed)
+    }
+
     /// Nothing borrowed so far.
     pub fn loan(&self) -> Loan<'_> {
-        Loan { meter: self, bytes: 0 }
+        Loan { meter: self, bytes: 0, tried: 0 }
     }
 }
 
@@ -55,6 +62,8 @@ impl Meter {
 pub struct Loan<'a> {
     meter: &'a Meter,
     bytes: u64,
+    /// Situations tried; the search counts them.
+    pub tried: u64,
 }
 
 impl Loan<'_> {
@@ -78,6 +87,7 @@ impl Loan<'_> {
 impl Drop for Loan<'_> {
     fn drop(&mut self) {
         self.meter.used_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.meter.tried.fetch_add(self.tried, Ordering::Relaxed);
     }
 }
 

@@ -57,12 +57,14 @@ pub struct Options {
     pub time_max: Option<Duration>,
     /// How many keys are searched at once.
     pub threads: usize,
+    /// Situations to try for making a violation short, after it was found. Fewer say the same at greater length.
+    pub explaining_tries_max: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Options { memory_bytes_max: 1 << 30, time_max: None, threads: threads.min(8) }
+        Options { memory_bytes_max: 1 << 30, time_max: None, threads: threads.min(8), explaining_tries_max: 500_000 }
     }
 }
 

@@ -185,7 +185,6 @@ struct Walk<'a, M: Model> {
     states: States<M::State>,
     seen: Seen,
     loan: Loan<'a>,
-    tries: u64,
     tries_max: u64,
     /// The latest return that was a dead end.
     furthest: usize,
@@ -224,7 +223,6 @@ impl<'a, M: Model> Walk<'a, M> {
             states: States::default(),
             seen: Seen::default(),
             loan: meter.loan(),
-            tries: 0,
             tries_max,
             furthest: HEAD,
             notes: None,
@@ -313,11 +311,11 @@ impl<'a, M: Model> Walk<'a, M> {
         if !self.seen.insert(situation) {
             return Ok(None);
         }
-        self.tries += 1;
-        if self.tries > self.tries_max {
+        self.loan.tried += 1;
+        if self.loan.tried > self.tries_max {
             return Err(Limit::Tries);
         }
-        if self.tries.is_multiple_of(SITUATIONS_PER_LOOK) {
+        if self.loan.tried.is_multiple_of(SITUATIONS_PER_LOOK) {
             self.loan.charge(SITUATION_BYTES * SITUATIONS_PER_LOOK)?;
         }
         Ok(Some(next))

@@ -7,7 +7,7 @@
 
 use super::{
     meter::Meter,
-    report::{Finding, Role, Row},
+    report::{Finding, Options, Role, Row},
     search::{Explained, Found, Timed, explain, search},
 };
 use crate::{history::History, model::Model};
@@ -29,18 +29,16 @@ pub struct Suspect<'a, M: Model> {
 
 /// Situations one attempt to forget something may try. An attempt that needs more fails, and nothing is lost but
 /// brevity.
-const TRIES_PER_ATTEMPT_MAX: u64 = 20_000;
-
-/// Situations all attempts together may try.
-const TRIES_MAX: u64 = 4_000_000;
+const TRIES_PER_ATTEMPT_MAX: u64 = 10_000;
 
 /// States named per operation.
 const STATES_NAMED_MAX: usize = 6;
 
-/// Forgets all it can, and says what is left.
-pub fn shrink<M: Model>(model: &M, suspect: Suspect<'_, M>, meter: &Meter) -> Finding {
+/// Forgets all it can within `options`, and says what is left.
+pub fn shrink<M: Model>(model: &M, suspect: Suspect<'_, M>, options: &Options) -> Finding {
+    let meter = Meter::new(options.memory_bytes_max, None);
     let kept = vec![true; suspect.calls.len()];
-    let mut window = Window { model, suspect: &suspect, kept, meter, tries_left: TRIES_MAX };
+    let mut window = Window { model, suspect: &suspect, kept, meter, tries_max: options.explaining_tries_max };
     window.forget_clients();
     window.forget_chunks();
     window.finding()
@@ -50,8 +48,8 @@ struct Window<'a, M: Model> {
     model: &'a M,
     suspect: &'a Suspect<'a, M>,
     kept: Vec<bool>,
-    meter: &'a Meter,
-    tries_left: u64,
+    meter: Meter,
+    tries_max: u64,
 }
 
 impl<M: Model> Window<'_, M> {
@@ -83,15 +81,14 @@ impl<M: Model> Window<'_, M> {
 
     fn forget(&mut self, chunk: impl Fn(usize) -> bool) -> bool {
         let goes = |at: usize| self.kept[at] && chunk(at);
-        if self.tries_left < TRIES_PER_ATTEMPT_MAX || !(0..self.kept.len()).any(goes) {
+        if self.meter.tried() >= self.tries_max || !(0..self.kept.len()).any(goes) {
             return false;
         }
         let stays = (0..self.kept.len()).map(|at| self.kept[at] && !chunk(at)).collect();
         let before = std::mem::replace(&mut self.kept, stays);
-        self.tries_left -= TRIES_PER_ATTEMPT_MAX / 8;
         let calls = self.calls();
         let starts = self.suspect.starts.clone();
-        let fails = matches!(search(self.model, starts, &calls, self.meter, TRIES_PER_ATTEMPT_MAX), Found::NoOrder(_));
+        let fails = matches!(search(self.model, starts, &calls, &self.meter, TRIES_PER_ATTEMPT_MAX), Found::NoOrder(_));
         if !fails {
             self.kept = before;
         }
@@ -123,7 +120,7 @@ impl<M: Model> Window<'_, M> {
 
     fn finding(&self) -> Finding {
         let calls = self.calls();
-        let explained = explain(self.model, &self.suspect.starts, &calls, self.meter, TRIES_MAX);
+        let explained = explain(self.model, &self.suspect.starts, &calls, &self.meter, self.tries_max);
         let row = |(at, timed): (usize, &Timed<M::Call>)| Row {
             operation: timed.operation,
             role: if timed.until_ns.is_some() { Role::Fact } else { Role::Source },

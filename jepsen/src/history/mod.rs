@@ -17,6 +17,7 @@
 
 mod edn;
 mod error;
+mod invent;
 mod jepsen;
 mod jsonl;
 mod load;
@@ -27,6 +28,7 @@ mod validate;
 mod value;
 
 pub use error::{HistoryError, Malformed};
+pub use invent::{Shape, invent};
 pub use jepsen::{read_edn, write_edn};
 pub use jsonl::{JsonLines, to_json, write_jsonl};
 pub use load::{Format, load, parse};
