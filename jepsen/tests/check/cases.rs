@@ -1,4 +1,5 @@
-//! The histories in `jepsen/tests/histories`: every verdict of `verdicts.tsv`, also after a journey through each format.
+//! The histories in `jepsen/tests/histories`: every verdict of `verdicts.tsv`, also after a journey through each
+//! format.
 
 use crate::histories;
 use kvorum_jepsen::{

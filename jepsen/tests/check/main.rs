@@ -3,7 +3,8 @@
 //! ```text
 //!   cases       small histories with known verdicts, in every format, that lie in `jepsen/tests/histories`
 //!   recorded    histories that others recorded, with their verdicts, where the folder is
-//!   invented    histories of perfect registers must pass; mutated ones must not; a plain search agrees with both methods
+//!   invented    histories of perfect registers must pass; mutated ones must not; a plain search agrees with both
+//! methods
 //!   command     `jepsen check` as a user runs it: exit codes, windows, pages, refusals
 //! ```
 //!
