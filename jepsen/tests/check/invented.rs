@@ -93,6 +93,7 @@ fn invocation(records: &[Record], completion: usize) -> usize {
 type Mutation = fn(&mut Vec<Record>, &mut SmallRng) -> Option<()>;
 
 /// Two reads of different values, one of which had ended before the other began, are told each other's answer.
+#[expect(clippy::ptr_arg, reason = "mutations share one type")]
 fn swap_two_reads(records: &mut Vec<Record>, chance: &mut SmallRng) -> Option<()> {
     let reads: Vec<usize> = completed(records, "read").collect();
     let one = *reads.choose(chance)?;
@@ -117,6 +118,7 @@ fn drop_a_write(records: &mut Vec<Record>, chance: &mut SmallRng) -> Option<()> 
 }
 
 /// A read shows a value that another acknowledged write had replaced before the read began.
+#[expect(clippy::ptr_arg, reason = "mutations share one type")]
 fn stale_read(records: &mut Vec<Record>, chance: &mut SmallRng) -> Option<()> {
     let writes: Vec<usize> = completed(records, "write").collect();
     let reads: Vec<usize> = completed(records, "read").collect();
