@@ -5,8 +5,8 @@
 //! cargo run -p kvorum-client --example tour -- 127.0.0.1:7101
 //! ```
 //!
-//! It makes keyspaces of its own and drops them. Tests run it too, against a scripted cluster and against a real node: what
-//! the pages of the library show, works.
+//! It makes keyspaces of its own and drops them. Tests run it too, against a scripted cluster and against a real node:
+//! what the pages of the library show, works.
 #![allow(clippy::print_stdout, reason = "a program shows what it does")]
 
 use kvorum_client::{Client, ClientError, Condition, Options, Put, ReadLevel, Session, admin::KeyspaceWish};

@@ -70,11 +70,10 @@ impl WriteCall {
         let seen = self.writing.session.as_ref().and_then(|session| session.keyspace());
         let own = maps.aim(name, &self.target).map(|aim| aim.keyspace);
         let Some((seen, own)) = seen.zip(own).filter(|(seen, own)| seen != own) else { return Ok(()) };
-        let other = maps.name_of(seen).unwrap_or_else(|| "one that was dropped".to_owned());
         Err(Failure::foreign_session(
             format!(
-                "session_token is of keyspace {other} (number {seen}), this request is for {name} (number {own}): begin a \
-                 new session"
+                "session_token is of the keyspace with number {seen}, this request is for {name} (number {own}): begin \
+                 a new session"
             ),
             node,
         ))

@@ -65,9 +65,9 @@ impl<M> Keyspace<M> {
         self
     }
 
-    /// The same keyspace, read at `level` unless a call says otherwise. Without it the keyspace's own level holds; if that
-    /// is [`ReadLevel::Session`], this handle and its clones are a session of their own. Asked for by name, that level is
-    /// refused outside of a [`Session`].
+    /// The same keyspace, read at `level` unless a call says otherwise. Without it the keyspace's own level holds; if
+    /// that is [`ReadLevel::Session`], this handle and its clones are a session of their own. Asked for by name, that
+    /// level is refused outside of a [`Session`].
     #[must_use]
     pub fn with_level(mut self, level: ReadLevel) -> Self {
         self.level = Some(level);

@@ -38,8 +38,8 @@
 //! # }
 //! ```
 //!
-//! The examples of these pages are compiled and not run, because they need a cluster; `examples/tour.rs` is the same code
-//! as a program, which tests run against a scripted cluster and against a real node.
+//! The examples of these pages are compiled and not run, because they need a cluster; `examples/tour.rs` is the same
+//! code as a program, which tests run against a scripted cluster and against a real node.
 //!
 //! **Invariant.** Only what is safe is repeated: what provably had no effect, reads, and writes under the same request
 //! id. An acknowledged write is never overtaken by a copy of an earlier one that was given up: every write tells the

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! **Invariant.** A write is routed and its ticket placed in one step, and a changed map first unplaces the tickets of
-//! its keyspace: so no shard hears a floor above a write that the new map sends to it (I2). Numbers of keyspaces grow: a
-//! map never gives way to one of a lower number, which a node that lags behind still has.
+//! its keyspace: so no shard hears a floor above a write that the new map sends to it (I2). Numbers of keyspaces grow:
+//! a map never gives way to one of a lower number, which a node that lags behind still has.
 
 use crate::{
     map::{Address, KeyspaceMap, Target},
@@ -103,11 +103,6 @@ impl Maps {
             self.unanswered.unplace(keyspace);
         }
         !is_older
-    }
-
-    /// The name of a keyspace, if a greeting told it.
-    pub(crate) fn name_of(&self, id: KeyspaceId) -> Option<String> {
-        self.known.lock().iter().find(|(_, map)| map.id == id).map(|(name, _)| name.clone())
     }
 
     /// The node at `address` leads the shard, or is said to.

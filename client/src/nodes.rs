@@ -114,8 +114,8 @@ impl Nodes {
         self.stamps().observe(stamp, Instant::now());
     }
 
-    /// Where the answers about `keyspace` are noted: in its session; outside of one, in the memory of the handle, if the
-    /// keyspace is read at level `session`.
+    /// Where the answers about `keyspace` are noted: in its session; outside of one, in the memory of the handle, if
+    /// the keyspace is read at level `session`.
     pub(crate) fn memory<'a>(
         &self,
         keyspace: &str,
@@ -126,8 +126,8 @@ impl Nodes {
         session.or_else(|| is_session().then_some(own)).map(|memory| &**memory)
     }
 
-    /// Takes note of what an answer about `keyspace` says: its stamp, its keyspace, what its session has seen. `false`: the
-    /// map was of a dropped keyspace of that name.
+    /// Takes note of what an answer about `keyspace` says: its stamp, its keyspace, what its session has seen. `false`:
+    /// the map was of a dropped keyspace of that name.
     pub(crate) fn saw(&self, keyspace: &str, delivered: &Delivered, session: Option<&Memory>) -> bool {
         self.observe(delivered.receipt.stamp);
         let id = delivered.keyspace.or_else(|| self.maps.kind(keyspace).map(|(id, _)| id));

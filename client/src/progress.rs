@@ -143,7 +143,9 @@ impl Progress {
                 Failure { message, node: last.node, ..doubt }
             }
             Some(doubt) => doubt,
-            None if self.sent == 0 && !self.silent.is_empty() && !last.is(CLIENT_OVERLOADED) => {
+            // Found out here, whoever would have been asked.
+            None if last.is(CLIENT_OVERLOADED) || last.is_foreign_token() => Failure { effect: Effect::None, ..last },
+            None if self.sent == 0 && !self.silent.is_empty() => {
                 let why: Vec<String> = self.silent.iter().map(|(node, why)| format!("{node}: {why}")).collect();
                 let message = format!("no node answered: {}", why.join("; "));
                 Failure { message, node: None, effect: Effect::None, ..last }

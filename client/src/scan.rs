@@ -7,8 +7,8 @@
 //!
 //! **Invariant.** Each shard is read at one position, and retried only until its first message: afterwards going on
 //! from another position would be a different answer, so the error goes to the caller. [`ScanStream::position`] says
-//! from where a new scan can go on. A scan is of one keyspace: if that is dropped and made anew on the way, the scan ends
-//! with an error.
+//! from where a new scan can go on. A scan is of one keyspace: if that is dropped and made anew on the way, the scan
+//! ends with an error.
 //!
 //! **Deliberately absent.** Reading several shards at once: placement order is what makes a scan resumable. Ahead of
 //! the reader are the messages the connection's window holds.

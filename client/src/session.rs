@@ -45,8 +45,8 @@ impl Memory {
         SessionToken { shards, ..*token }.encode()
     }
 
-    /// As [`Memory::for_read`], of a handle that nobody asked to be a session: where its keyspace was made anew, it begins
-    /// anew.
+    /// As [`Memory::for_read`], of a handle that nobody asked to be a session: where its keyspace was made anew, it
+    /// begins anew.
     pub(crate) fn for_read_anew(&self, aim: Option<&Aim>) -> Bytes {
         match aim {
             Some(aim) if self.keyspace().is_some_and(|seen| seen < aim.keyspace) => {

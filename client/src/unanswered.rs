@@ -12,9 +12,9 @@
 //! above a sequence that may still be sent to it, and the next frame to a shard after a write to it was given up tells
 //! a floor above that write (if nothing older is open there), so that a late copy of it is refused.
 //!
-//! **Invariant (I1).** A shard remembers so many outcomes of one client and then forgets the oldest. So a new write waits
-//! while [`OUTCOMES_AHEAD_MAX`] of this client's lie in its shard between the oldest unanswered one and it: what is asked
-//! for again is still known there.
+//! **Invariant (I1).** A shard remembers so many outcomes of one client and then forgets the oldest. So a new write
+//! waits while [`OUTCOMES_AHEAD_MAX`] of this client's lie in its shard between the oldest unanswered one and it: what
+//! is asked for again is still known there.
 //!
 //! A ticket lies in the shard its write is sent to. When a keyspace's map changes, its tickets lie nowhere until each
 //! is sent again, and hold every floor back meanwhile: nobody knows yet which shard will see them.
@@ -380,8 +380,8 @@ mod tests {
     }
 
     proptest! {
-        /// I1: whatever is opened, moved and settled, a shard never holds more outcomes from an open write on than it is
-        /// allowed to.
+        /// I1: whatever is opened, moved and settled, a shard never holds more outcomes from an open write on than it
+        /// is allowed to.
         #[test]
         fn no_shard_is_sent_more_than_it_remembers_behind_an_open_write(
             steps in prop::collection::vec((0..8_u8, any::<u8>(), 1..3_u64), 1..300),
