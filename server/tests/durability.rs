@@ -11,7 +11,7 @@ use kvorum_api::{
     Effect,
     proto::{self, read_level::Kind},
 };
-use kvorum_client::{Client, ClientError, Options, Written};
+use kvorum_client::{Client, ClientError, Cp, Keyspace, Options, Written, admin::KeyspaceWish};
 use std::{
     collections::BTreeMap,
     fs,
@@ -43,9 +43,7 @@ struct Account {
 }
 
 /// Writes until told to stop; every unknown outcome is asked for again under its id until it is known.
-async fn writer(number: usize, endpoints: Vec<String>, stop: Arc<AtomicBool>, progress: Arc<AtomicU64>) -> Account {
-    let client = Client::new(endpoints, Options::default()).unwrap();
-    let keyspace = client.keyspace("default").with_timeout(Duration::from_secs(3));
+async fn writer(number: usize, keyspace: Keyspace<Cp>, stop: Arc<AtomicBool>, progress: Arc<AtomicU64>) -> Account {
     let mut account = Account { number, ..Account::default() };
     let mut round = 0;
     while !stop.load(Ordering::Acquire) {
@@ -70,6 +68,14 @@ async fn writer(number: usize, endpoints: Vec<String>, stop: Arc<AtomicBool>, pr
     }
     account
 }
+
+/// A keyspace as a new client sees it.
+fn keyspace_of(cluster: &Cluster, name: &str, timeout: Duration) -> Keyspace<Cp> {
+    Client::new(cluster.endpoints(), Options::default()).unwrap().keyspace(name).with_timeout(timeout)
+}
+
+/// How long a writer waits before it asks again.
+const WRITER_PATIENCE: Duration = Duration::from_secs(3);
 
 /// The outcome once it is known: `None` = it provably did not happen.
 async fn settle(mut result: Result<Written, ClientError>, account: &mut Account) -> Option<Written> {
@@ -120,7 +126,8 @@ async fn no_acknowledged_write_is_lost_when_leaders_and_then_all_nodes_are_kille
     let (stop, progress) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let mut writers = JoinSet::new();
     for number in 0..WRITERS {
-        writers.spawn(writer(number, cluster.endpoints(), stop.clone(), progress.clone()));
+        let keyspace = keyspace_of(&cluster, "default", WRITER_PATIENCE);
+        writers.spawn(writer(number, keyspace, stop.clone(), progress.clone()));
     }
     for _ in 0..KILLS {
         progress_of(&progress, WRITERS as u64 / 2).await;
@@ -140,12 +147,46 @@ async fn no_acknowledged_write_is_lost_when_leaders_and_then_all_nodes_are_kille
     stop.store(true, Ordering::Release);
     let accounts = writers.join_all().await;
     converged(&cluster).await;
-    check(&cluster, &accounts).await;
+    check(&keyspace_of(&cluster, "default", PATIENCE), &accounts, WRITERS * KILLS / 4).await;
 }
 
-async fn check(cluster: &Cluster, accounts: &[Account]) {
-    let client = Client::new(cluster.endpoints(), Options::default()).unwrap();
-    let keyspace = client.keyspace("default").with_timeout(PATIENCE);
+/// Leaders of different shards die under writers that share one client.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_acknowledged_write_of_a_shared_client_is_lost_when_leaders_of_its_shards_are_killed() {
+    const SHARED_WRITERS: usize = 24;
+    let mut cluster = Cluster::start_with(3, |_| QUICK.to_owned()).await;
+    let keyspace = keyspace_of(&cluster, "spread", WRITER_PATIENCE);
+    let admin = Client::new(cluster.endpoints(), Options::default()).unwrap().admin();
+    let wish = KeyspaceWish { shard_by: "hash".to_owned(), shards: 8, replicas: 3, ..KeyspaceWish::default() };
+    until("the keyspace to be made", || async {
+        let made = admin.create_keyspace("spread", wish.clone()).await;
+        // Asked again after a doubtful answer it may be there already.
+        (made.is_ok() || admin.keyspaces(&["spread"]).await.is_ok_and(|found| !found.is_empty())).then_some(())
+    })
+    .await;
+    let (stop, progress) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let mut writers = JoinSet::new();
+    for number in 0..SHARED_WRITERS {
+        writers.spawn(writer(number, keyspace.clone(), stop.clone(), progress.clone()));
+    }
+    for shard in [0, 3, 6] {
+        progress_of(&progress, SHARED_WRITERS as u64).await;
+        let leader = until("the shard to be led", || async {
+            admin.keyspaces(&["spread"]).await.ok()?.first()?.shards.get(shard)?.leader
+        })
+        .await;
+        cluster.node(leader).kill();
+        progress_of(&progress, SHARED_WRITERS as u64).await;
+        cluster.node(leader).start();
+        cluster.node(leader).ready().await;
+    }
+    progress_of(&progress, SHARED_WRITERS as u64).await;
+    stop.store(true, Ordering::Release);
+    let accounts = writers.join_all().await;
+    check(&keyspace_of(&cluster, "spread", PATIENCE), &accounts, SHARED_WRITERS * 4).await;
+}
+
+async fn check(keyspace: &Keyspace<Cp>, accounts: &[Account], acknowledged_min: usize) {
     let mut there: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
     let mut scan = keyspace.scan().await.unwrap();
     while let Some(entry) = scan.next().await.unwrap() {
@@ -168,7 +209,7 @@ async fn check(cluster: &Cluster, accounts: &[Account]) {
         assert_eq!(String::from_utf8(counted).unwrap(), account.counted.to_string(), "increments of writer {number}");
     }
     println!("{acknowledged} acknowledged writes are there; {unknown} outcomes were unknown at first");
-    assert!(acknowledged > WRITERS * KILLS / 4, "too little was written to mean anything: {acknowledged}");
+    assert!(acknowledged > acknowledged_min, "too little was written to mean anything: {acknowledged}");
 }
 
 /// Two of three nodes are down: what needs a majority is refused truthfully, `local` answers, and it recovers by
@@ -320,7 +361,8 @@ async fn a_node_that_was_away_too_long_rejoins_through_a_snapshot_also_when_kill
     let stop = Arc::new(AtomicBool::new(false));
     let mut writers = JoinSet::new();
     let progress = Arc::new(AtomicU64::new(0));
-    writers.spawn(writer(0, cluster.endpoints(), stop.clone(), progress.clone()));
+    let keyspace = keyspace_of(&cluster, "default", WRITER_PATIENCE);
+    writers.spawn(writer(0, keyspace, stop.clone(), progress.clone()));
     let node = cluster.node(3);
     node.start();
     until("the snapshot to arrive", || async { has_begun_to_receive(node).then_some(()) }).await;

@@ -330,6 +330,66 @@ async fn what_is_exported_and_imported_elsewhere_is_exported_the_same() {
     kvctl(&cluster, &["-k", "one", "get", "k"]).await.refused(&["unknown keyspace"]);
 }
 
+/// Killed in the middle, an export goes on behind what is certain: its bytes are those of one at once, gzipped or not,
+/// and expiry comes along. What is whole is replaced only by who says so.
+#[tokio::test]
+async fn an_export_that_was_killed_is_gone_on_with() {
+    let cluster = three().await;
+    let rows = file(&cluster, "rows.jsonl");
+    let filler = "x".repeat(1_000);
+    let text: String = (0..9_000).map(|row| format!("{{\"id\":\"{row:05}\",\"f\":\"{filler}\"}}\n")).collect();
+    fs::write(&rows, text).unwrap();
+    kvctl(&cluster, &["import", &rows, "--key", "{id}"]).await.ok();
+    kvctl(&cluster, &["put", "00000-fleeting", "v", "--ttl", "1h"]).await.ok();
+    for name in ["export.jsonl", "export.jsonl.gz"] {
+        let (once, path) = (file(&cluster, &format!("once-{name}")), file(&cluster, name));
+        assert_eq!(told(&cluster, &["export", &once]).await["rows"], json!(9_001));
+        interrupt_export(&cluster, &path).await;
+        kvctl(&cluster, &["export", &path]).await.refused(&["--resume", "--overwrite"]);
+        let resumed = kvctl(&cluster, &["export", &path, "--resume", "-o", "json"]).await.ok();
+        let added = resumed.json()["rows"].as_u64().unwrap();
+        assert!(added < 9_001 && resumed.err.contains("going on after"), "{resumed:?}");
+        assert!(fs::read(&once).unwrap() == fs::read(&path).unwrap(), "{name}: the bytes of an export at once");
+        assert!(!Path::new(&format!("{path}.resume")).exists(), "what is whole has no note");
+        kvctl(&cluster, &["export", &path]).await.refused(&["--overwrite"]);
+        kvctl(&cluster, &["export", &path, "--overwrite", "--prefix", "00000"]).await.ok();
+        assert!(fs::read(&path).unwrap().len() < fs::read(&once).unwrap().len());
+        kvctl(&cluster, &["export", &path, "--overwrite"]).await.ok();
+        assert!(fs::read(&once).unwrap() == fs::read(&path).unwrap());
+    }
+    let plain = fs::read_to_string(file(&cluster, "export.jsonl")).unwrap();
+    let fleeting = plain.lines().find(|line| line.contains("fleeting")).unwrap();
+    assert!(fleeting.contains("\"expires_ms\":"), "{fleeting}");
+    kvctl(&cluster, &["keyspace", "create", "copy"]).await.ok();
+    let taken = told(&cluster, &["-k", "copy", "import", &file(&cluster, "export.jsonl.gz")]).await;
+    assert_eq!((&taken["imported"], &taken["rejected"]), (&json!(9_001), &json!(0)), "{taken}");
+    let copied = kvctl(&cluster, &["-k", "copy", "export", "--prefix", "00000-"]).await.ok();
+    assert!(copied.out.contains("\"expires_ms\":"), "{copied:?}");
+}
+
+/// Kills exports into `path` until one dies with some rows certain and others missing.
+async fn interrupt_export(cluster: &Cluster, path: &str) {
+    let note = PathBuf::from(format!("{path}.resume"));
+    let certain = || {
+        let note: Value = serde_json::from_slice(&fs::read(&note).ok()?).ok()?;
+        note["rows"].as_u64().filter(|rows| *rows > 0)
+    };
+    until("a kill to hit an export in the middle", || async {
+        let mut command = Command::new(program());
+        command.env_clear().env("KVCTL_ENDPOINTS", cluster.endpoints().join(","));
+        command.args(["export", path, "--overwrite", "-q"]).stdin(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        while certain().is_none() && child.try_wait().unwrap().is_none() {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        // It may have been faster than the kill.
+        drop(child.kill());
+        child.wait().unwrap();
+        certain().map(drop)
+    })
+    .await;
+}
+
 /// Killed in the middle, an import goes on where every outcome is known, and nothing is missing.
 #[tokio::test]
 async fn an_import_that_was_killed_is_gone_on_with() {
@@ -410,6 +470,12 @@ async fn a_session_goes_on_in_another_process_on_another_node() {
     }
     kvctl(&cluster, &["keyspace", "create", "other"]).await.ok();
     kvctl(&cluster, &["-k", "other", "get", "k", "--session", &session]).await.refused(&["session_token"]);
+    let token = fs::read(&session).unwrap();
+    let foreign = kvctl(&cluster, &["-k", "other", "put", "k", "v", "--session", &session]).await;
+    foreign.refused(&["error: session_token", "number 1", "for other"]);
+    assert_eq!(kvctl(&cluster, &["-k", "other", "get", "k"]).await.code, 3, "nothing was written");
+    assert_eq!(fs::read(&session).unwrap(), token);
+    kvctl(&cluster, &["get", "k", "--level", "session"]).await.refused(&["--session FILE"]);
 }
 
 #[test]
