@@ -120,7 +120,9 @@ impl Study {
 
     async fn follow_node(&self, node: NodeId, map: &Arc<ClusterMap>) -> Step {
         let asked = Follow { revision: map.revision, serial: map.counters.serial, page: None };
-        match self.ask_news(node, asked).await? {
+        let news = self.ask_news(node, asked).await?;
+        let is_news = !matches!(news, News::Nothing);
+        match news {
             News::Nothing => {}
             News::Edits(revision, edits) => {
                 let mut newer = ClusterMap::clone(map);
@@ -141,6 +143,11 @@ impl Study {
                 }
                 self.publish(ClusterMap::decode(whole.freeze()).map_err(|error| error.to_string())?);
             }
+        }
+        // Nothing is answered after a wait; what leads nowhere is a failure, and is paused after.
+        let known = self.map().revision;
+        if is_news && known <= asked.revision {
+            return Err(format!("what it answered leads from revision {} to {known}", asked.revision));
         }
         Ok(())
     }
@@ -171,13 +178,16 @@ impl Study {
                 return Ok(News::Edits(newer.revision, edits).encode());
             }
         }
-        Ok(self.whole(&newer).page(0).encode())
+        Ok(self.whole(&newer, asked.revision).page(0).encode())
     }
 
-    /// The map as it was handed out last, unless that is too old to go on from with edits.
-    fn whole(&self, map: &ClusterMap) -> Whole {
+    /// The map as it was handed out last, unless that is too old to go on from with edits, or brings an asker at
+    /// `asked` nothing: the diary may not lead on from there any more.
+    fn whole(&self, map: &ClusterMap, asked: u64) -> Whole {
         let mut kept = self.whole.lock();
-        let recent = kept.as_ref().filter(|whole| map.revision.saturating_sub(whole.revision) < EDITS_MAX);
+        let recent = kept.as_ref().filter(|whole| {
+            whole.revision > asked && map.revision.saturating_sub(whole.revision) < EDITS_MAX
+        });
         let whole = recent.cloned().unwrap_or_else(|| Whole { revision: map.revision, bytes: map.encode() });
         *kept = Some(whole.clone());
         whole

@@ -208,7 +208,9 @@ impl Study {
         }
         let plan = found(&self.founding, self.env.clock.now_ms()).map_err(|error| error.to_string())?;
         match self.write(plan, None, deadline).await {
-            Ok(_) => {
+            // Another leader was quicker.
+            Ok(false) => Ok(()),
+            Ok(true) => {
                 tracing::info!(nodes = self.founding.nodes.len(), "founded the metadata");
                 Ok(())
             }

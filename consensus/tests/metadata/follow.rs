@@ -5,7 +5,10 @@ use crate::{
     support::wait_until,
 };
 use kvorum_api::NodeId;
-use kvorum_consensus::metadata::{ClusterMap, ShardStage};
+use kvorum_consensus::{
+    metadata::{ClusterMap, ShardStage},
+    node::Budget,
+};
 use std::time::Duration;
 use tokio::time::sleep;
 
@@ -66,6 +69,27 @@ async fn a_node_that_was_away_through_500_changes_comes_back_right() {
     house.wait_for_revision(revision).await;
     assert_eq!(follower.map().keyspaces.len(), 1);
     wait_until("one map", || follower.map() == house.nodes[&1].map() && replica.map() == follower.map()).await;
+}
+
+/// The diary does not lead on from the map it has, and the whole map that was handed out last is no newer than that.
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_map_the_diary_has_forgotten_gets_a_newer_one() {
+    let budget = Budget { change_age_max: Duration::from_secs(1), ..Budget::default() };
+    let mut house = House::founded_with(7, budget).await;
+    house.crash(7).await;
+    house.kept.clear();
+    // It gets a whole map, which is kept for whoever asks next; edits bring it further.
+    house.start(7).await;
+    let revision = changes(&house, 10).await;
+    house.wait_for_revision(revision).await;
+    house.crash(7).await;
+    for _ in 0..3 {
+        sleep(Duration::from_secs(5)).await;
+        changes(&house, 4).await;
+    }
+    sleep(Duration::from_secs(5)).await;
+    house.start(7).await;
+    house.wait_for_revision(revision + 1).await;
 }
 
 /// A map that is larger than one page.

@@ -22,6 +22,7 @@ pub struct House {
     pub journals: BTreeMap<u64, Arc<MemJournal>>,
     /// The copies of the map that survive.
     pub kept: BTreeMap<u64, ClusterMap>,
+    pub budget: Budget,
     began: Instant,
 }
 
@@ -34,13 +35,19 @@ impl House {
             machines: BTreeMap::new(),
             journals: BTreeMap::new(),
             kept: BTreeMap::new(),
+            budget: Budget::default(),
             began: Instant::now(),
         }
     }
 
     /// Nodes that have founded their metadata, and all know it.
     pub async fn founded(founders: u64) -> Self {
+        House::founded_with(founders, Budget::default()).await
+    }
+
+    pub async fn founded_with(founders: u64, budget: Budget) -> Self {
         let mut house = House::empty(founders, Vec::new());
+        house.budget = budget;
         for id in 1..=founders {
             house.start(id).await;
         }
@@ -67,7 +74,7 @@ impl House {
             nodes: BTreeMap::new(),
             shards: Vec::new(),
             timing: Timing::default(),
-            budget: Budget::default(),
+            budget: self.budget,
         };
         let port = Port::new(&self.wire, id);
         let (env, journal) = machine.env(machine.engine.open(), port, self.began, JournalOptions::small());
