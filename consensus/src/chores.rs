@@ -120,7 +120,7 @@ impl Node {
     /// Founds the groups whose first founder is here, once every founder has said that it is pristine (rule G8).
     async fn found(self: Arc<Self>) -> Step {
         let answers = self.peers.answers();
-        let mut waiting = Vec::new();
+        let mut unfounded = Vec::new();
         for replica in self.groups.open() {
             let (place, group) = (replica.place(), replica.group_id());
             if place.stage != ShardStage::Creating || replica.is_settled() {
@@ -128,15 +128,16 @@ impl Node {
             }
             match founding(group, replica.is_pristine(), &place.config.founders, self.config.node, &answers) {
                 Founding::Over => {}
-                Founding::Wait(why) => waiting.push(format!("group {group}: {why}")),
+                Founding::Wait(why) => unfounded.push(format!("group {group}: {why}")),
                 Founding::Initialize => {
                     tracing::info!(%group, "founds the group");
                     let founded = replica.chore(async |group| group.initialize().await).await;
-                    founded.unwrap_or(Ok(())).map_err(|error| error.to_string())?;
+                    // One that fails holds up none behind it.
+                    unfounded.extend(founded.and_then(Result::err).map(|error| error.to_string()));
                 }
             }
         }
-        if waiting.is_empty() { Ok(()) } else { Err(waiting.join("; ")) }
+        if unfounded.is_empty() { Ok(()) } else { Err(unfounded.join("; ")) }
     }
 
     /// Whether this node is fit to lead, and what keeps it from it.
@@ -205,7 +206,8 @@ impl Node {
         let seen = self.peers.seen();
         seen.values()
             .filter_map(|seen| seen.hello.as_ref())
-            .any(|(hello, at)| !hello.is_disk_full && at.elapsed() <= CLOCK_AGE_MAX && *at >= full_since + HELLO_PACE)
+            .filter(|(hello, _)| !hello.is_disk_full && !hello.is_poisoned)
+            .any(|(_, at)| at.elapsed() <= CLOCK_AGE_MAX && *at >= full_since + HELLO_PACE)
     }
 
     async fn expire(self: Arc<Self>) -> Step {

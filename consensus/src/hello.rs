@@ -7,7 +7,7 @@
 //!    │   a majority answered (itself included): replicas may vote, append, stand for election
 //! ```
 //!
-//! Payload, version 2, integers big-endian: `format = 2 (1) │ flags (1): 1 disk full │ groups (2) │ per group: group
+//! Payload, version 2, integers big-endian: `format = 2 (1) │ flags (1): 1 disk full, 2 poisoned │ groups (2) │ per group: group
 //! (8), replica (8), flags (1): 1 pristine │ per past life of the directory, oldest first, to the end: start count,
 //! boot nonce, batch found after it (8 each)`. Request and answer are the same. The lives prove who the sender is (rule
 //! J7).
@@ -35,6 +35,8 @@ const LIFE_BYTES: usize = 24;
 pub struct Hello {
     /// Whether it refuses writes for want of space.
     pub is_disk_full: bool,
+    /// Whether it promises nothing more: it answers, and is lost to its groups all the same.
+    pub is_poisoned: bool,
     /// The replicas it holds, by group.
     pub groups: BTreeMap<GroupId, HeldReplica>,
     /// The lives that its directory has lived before this one, oldest first.
@@ -57,7 +59,7 @@ impl Hello {
         let count = u16::try_from(self.groups.len()).expect("a node holds fewer than 65,536 replicas");
         let mut bytes = BytesMut::with_capacity(4 + self.groups.len() * GROUP_BYTES + self.past.len() * LIFE_BYTES);
         bytes.put_u8(FORMAT);
-        bytes.put_u8(u8::from(self.is_disk_full));
+        bytes.put_u8(u8::from(self.is_disk_full) | u8::from(self.is_poisoned) << 1);
         bytes.put_u16(count);
         for (group, held) in &self.groups {
             bytes.put_u64(group.0);
@@ -98,7 +100,8 @@ impl Hello {
             boot_nonce: word(row, 8),
             found: BatchNumber(word(row, 16)),
         });
-        Ok(Hello { is_disk_full: flags & 1 == 1, groups: groups.collect(), past: past.collect() })
+        let (is_disk_full, is_poisoned) = (flags & 1 != 0, flags & 2 != 0);
+        Ok(Hello { is_disk_full, is_poisoned, groups: groups.collect(), past: past.collect() })
     }
 }
 
@@ -193,7 +196,7 @@ mod tests {
 
     fn hello(replica: u64, is_pristine: bool) -> Hello {
         let held = HeldReplica { replica: ReplicaId(replica), is_pristine };
-        Hello { is_disk_full: false, groups: BTreeMap::from([(GROUP, held)]), past: Vec::new() }
+        Hello { groups: BTreeMap::from([(GROUP, held)]), ..Hello::default() }
     }
 
     #[test]
@@ -204,6 +207,10 @@ mod tests {
         let expected = Hello { is_disk_full: true, past, ..hello(12, true) };
         assert_eq!(Hello::decode(&bytes), Ok(expected.clone()));
         assert_eq!(expected.encode(), bytes.as_slice());
+        bytes[1] = 2;
+        let poisoned = Hello { is_disk_full: false, is_poisoned: true, ..expected };
+        assert_eq!(Hello::decode(&bytes), Ok(poisoned.clone()));
+        assert_eq!(poisoned.encode(), bytes.as_slice());
     }
 
     /// Rule G8.
@@ -253,7 +260,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_hello_round_trips(
-            is_disk_full in any::<bool>(),
+            (is_disk_full, is_poisoned) in any::<(bool, bool)>(),
             groups in proptest::collection::btree_map(any::<u64>(), (any::<u64>(), any::<bool>()), 0..20),
             past in proptest::collection::vec(any::<[u64; 3]>(), 0..9),
         ) {
@@ -267,7 +274,7 @@ mod tests {
                     (GroupId(group), HeldReplica { replica: ReplicaId(replica), is_pristine })
                 })
                 .collect();
-            let hello = Hello { is_disk_full, groups, past };
+            let hello = Hello { is_disk_full, is_poisoned, groups, past };
             prop_assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
         }
 

@@ -355,6 +355,7 @@ impl Node {
         });
         Hello {
             is_disk_full: self.health.causes().disk_full.is_some(),
+            is_poisoned: self.health.is_poisoned(),
             groups: groups.collect(),
             past: self.note.lives().past.clone(),
         }

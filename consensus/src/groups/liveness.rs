@@ -1,10 +1,12 @@
 //! # Liveness: which nodes are there, as far as this one has heard
 //!
 //! ```text
-//!   unknown ──hello answered──▶ alive ──silent for too long, or a new life──▶ lost
-//!                                 ▲                                            │
-//!                                 └───────────────hello answered───────────────┘
+//!   unknown ──hello answered──▶ alive ──silent for too long, poisoned, or a new life──▶ lost
+//!                                 ▲                                                      │
+//!                                 └────────────────────hello answered────────────────────┘
 //! ```
+//!
+//! A node that says it is poisoned answers hellos and nothing else: to its groups it is lost, until its next life.
 //!
 //! **Invariant.** A hint, never a proof (invariant 7): whoever acts on it may be wrong, and Raft is right all the same.
 //!
@@ -27,7 +29,7 @@ pub enum Life {
         /// Since when, without a break.
         since: Instant,
     },
-    /// It does not answer, or it began a new life a moment ago.
+    /// It does not answer, it is poisoned, or it began a new life a moment ago.
     Lost,
     /// This process has not lived long enough to say.
     Unknown,
@@ -87,19 +89,21 @@ impl Liveness {
     /// Takes in what has been heard.
     pub fn observe(&self, seen: &BTreeMap<NodeId, Seen>) -> Changes {
         let heard = seen.iter().map(|(node, seen)| {
-            (*node, seen.life.map(|life| life.start), seen.hello.as_ref().map(|(_, answered)| *answered))
+            let answered = seen.hello.as_ref().filter(|(hello, _)| !hello.is_poisoned).map(|(_, answered)| *answered);
+            let is_poisoned = seen.hello.as_ref().is_some_and(|(hello, _)| hello.is_poisoned);
+            (*node, seen.life.map(|life| life.start), answered, is_poisoned)
         });
         let mut changes = Changes::default();
         let mut known = self.known.lock();
         known.retain(|node, _| seen.contains_key(node));
-        for (node, start, answered) in heard {
+        for (node, start, answered, is_poisoned) in heard {
             let before = known.get(&node).copied().unwrap_or(Known { start, life: Life::Unknown });
             let is_new_life = before.start.is_some() && before.start != start;
             let is_answering = answered.is_some_and(|answered| answered.elapsed() <= SILENCE_MAX);
             let life = match (is_answering, before.life) {
                 (true, Life::Alive { since }) if !is_new_life => Life::Alive { since },
                 (true, _) => Life::Alive { since: Instant::now() },
-                (false, Life::Unknown) => self.life_of_the_unheard(),
+                (false, Life::Unknown) if !is_poisoned => self.life_of_the_unheard(),
                 (false, _) => Life::Lost,
             };
             if is_new_life || (life == Life::Lost && before.life != Life::Lost) {
@@ -162,6 +166,27 @@ mod tests {
         assert_eq!(liveness.observe(&seen(2, Some(Instant::now()))), both);
         assert_eq!(liveness.of(NODE), Life::Alive { since: Instant::now() });
         assert_eq!(liveness.observe(&seen(2, Some(Instant::now()))), Changes::default());
+    }
+
+    /// It says so itself: nobody waits for it to fall silent, and nobody waits for it as long as it lives.
+    #[tokio::test(start_paused = true)]
+    async fn a_poisoned_node_is_lost_although_it_answers() {
+        let poisoned = || {
+            let mut seen = seen(1, Some(Instant::now()));
+            let hello = Hello { is_poisoned: true, ..Hello::default() };
+            seen.get_mut(&NODE).unwrap().hello = Some((hello, Instant::now()));
+            seen
+        };
+        let liveness = Liveness::new(NodeId(1));
+        liveness.observe(&seen(1, Some(Instant::now())));
+        let lost = Changes { lost: vec![NODE], ..Changes::default() };
+        assert_eq!(liveness.observe(&poisoned()), lost);
+        assert_eq!(liveness.observe(&poisoned()), Changes::default(), "said once");
+        assert!(liveness.is_lost(NODE));
+        let returned = liveness.observe(&seen(2, Some(Instant::now()))).returned;
+        assert_eq!(returned, [NODE], "its next life");
+        let newcomer = Liveness::new(NodeId(1));
+        assert_eq!(newcomer.observe(&poisoned()), lost, "also if it was never heard before");
     }
 
     #[tokio::test(start_paused = true)]
