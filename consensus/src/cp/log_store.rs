@@ -107,7 +107,7 @@ impl LogStore {
             let done = if is_signal { Completion::Signal(tell) } else { Completion::Watermark(tell) };
             match self.store.journal.append(self.store.group, records.clone(), done) {
                 Err(StorageError::DiskFull(why)) => {
-                    self.store.wait_for_room(&why).await;
+                    self.store.wait_for_room(&why).await?;
                 }
                 result => {
                     if cfg!(feature = "bug-ack-before-durable")
@@ -172,7 +172,7 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         if !cfg!(feature = "bug-vote-not-kept") {
-            self.store.mark_durably(Mark::Vote(encode_vote(vote))).await.map_err(to_io)?;
+            self.store.mark_durably(Mark::Vote(encode_vote(vote)), None).await.map_err(to_io)?;
         }
         self.store.with_bounds(|bounds| bounds.vote = Some(*vote));
         Ok(())
@@ -217,7 +217,7 @@ impl RaftLogStorage<Types> for LogStore {
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
         loop {
             match self.store.truncate(last) {
-                Err(StorageError::DiskFull(why)) => self.store.wait_for_room(&why).await,
+                Err(StorageError::DiskFull(why)) => self.store.wait_for_room(&why).await.map_err(to_io)?,
                 result => return result.map_err(to_io),
             }
         }
@@ -364,18 +364,14 @@ mod tests {
         let (engine, disk) = (EngineDisk::new(), MemDisk::new());
         let mut place = open(&engine, &disk);
         append(&mut place.log, 0..3).await;
-        disk.set_capacity_bytes(Some(disk.used_bytes()));
-        for bytes in [4_096, 64, 1] {
-            let filler = || Mark::Vote(vec![0; bytes].into());
-            while place.journal.mark(GroupId(9), filler(), Completion::None).is_ok() {}
-        }
+        fill(&place, &disk);
         let (mut voter, mut cutter, store) = (place.log.clone(), place.log.clone(), place.store.clone());
         let vote = Vote::new(7, 20);
         let work = async {
             tokio::join!(
                 voter.save_vote(&vote),
                 cutter.truncate_after(Some(LogId::new_term_index(1, 1))),
-                store.mark_durably(Mark::InstallBegin(vec![1].into())),
+                store.mark_durably(Mark::InstallBegin(vec![1].into()), None),
             )
         };
         let mut work = Box::pin(work);
@@ -390,6 +386,40 @@ mod tests {
         let state = place.journal.group(GroupId(1));
         assert_eq!((state.entries, state.vote), (Some((0, 1)), Some(encode_vote(&vote))));
         assert!(state.installing.is_some());
+    }
+
+    /// Rule S5: what is purged is said later; what cannot be said at all does not keep the replica from its end.
+    #[tokio::test(start_paused = true)]
+    async fn a_full_disk_ends_no_replica_and_keeps_none_from_its_end() {
+        let (engine, disk) = (EngineDisk::new(), MemDisk::new());
+        let mut place = open(&engine, &disk);
+        append(&mut place.log, 0..6).await;
+        let mut machine = StateMachine::new(place.store.clone());
+        machine.apply(stream::iter((0..6).map(|index| Ok((blank(index), None))))).await.unwrap();
+        place.engine.flush().unwrap();
+        fill(&place, &disk);
+        place.log.purge(LogId::new_term_index(1, 3)).await.expect("it is only put off");
+        assert_eq!(place.journal.group(GroupId(1)).purged, None);
+        let mut log = place.log.clone();
+        let (done, _told) = Types::oneshot();
+        let mut appending = Box::pin(log.append([blank(6)], IOFlushed::signal(done)));
+        assert!(tokio::time::timeout(Duration::from_secs(1), &mut appending).await.is_err(), "there is no room");
+        place.store.end();
+        let ended = tokio::time::timeout(Duration::from_secs(1), &mut appending).await.expect("it is not waited for");
+        assert!(ended.is_err());
+        drop(appending);
+        assert!(!place.store.health.is_poisoned());
+        disk.set_capacity_bytes(None);
+        place.store.forget(place.store.flushed().await.unwrap()).unwrap();
+        assert_eq!(place.journal.group(GroupId(1)).purged.unwrap().0, 3, "the next retention says it");
+    }
+
+    fn fill(place: &Place, disk: &MemDisk) {
+        disk.set_capacity_bytes(Some(disk.used_bytes()));
+        for bytes in [4_096, 64, 1] {
+            let filler = || Mark::Vote(vec![0; bytes].into());
+            while place.journal.mark(GroupId(9), filler(), Completion::None).is_ok() {}
+        }
     }
 
     /// Rule J6: a leader must notice that it cannot sync also when the writer has not come to its record yet.

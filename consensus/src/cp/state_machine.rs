@@ -216,10 +216,7 @@ impl RaftStateMachine<Types> for StateMachine {
         if meta_of(&staged.applied).map_err(to_io)?.as_ref() != Some(meta) {
             return Err(io::Error::other("a staged snapshot is not the one that was announced"));
         }
-        if self.pass.enter().is_none() {
-            return Err(to_io(StorageError::Stopped));
-        }
-        self.store.install(staged).await.map_err(to_io)?;
+        self.store.install(staged, &self.pass).await.map_err(to_io)?;
         figures::snapshot_installed();
         Ok(())
     }

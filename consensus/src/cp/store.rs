@@ -10,6 +10,7 @@
 
 use super::{
     codec::raft::{decode_log_id, decode_vote, encode_log_id},
+    door::Pass,
     lease::logs_leases,
     log_bytes::LogBytes,
     traces::Traces,
@@ -52,6 +53,8 @@ pub struct ReplicaStore {
     pub(crate) traces: Traces,
     /// Whether what is applied or logged here at the start says that the group has leases (rule G5).
     pub(crate) knows_leases: bool,
+    /// Whether its Raft instance is being ended: nothing is waited for any more.
+    is_ended: AtomicBool,
     bounds: Mutex<Bounds>,
     /// Grows whenever the journal's end moved for another reason than an append.
     moved: watch::Sender<u64>,
@@ -120,6 +123,7 @@ impl ReplicaStore {
             is_starting: AtomicBool::new(true),
             traces: Traces::default(),
             knows_leases,
+            is_ended: AtomicBool::new(false),
             bounds: Mutex::new(bounds),
             moved: watch::Sender::new(0),
             stage_counter: AtomicU64::new(stage_first),
@@ -148,19 +152,19 @@ impl ReplicaStore {
         look(&mut self.bounds.lock())
     }
 
-    /// Queues a mark and waits until it is durable.
-    pub(crate) async fn mark_durably(&self, mark: Mark) -> Result<(), StorageError> {
+    /// Queues a mark and waits until it is durable. With a pass, only while that is the newest.
+    pub(crate) async fn mark_durably(&self, mark: Mark, pass: Option<&Pass>) -> Result<(), StorageError> {
         loop {
             let (done, told) = oneshot::channel();
             let done = Completion::Signal(Box::new(move |result| {
                 let _ = done.send(result);
             }));
-            match self.journal.mark(self.group, mark.clone(), done) {
+            match self.mark_inside(mark.clone(), done, pass) {
                 Ok(()) => {
                     let result = told.await.unwrap_or(Err(StorageError::Stopped));
                     return result.inspect_err(|error| self.poison_if_fatal(error));
                 }
-                Err(StorageError::DiskFull(why)) => self.wait_for_room(&why).await,
+                Err(StorageError::DiskFull(why)) => self.wait_for_room(&why).await?,
                 Err(error) => {
                     self.poison_if_fatal(&error);
                     return Err(error);
@@ -169,11 +173,32 @@ impl ReplicaStore {
         }
     }
 
+    /// Queues a mark inside the door: what is queued while nobody is refused there is queued before whatever follows
+    /// the next opening, or the end of the replica.
+    pub(super) fn mark_inside(&self, mark: Mark, done: Completion, pass: Option<&Pass>) -> Result<(), StorageError> {
+        let _inside = pass.map(|pass| pass.enter().ok_or(StorageError::Stopped)).transpose()?;
+        self.journal.mark(self.group, mark, done)
+    }
+
     /// A full disk is waited out (rule S5): openraft would take the error as the end of the replica. Meanwhile the
     /// group makes no progress here, and another replica may lead.
-    pub(crate) async fn wait_for_room(&self, why: &str) {
+    ///
+    /// # Errors
+    /// The Raft instance is being ended.
+    pub(crate) async fn wait_for_room(&self, why: &str) -> Result<(), StorageError> {
         tracing::warn!(group = %self.group, why, "no room in the journal, trying again");
         tokio::time::sleep(DISK_FULL_PAUSE).await;
+        self.refuse_if_ended()
+    }
+
+    /// Ends every wait for room: openraft's own end waits for them.
+    pub(crate) fn end(&self) {
+        self.is_ended.store(true, Ordering::Release);
+        self.moved.send_modify(|moves| *moves += 1);
+    }
+
+    fn refuse_if_ended(&self) -> Result<(), StorageError> {
+        if self.is_ended.load(Ordering::Acquire) { Err(StorageError::Stopped) } else { Ok(()) }
     }
 
     /// Waits until everything up to `index` is durable on this node (rule J2).
@@ -195,6 +220,7 @@ impl ReplicaStore {
         let mut moved = self.moved.subscribe();
         while self.with_bounds(|bounds| bounds.journal_next.is_some_and(|next| next < first)) {
             moved.changed().await.map_err(|_| StorageError::Stopped)?;
+            self.refuse_if_ended()?;
         }
         Ok(())
     }
@@ -237,7 +263,8 @@ impl ReplicaStore {
         self.forget(flushed)
     }
 
-    /// Durably forgets what openraft has purged and the engine has flushed.
+    /// Durably forgets what openraft has purged and the engine has flushed. A full disk leaves it to the next time
+    /// (rule S5): openraft would take the error as the end of the replica.
     ///
     /// # Errors
     /// The journal's.
@@ -250,8 +277,13 @@ impl ReplicaStore {
             return Ok(());
         }
         let mark = Mark::Purged { index: upto.index, log_id: encode_log_id(&upto) };
-        self.journal.mark(self.group, mark, Completion::None)?;
-        self.end_moved(upto);
+        match self.journal.mark(self.group, mark, Completion::None) {
+            Ok(()) => self.end_moved(upto),
+            Err(StorageError::DiskFull(why)) => {
+                tracing::warn!(group = %self.group, why, "no room in the journal to say what is purged");
+            }
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 
