@@ -28,7 +28,7 @@ use kvorum_api::{GroupId, LogPosition, NodeId, ReplicaId};
 use kvorum_storage::Journal;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use std::{sync::atomic::Ordering, time::Duration};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// What a leader proposes to close at: its own term and the last index of its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +115,7 @@ impl Group {
         Figures {
             leads_in: leads_in.filter(|term| committed_term == Some(*term)),
             is_founded: state.settings.is_some(),
-            is_busy: !self.queue.is_idle() || self.receiving.is_busy(),
+            is_busy: !self.queue.is_idle() || self.receiving.is_busy() || self.core.transferring_since().is_some(),
             last,
             applied: state.applied.position.map(|position| position.index),
             flushed: self.core.store.flushed_seen(),
@@ -250,8 +250,8 @@ impl Group {
     /// Stands for election now, if a majority would have it: no term is wasted on asking.
     pub(crate) async fn stand(&self) {
         let is_fit = self.core.is_electable.load(Ordering::Relaxed);
-        // openraft would stand although it is told not to (rule G5).
-        if is_fit && self.core.lease.guarded_until().is_none() {
+        // openraft would stand although it is told not to (rule G5): its own vote is promised like any other.
+        if is_fit && self.core.lease.refuses_vote(false).is_ok() {
             let _ = self.raft.trigger().elect(true).await;
         }
     }
@@ -264,9 +264,25 @@ impl Group {
         }
         tracing::info!(shard = %self.core.shard_id(), %heir, "handing leadership to whom the map names");
         figures::handed_over();
-        // The heir may be elected past all promises.
-        self.core.give_up_lease();
+        self.core.begin_transfer();
         self.raft.trigger().transfer_leader(heir.0).await.is_ok()
+    }
+
+    /// Whether a transfer that it began came to nothing: it leads still, and openraft lets it neither propose nor send
+    /// heartbeats for as long as it does.
+    pub(crate) fn is_deaf(&self) -> bool {
+        let patience = self.core.context.timing.election_max;
+        self.core.transferring_since().is_some_and(|since| since.elapsed() > patience) && !self.receiving.is_busy()
+    }
+
+    /// Whether it has begun a transfer in a term: then it must not go on leading in that term (rule G5).
+    pub(crate) fn has_begun_transfer(&self, term: u64) -> bool {
+        self.core.transfer_begun_in(term).is_some()
+    }
+
+    /// When it last promised a leader to vote for nobody else.
+    pub(crate) fn promised_at(&self) -> Option<Instant> {
+        self.core.lease.promised_at()
     }
 }
 

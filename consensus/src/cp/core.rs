@@ -43,6 +43,8 @@ pub(crate) struct Core {
     pub(crate) keep_from: AtomicU64,
     /// Set when the replica was stopped on purpose.
     pub(crate) stopped: OnceLock<String>,
+    /// The newest term in which a transfer of leadership was begun here, and when that was first.
+    transfer: Mutex<Option<(u64, Instant)>>,
     metrics: OnceLock<MetricsReceiver>,
     followers: Mutex<BTreeMap<u64, ReplyNotes>>,
 }
@@ -59,10 +61,17 @@ pub(crate) enum Office {
 }
 
 impl Core {
-    pub(crate) fn new(context: GroupContext, replica: ReplicaId, store: Arc<ReplicaStore>) -> Arc<Self> {
+    /// `promised_before`: what earlier openings of the replica have promised, they promised before then.
+    pub(crate) fn new(
+        context: GroupContext,
+        replica: ReplicaId,
+        store: Arc<ReplicaStore>,
+        promised_before: Instant,
+    ) -> Arc<Self> {
         // A stamp is given once over all lives of the node, so it names this life of the replica.
         let life = context.hlc.now().0;
-        let lease = Lease::new(&context.timing, Lease::may_have_promised(&store, &context.config.settings));
+        let may_have_promised = Lease::may_have_promised(&store, &context.config.settings);
+        let lease = Lease::new(&context.timing, may_have_promised.then_some(promised_before));
         Arc::new(Core {
             replica,
             group: store.group,
@@ -72,6 +81,7 @@ impl Core {
             may_stand: AtomicBool::new(true),
             keep_from: AtomicU64::new(0),
             stopped: OnceLock::new(),
+            transfer: Mutex::default(),
             metrics: OnceLock::new(),
             followers: Mutex::default(),
             context,
@@ -113,6 +123,27 @@ impl Core {
             },
         });
         office.unwrap_or(Office::Follows { leader: None })
+    }
+
+    /// Notes that this leader is about to ask another replica to lead. For the rest of its term it answers nothing from
+    /// its lease, and does not close: the heir may be elected past all promises, however late the request arrives.
+    pub(crate) fn begin_transfer(&self) {
+        let Office::Leads { term } = self.office() else { return };
+        let mut transfer = self.transfer.lock();
+        if transfer.is_none_or(|(begun_in, _)| begun_in != term) {
+            *transfer = Some((term, Instant::now()));
+        }
+    }
+
+    /// Since when a transfer is under way in the term in which this replica leads, if one is.
+    pub(crate) fn transferring_since(&self) -> Option<Instant> {
+        let Office::Leads { term } = self.office() else { return None };
+        self.transfer_begun_in(term)
+    }
+
+    /// When a transfer was first begun in a term, if one was.
+    pub(crate) fn transfer_begun_in(&self, term: u64) -> Option<Instant> {
+        self.transfer.lock().filter(|(begun_in, _)| *begun_in == term).map(|(_, since)| since)
     }
 
     /// The node that holds a replica, by the newest membership or the founding list.

@@ -67,8 +67,7 @@ impl Group {
                 continue;
             };
             tracing::info!(shard = %self.core.shard_id(), heir, "handing leadership over");
-            // The heir may be elected past all promises.
-            self.core.give_up_lease();
+            self.core.begin_transfer();
             if self.raft.trigger().transfer_leader(heir).await.is_err() {
                 return true;
             }

@@ -41,7 +41,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 
 /// How long a snapshot may take to be sent and installed; also the deadline of the view it is read from.
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(15 * 60);
@@ -64,6 +64,8 @@ pub struct Opening {
     pub may_restore: bool,
     /// Whether it may stand for election before a leader has spoken (rule G3).
     pub may_stand: bool,
+    /// What earlier openings and lives of the replica have promised a leader, they promised before then (rule G5).
+    pub promised_before: Instant,
 }
 
 /// What a group needs from its node.
@@ -110,7 +112,9 @@ impl Group {
     pub async fn open(context: GroupContext) -> Result<Arc<Group>, StartError> {
         let shard = open_shard(&context.env, &context.config).await?;
         let pass = Arc::new(Door::default()).open();
-        Group::open_on(context, shard, Opening { pass, may_restore: false, may_stand: true }).await
+        let promised_before = Instant::now();
+        let opening = Opening { pass, may_restore: false, may_stand: true, promised_before };
+        Group::open_on(context, shard, opening).await
     }
 
     /// Makes the Raft instance over a shard that is open. Does not initialize the group.
@@ -126,7 +130,7 @@ impl Group {
         };
         let store = open_store(&context, shard).await?;
         let config = raft_config(&context, &opening).validate().map_err(|error| refuse(error.to_string()))?;
-        let core = Core::new(context, replica, store.clone());
+        let core = Core::new(context, replica, store.clone(), opening.promised_before);
         core.may_stand.store(opening.may_stand, Ordering::Relaxed);
         let raft = {
             let (core, store) = (core.clone(), store.clone());
@@ -232,7 +236,9 @@ impl Group {
         let _ = self.core.stopped.set(why.to_owned());
         let mut tasks = std::mem::take(&mut *self.tasks.lock());
         tasks.shutdown().await;
+        self.queue.close();
         self.receiving.end().await;
+        self.core.store.end();
         if let Err(error) = self.raft.shutdown().await {
             tracing::error!(shard = %self.core.shard_id(), %error, "the raft task ended badly");
         }

@@ -11,12 +11,15 @@
 //! two between leader and follower before a second leader could be elected while the first one still trusts.
 //!
 //! Four things would break the promise, and are kept from it:
-//! * A restart forgets it. In a group whose settings have leases, or may have, a replica that ever took part answers
-//!   votes as if it were not there and does not stand, for `election_max` after it was opened (rule G5). What may have
-//!   leases: settings that are applied, logged or wished here. A leader trusts only acknowledgements of followers whose
-//!   log reaches to where it saw the settings itself, so no follower that knows nothing of leases is counted.
+//! * A restart forgets it, and so does the end of a Raft instance. In a group whose settings have leases, or may have, a
+//!   replica that ever took part answers votes as if it were not there and does not stand, until `election_max` after
+//!   the last moment at which it may have promised something: the beginning of the process, for what earlier lives
+//!   promised, or when an earlier opening last heard a leader (rule G5). What may have leases: settings that are
+//!   applied, logged or wished here. A leader trusts only acknowledgements of followers whose log reaches to where it
+//!   saw the settings itself, so no follower that knows nothing of leases is counted.
 //! * A vote seen elsewhere makes openraft forget it. The promise is kept here, at the door, not there.
-//! * A leader that hands over asks another one to be elected at once, past all promises. It gives its lease up before.
+//! * A leader that hands over asks another one to be elected at once, past all promises. It gives its lease up before,
+//!   for the rest of its term: the request may arrive late.
 //! * A group that is closed ends its Raft instances. The leader gives its lease up before, and trusts only what was
 //!   acknowledged after it took that back.
 //!
@@ -56,9 +59,10 @@ pub(crate) struct Lease {
     trusted_for: Duration,
     /// For how long a follower votes for nobody else after it heard its leader.
     promised_for: Duration,
-    /// In an earlier life it may have promised something until then.
+    /// In an earlier life or opening it may have promised something until then.
     guarded_until: Option<Instant>,
-    promised_until: Mutex<Option<Instant>>,
+    /// When a leader was last heard.
+    promised_at: Mutex<Option<Instant>>,
     trust: Mutex<Trust>,
     /// Held while it is decided whether the replica stands for election.
     standing: Mutex<()>,
@@ -66,7 +70,7 @@ pub(crate) struct Lease {
 
 #[derive(Default)]
 struct Trust {
-    /// The term whose lease was given up.
+    /// The term whose lease was given up to close.
     given_up_in: Option<u64>,
     /// Only what was sent from then on is trusted.
     from: Option<Instant>,
@@ -76,8 +80,9 @@ struct Trust {
 }
 
 impl Lease {
-    /// `may_have_promised`: whether an earlier life of the replica may have promised something a lease relies on.
-    pub(crate) fn new(timing: &Timing, may_have_promised: bool) -> Self {
+    /// `promised_before`: until when earlier lives and openings of the replica may have promised something a lease
+    /// relies on.
+    pub(crate) fn new(timing: &Timing, promised_before: Option<Instant>) -> Self {
         Lease {
             trusted_for: if cfg!(feature = "bug-lease-too-long") {
                 6 * timing.election_max
@@ -85,8 +90,8 @@ impl Lease {
                 timing.election_min / 2
             },
             promised_for: timing.election_max,
-            guarded_until: may_have_promised.then(|| Instant::now() + timing.election_max),
-            promised_until: Mutex::default(),
+            guarded_until: promised_before.map(|before| before + timing.election_max),
+            promised_at: Mutex::default(),
             trust: Mutex::default(),
             standing: Mutex::default(),
         }
@@ -107,22 +112,27 @@ impl Lease {
 
     /// Notes that a leader was heard: what will be acknowledged is promised.
     pub(crate) fn promise(&self) {
-        *self.promised_until.lock() = Some(Instant::now() + self.promised_for);
+        *self.promised_at.lock() = Some(Instant::now());
+    }
+
+    /// When it last promised something in this opening, if it did.
+    pub(crate) fn promised_at(&self) -> Option<Instant> {
+        *self.promised_at.lock()
     }
 
     /// Why a vote is not even looked at. `is_authorised`: the leader itself asked for the election.
     pub(crate) fn refuses_vote(&self, is_authorised: bool) -> Result<(), String> {
         if self.guarded_until().is_some() {
-            return Err("this replica may have promised a leader in an earlier life to vote for nobody else".to_owned());
+            return Err("this replica may have promised a leader earlier to vote for nobody else".to_owned());
         }
-        let is_promised = self.promised_until.lock().is_some_and(|until| Instant::now() < until);
+        let is_promised = self.promised_at().is_some_and(|at| at.elapsed() < self.promised_for);
         if is_promised && !is_authorised {
             return Err("this replica has heard its leader lately".to_owned());
         }
         Ok(())
     }
 
-    /// The leader trusts its lease no more in this term: said before a transfer of leadership and before closing.
+    /// The leader trusts its lease no more in this term, until [`Lease::take_back`]: said before closing.
     pub(crate) fn give_up(&self, term: u64) {
         self.trust.lock().given_up_in = Some(term);
     }
@@ -144,7 +154,8 @@ impl Lease {
             return false;
         }
         let known_at = *trust.known_at.get_or_insert(applied.index);
-        if applied.term != term || trust.given_up_in == Some(term) {
+        let is_given_up = trust.given_up_in == Some(term) || core.transfer_begun_in(term).is_some();
+        if applied.term != term || is_given_up {
             return false;
         }
         let acknowledged = core.look(|metrics| acknowledged(metrics, core.replica.0, term, known_at)).flatten();
@@ -240,15 +251,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_replica_that_may_have_promised_votes_for_nobody_for_one_election() {
-        let lease = Lease::new(&timing(), true);
+        let began = Instant::now();
+        let lease = Lease::new(&timing(), Some(began));
         assert!(lease.refuses_vote(false).is_err() && lease.refuses_vote(true).is_err());
         tokio::time::advance(timing().election_max).await;
         assert_eq!(lease.refuses_vote(false), Ok(()));
+        let opened_later = Lease::new(&timing(), Some(began));
+        assert_eq!(opened_later.refuses_vote(false), Ok(()), "what was promised before is over");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_promise_holds_against_all_but_the_leader_itself() {
-        let lease = Lease::new(&timing(), false);
+        let lease = Lease::new(&timing(), None);
         assert_eq!(lease.refuses_vote(false), Ok(()));
         lease.promise();
         tokio::time::advance(timing().election_max - Duration::from_millis(1)).await;

@@ -40,6 +40,7 @@ pub(crate) struct Pending {
 struct Waiting {
     commands: VecDeque<Pending>,
     bytes: usize,
+    is_closed: bool,
 }
 
 impl Waiting {
@@ -84,6 +85,10 @@ impl Queue {
         let mut is_full = false;
         let mut waiting = self.waiting.lock();
         for ((weight, command), seat) in weighed.into_iter().zip(seats) {
+            if waiting.is_closed {
+                // Nobody tells, so nothing is waited for.
+                continue;
+            }
             is_full = is_full || !waiting.has_room(weight, self.bytes_max);
             if is_full {
                 seat.tell(Err(Refused::Overloaded { limit: "queue_bytes_max", max: self.bytes_max as u64 }.into()));
@@ -95,6 +100,13 @@ impl Queue {
         drop(waiting);
         self.arrived.notify_one();
         ticket
+    }
+
+    /// The owner has ended: nobody waits for it any more, and what it has not taken never happens.
+    pub(crate) fn close(&self) {
+        let mut waiting = self.waiting.lock();
+        waiting.is_closed = true;
+        (waiting.commands, waiting.bytes) = (VecDeque::new(), 0);
     }
 
     /// Has the owner look at its duties although nothing is queued.
@@ -195,6 +207,21 @@ mod tests {
             panic!("{fates:?}")
         };
         assert_eq!((second, third), (&refused(), &refused()), "none overtakes one that was refused");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_an_owner_that_has_ended() {
+        let queue = Queue::new(1_000);
+        let (taken, before) = (put_one(&queue, 1), put_one(&queue, 1));
+        let in_work = queue.take(usize::MAX, 1);
+        queue.close();
+        let after = put_one(&queue, 1);
+        let told = async { tokio::join!(before.wait(), after.wait()) };
+        assert!(tokio::time::timeout(std::time::Duration::from_secs(1), told).await.is_ok());
+        drop(in_work);
+        let fates = [taken, before, after].map(|ticket| ticket.close().pop());
+        assert!(matches!(fates, [Some(Fate::Unknown), Some(Fate::Withdrawn), Some(Fate::Withdrawn)]), "{fates:?}");
+        assert!(queue.is_idle());
     }
 
     #[tokio::test(start_paused = true)]

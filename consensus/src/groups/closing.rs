@@ -56,13 +56,20 @@ impl Replica {
         let skipped = skipped.into_iter().map(|voter| voter.replica).collect();
         group.hush();
         let patience = self.shared.timing.election_min;
-        let agreed = group.offer_close(Offer { term, index }, &asked, patience).await;
+        let agreed = tokio::select! {
+            biased;
+            agreed = group.offer_close(Offer { term, index }, &asked, patience) => agreed,
+            // Whoever arrives is not made to wait for those who do not answer.
+            () = self.gate.until_wanted() => Err(Why::Wanted.to_string()),
+        };
         match agreed.and_then(|()| self.is_still_so(&group, &figures)) {
             Ok(()) => {
                 self.close_down(&group, skipped).await;
+                self.open_if_skipped_returned();
                 Ok(())
             }
             Err(why) => {
+                self.note_refused_offer();
                 group.speak().await;
                 Err(why)
             }
@@ -135,6 +142,8 @@ impl Replica {
     fn weigh_candidate(&self, candidate: ReplicaId) -> Result<How, Unanswered> {
         match grant_vote_when_closed(&self.record(), self.recorded_leader(), candidate, self.shared.me()) {
             OnVote::Open => Ok(How::Follow),
+            // Whoever leads would have opened it by now: the node lives, and its replica does not.
+            OnVote::Refuse if self.sends_away_in_vain() => Ok(How::Follow),
             OnVote::Refuse => Err(Unanswered::NotNow("the group is closed, and its leader lives".to_owned())),
             OnVote::Wake => {
                 if let Opener::Here(how) = self.opener() {

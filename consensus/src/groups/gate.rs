@@ -19,6 +19,8 @@ pub(crate) struct Gate {
     inside: AtomicUsize,
     waiting: AtomicUsize,
     verdict: Notify,
+    /// Somebody has begun to wait for the verdict.
+    wanted: Notify,
 }
 
 /// One who is inside; leaves when it is dropped.
@@ -41,6 +43,7 @@ impl Gate {
                 return inside;
             }
             let _waiting = Waiting::new(&self.waiting);
+            self.wanted.notify_waiters();
             verdict.await;
         }
     }
@@ -57,6 +60,19 @@ impl Gate {
     pub(crate) fn try_shut(&self) -> Option<Shut<'_>> {
         let shut = self.inside.compare_exchange(0, SHUT, Ordering::SeqCst, Ordering::SeqCst);
         shut.is_ok().then(|| Shut(self))
+    }
+
+    /// Waits until somebody waits for the verdict.
+    pub(crate) async fn until_wanted(&self) {
+        loop {
+            let wanted = self.wanted.notified();
+            tokio::pin!(wanted);
+            wanted.as_mut().enable();
+            if self.is_wanted() {
+                return;
+            }
+            wanted.await;
+        }
     }
 
     /// Whether somebody waits for the verdict.
@@ -111,9 +127,12 @@ mod tests {
         assert!(gate.try_enter().is_none());
         assert!(gate.try_shut().is_none(), "one verdict at a time");
         {
+            assert!(timeout(Duration::from_secs(1), gate.until_wanted()).await.is_err());
             let mut waits = Box::pin(gate.enter());
-            assert!(timeout(Duration::from_secs(1), &mut waits).await.is_err());
+            let wanted = async { tokio::join!(timeout(Duration::from_secs(1), &mut waits), gate.until_wanted()) };
+            assert!(wanted.await.0.is_err());
             assert!(gate.is_wanted());
+            gate.until_wanted().await;
         }
         assert!(!gate.is_wanted(), "it gave up");
         let (entered, ()) = tokio::join!(gate.enter(), async { drop(shut) });

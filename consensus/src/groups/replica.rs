@@ -43,6 +43,12 @@ use std::{
 };
 use tokio::{sync::oneshot, time::Instant};
 
+/// Between two offers to close, after one that somebody refused or did not answer: each opens again whoever has closed.
+const OFFER_PACE: Duration = Duration::from_secs(5);
+
+/// Who comes after a longer break says nothing about who came before it.
+const SENT_AWAY_MEMORY: Duration = Duration::from_secs(10);
+
 /// Between two attempts to be elected, of a replica whose leader is lost.
 const STAND_PACE: Duration = Duration::from_millis(100);
 
@@ -78,8 +84,15 @@ pub struct Replica {
     used: Mutex<Instant>,
     /// Whether it was opened to be led from here, and nobody is known to lead yet.
     pub(super) is_awaiting_leader: AtomicBool,
-    /// Since when it has sent those who need the leader elsewhere, without having been opened.
-    sent_away: Mutex<Option<Instant>>,
+    /// Since when it has sent those who need the leader elsewhere, or refused them a vote, without having been opened;
+    /// and when it did so last.
+    sent_away: Mutex<Option<(Instant, Instant)>>,
+    /// When an offer to close was last refused.
+    refused_offer: Mutex<Option<Instant>>,
+    /// What its ended Raft instances, or earlier lives of the node, have promised a leader, they promised before then.
+    promised_before: Mutex<Instant>,
+    /// Whether somebody is opening it unasked.
+    is_opening: AtomicBool,
     /// Whether it may take part for the rest of this life: it is not pristine any more.
     is_settled: AtomicBool,
     /// Why it is gone.
@@ -119,6 +132,9 @@ impl Replica {
             used: Mutex::new(Instant::now()),
             is_awaiting_leader: AtomicBool::new(false),
             sent_away: Mutex::default(),
+            refused_offer: Mutex::default(),
+            promised_before: Mutex::new(Instant::now()),
+            is_opening: AtomicBool::new(false),
             is_settled: AtomicBool::new(false),
             ended: OnceLock::new(),
         }))
@@ -219,8 +235,20 @@ impl Replica {
     /// leader that opens the group speaks to this replica, which opens it: so the node that the record names does not
     /// lead, and may even name this one.
     pub(super) fn sends_away_in_vain(&self) -> bool {
-        let mut since = self.sent_away.lock();
-        since.get_or_insert_with(Instant::now).elapsed() > self.shared.timing.election_max
+        let now = Instant::now();
+        let mut sent_away = self.sent_away.lock();
+        let since = sent_away.filter(|(_, last)| last.elapsed() < SENT_AWAY_MEMORY).map_or(now, |(since, _)| since);
+        *sent_away = Some((since, now));
+        since.elapsed() > self.shared.timing.election_max
+    }
+
+    pub(super) fn note_refused_offer(&self) {
+        *self.refused_offer.lock() = Some(Instant::now());
+    }
+
+    /// Whether the others have not refused to close a moment ago.
+    pub(super) fn may_offer(&self) -> bool {
+        self.refused_offer.lock().is_none_or(|refused| refused.elapsed() >= OFFER_PACE)
     }
 
     /// A client needs it.
@@ -256,13 +284,48 @@ impl Replica {
         told.await.unwrap_or_else(|_| Err("the node is stopping".to_owned()))
     }
 
-    /// Opens it unasked.
+    /// Opens it unasked, unless somebody does already: on a disk that stalls, rounds must not pile up.
     pub(crate) fn open_soon(&self, how: How) {
         let Some(me) = self.me.upgrade().filter(|me| me.group().is_none()) else { return };
+        if me.is_opening.swap(true, Ordering::AcqRel) {
+            return;
+        }
         self.shared.tasks.spawn(async move {
             if let Err(why) = me.clone().open_in_turn(how).await {
                 tracing::warn!(shard = %me.shard_id(), why, "could not open the group");
             }
+            me.is_opening.store(false, Ordering::Release);
+        });
+    }
+
+    /// Opens it again if a node without which it was closed is there: it came back while the group was closing.
+    pub(super) fn open_if_skipped_returned(&self) {
+        let skipped = self.record().skipped;
+        let has_returned = skipped.iter().any(|skipped| {
+            self.node_of(*skipped).is_some_and(|node| self.shared.liveness.is_alive(node))
+        });
+        if has_returned && let Opener::Here(how) = self.opener() {
+            self.open_soon(how);
+        }
+    }
+
+    /// Ends a Raft instance that is deaf after a transfer of leadership that came to nothing, and stands for election
+    /// with another one. Whoever waits for the old one learns that it ended; whoever arrives meanwhile waits.
+    pub(super) fn renew_soon(&self) {
+        let Some(me) = self.me.upgrade() else { return };
+        if me.is_opening.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.shared.tasks.spawn(async move {
+            let _shut = me.gate.try_shut();
+            if let Some(group) = me.group().filter(|group| group.is_deaf()) {
+                tracing::warn!(shard = %me.shard_id(), "a transfer of leadership came to nothing, standing for election");
+                me.end_instance(&group, "a transfer of leadership came to nothing", Vec::new()).await;
+                if let Err(why) = me.clone().open_in_turn(How::Stand).await {
+                    tracing::warn!(shard = %me.shard_id(), why, "could not open the group");
+                }
+            }
+            me.is_opening.store(false, Ordering::Release);
         });
     }
 
@@ -279,7 +342,8 @@ impl Replica {
         let was_closed_in_order = std::mem::take(&mut self.record.lock().was_closed_in_order);
         let how = if how == How::Lead && !was_closed_in_order { How::Stand } else { how };
         let may_restore = how == How::Lead || cfg!(feature = "bug-open-restores-always");
-        let opening = Opening { pass: self.door.open(), may_restore, may_stand: how != How::Follow };
+        let promised_before = *self.promised_before.lock();
+        let opening = Opening { pass: self.door.open(), may_restore, may_stand: how != How::Follow, promised_before };
         let context = shared.context(self.place().config.clone());
         let group = Group::open_on(context, self.shard.clone(), opening).await.map_err(|error| error.to_string())?;
         tracing::debug!(shard = %self.shard_id(), ?how, "opened");
@@ -299,11 +363,20 @@ impl Replica {
         Ok(group)
     }
 
-    /// Ends the Raft instance and notes what is known. The gate is shut, or nobody needs to be kept out.
+    /// Closes it, as was agreed. The gate is shut.
     pub(super) async fn close_down(&self, group: &Arc<Group>, skipped: Vec<ReplicaId>) {
+        self.end_instance(group, "closed", skipped).await;
+        self.shard.rest();
+    }
+
+    /// Ends the Raft instance and notes what is known.
+    async fn end_instance(&self, group: &Arc<Group>, why: &str, skipped: Vec<ReplicaId>) {
         let _turn = self.turn.lock().await;
         let agreed = group.known_leader();
-        group.stop_because("closed").await;
+        group.stop_because(why).await;
+        if let Some(promised_at) = group.promised_at() {
+            *self.promised_before.lock() = promised_at;
+        }
         // Until its very end it may have been elected or have heard of another leader. Named is whom the journal names:
         // a record that is behind could name somebody whose own, newer record names this replica.
         let (term, leader) = last_leader(&*self.shared.env.journal, self.group_id());
@@ -313,13 +386,12 @@ impl Replica {
             leader,
             position: state.applied.position,
             next_expiry_ms: state.next_expiry_ms,
-            was_closed_in_order: (term, leader) == agreed,
+            was_closed_in_order: (term, leader) == agreed && !group.has_begun_transfer(term),
             skipped,
         };
         self.open.store(None);
         self.shared.open.lock().remove(&self.group_id());
-        self.shard.rest();
-        tracing::debug!(shard = %self.shard_id(), term, ?leader, "closed");
+        tracing::debug!(shard = %self.shard_id(), term, ?leader, why, "closed");
     }
 
     /// Ends it for good: its keyspace was dropped. What waits for it is told; its data is gone from the engine, durably

@@ -53,6 +53,11 @@ impl Groups {
             tracing::info!(%node, "a node answers");
             self.open_lagging(*node);
         }
+        for replica in self.open() {
+            if replica.group().is_some_and(|group| group.is_deaf()) {
+                replica.renew_soon();
+            }
+        }
     }
 
     /// Open groups that a lost node led: the followers stand as its lease ends, one after the other.
@@ -95,7 +100,8 @@ impl Groups {
         let idle = self.open().into_iter().filter(|replica| {
             let place = replica.place();
             let is_ours = replica.group().is_some_and(|group| group.is_leading());
-            is_ours && !place.is_kept && place.stage == ShardStage::Ready && replica.idle_for() >= idle_after
+            let is_idle = replica.idle_for() >= idle_after && replica.may_offer();
+            is_ours && !place.is_kept && place.stage == ShardStage::Ready && is_idle
         });
         for replica in idle.take(CLOSINGS_PER_ROUND_MAX) {
             let shared = self.shared.clone();

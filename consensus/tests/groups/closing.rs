@@ -8,7 +8,7 @@ use kvorum_api::{ReadLevel, ShardId};
 use kvorum_consensus::{Replicator as _, node::Timing, peers::MessageKind, replicator::Role};
 use kvorum_storage::Outcome;
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// Rule G2.
 #[tokio::test(start_paused = true)]
@@ -121,4 +121,37 @@ async fn a_leader_without_answers_goes_on_leading() {
     assert_eq!(town.wait_closed(SHARD).await, leader);
     assert_eq!(town.status(leader, SHARD).term, term);
     assert!(town.is_converged(SHARD));
+}
+
+/// Rule G2: whoever arrives while a replica takes long to answer the offer does not wait for it.
+#[tokio::test(start_paused = true)]
+async fn who_arrives_while_an_answer_is_awaited_is_served_at_once() {
+    let town = Town::founded(1).await;
+    let leader = town.wait_for_leader(SHARD).await;
+    let slow = 1 + leader % 3;
+    town.put_anywhere(SHARD, "k", "v").await;
+    let term = town.status(leader, SHARD).term;
+    sleep(Duration::from_secs(9)).await;
+    town.wire.delay(leader, slow, Duration::from_millis(900));
+    let before = town.wire.arrived(MessageKind::Close);
+    wait_until("an offer to close", || town.wire.arrived(MessageKind::Close) > before).await;
+    let began = Instant::now();
+    town.put(leader, SHARD, "k", "w").await.unwrap();
+    assert!(began.elapsed() < Duration::from_millis(50), "{:?}", began.elapsed());
+    town.wire.heal();
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!((town.leader(SHARD), town.status(leader, SHARD).term), (Some(leader), term), "nobody was elected");
+}
+
+/// Rule G2: an offer that is not agreed to opens again who had closed, so the next one is not made at once.
+#[tokio::test(start_paused = true)]
+async fn offers_that_are_refused_are_paced() {
+    let town = Town::founded(1).await;
+    town.wait_for_leader(SHARD).await;
+    town.wire.lose_replies(MessageKind::Close, u32::MAX);
+    wait_until("an offer to close", || town.wire.arrived(MessageKind::Close) > 0).await;
+    let before = town.wire.arrived(MessageKind::Close);
+    sleep(Duration::from_secs(20)).await;
+    let offers = town.wire.arrived(MessageKind::Close) - before;
+    assert!((2..=10).contains(&offers), "{offers}: two to every round");
 }

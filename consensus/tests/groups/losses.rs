@@ -140,3 +140,78 @@ async fn replicas_that_name_each_other_as_leader_serve_all_the_same() {
     town.put_anywhere(SHARD, "k", "w").await;
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
 }
+
+/// A node that can promise nothing more answers hellos all the same. To its groups it is lost: another leads, and sees
+/// to what is due (rule T3).
+#[tokio::test(start_paused = true)]
+async fn a_closed_group_whose_leader_is_poisoned_is_led_by_another() {
+    let town = Town::founded(1).await;
+    let first = town.wait_for_leader(SHARD).await;
+    let (ttl, born) = (Duration::from_secs(40), Instant::now());
+    town.replica(first, SHARD).write(put("k", "v", Some(40_000)), context()).await.unwrap();
+    let poisoned = town.wait_closed(SHARD).await;
+    poison(&town, poisoned).await;
+    sleep(ttl + Duration::from_secs(5) - born.elapsed()).await;
+    let others: Vec<u64> = (1..=3).filter(|id| *id != poisoned).collect();
+    for id in &others {
+        assert_eq!(town.status(*id, SHARD).state.next_expiry_ms, None, "node {id}");
+    }
+    wait_until("another leads", || town.leader(SHARD).is_some_and(|leader| leader != poisoned)).await;
+    let leader = town.leader(SHARD).unwrap();
+    town.put(leader, SHARD, "k", "w").await.unwrap();
+}
+
+/// Rule G2: a follower on a poisoned node is skipped like one on a dead node.
+#[tokio::test(start_paused = true)]
+async fn a_group_closes_although_a_follower_is_poisoned() {
+    let town = Town::founded(1).await;
+    let leader = town.wait_for_leader(SHARD).await;
+    let poisoned = (1..=3).find(|id| *id != leader).unwrap();
+    poison(&town, poisoned).await;
+    town.put_anywhere(SHARD, "k", "v").await;
+    let others: Vec<u64> = (1..=3).filter(|id| *id != poisoned).collect();
+    wait_until("the others have closed", || others.iter().all(|id| town.status(*id, SHARD).role == Role::Closed)).await;
+    let offers = town.wire.arrived(MessageKind::Close);
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(town.wire.arrived(MessageKind::Close), offers, "it stays closed");
+}
+
+/// Its next sync fails; it makes one soon, for its note.
+async fn poison(town: &Town, id: u64) {
+    town.machines[&id].journal.fail_next_sync();
+    let why = || town.nodes[&id].status().degraded;
+    wait_until("the poison", || why().iter().any(|why| why.starts_with("poisoned"))).await;
+}
+
+/// Rule G3: whoever refuses its vote because the leader lives does so only for as long as a leader takes to speak.
+#[tokio::test(start_paused = true)]
+async fn a_closed_group_is_led_by_who_cannot_hear_its_leader_if_nobody_else_opens_it() {
+    let town = Town::founded(1).await;
+    town.put_anywhere(SHARD, "k", "v").await;
+    let leader = town.wait_closed(SHARD).await;
+    let deaf = (1..=3).find(|id| *id != leader).unwrap();
+    town.wire.cut_pair(leader, deaf);
+    wait_until("the loss", || town.nodes[&deaf].liveness().is_lost(NodeId(leader))).await;
+    let began = Instant::now();
+    while town.put(deaf, SHARD, "k", "w").await.is_err() {
+        assert!(began.elapsed() < Duration::from_secs(10), "it is refused for ever");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Rule G5: who has promised nothing for longer than a lease is not held up by leases.
+#[tokio::test(start_paused = true)]
+async fn a_closed_group_with_leases_fails_over_at_once() {
+    let mut town = Town::empty(1).await;
+    town.map.lock().keyspaces.values_mut().for_each(|row| row.has_leases = true);
+    town.found().await;
+    town.put_anywhere(SHARD, "k", "v").await;
+    let leader = town.wait_closed(SHARD).await;
+    let heir = (1..=3).find(|id| *id != leader).unwrap();
+    sleep(Duration::from_secs(2)).await;
+    town.crash(leader).await;
+    wait_until("the loss", || town.nodes.values().all(|node| node.liveness().is_lost(NodeId(leader)))).await;
+    let began = Instant::now();
+    town.put(heir, SHARD, "k", "w").await.unwrap();
+    assert!(began.elapsed() < Duration::from_millis(200), "{:?}", began.elapsed());
+}

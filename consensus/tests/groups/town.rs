@@ -117,15 +117,20 @@ impl Town {
     pub async fn founded_with(shards: u64, timing: Timing) -> Self {
         let mut town = Town::empty(shards).await;
         town.timing = timing;
+        town.found().await;
+        town
+    }
+
+    /// Starts all nodes; they found every shard and agree that they have.
+    pub async fn found(&mut self) {
         for id in 1..=3 {
-            town.start(id).await;
+            self.start(id).await;
         }
         wait_until("every shard is founded", || {
-            town.map.lock().shards.values().all(|row| row.stage == ShardStage::Ready)
+            self.map.lock().shards.values().all(|row| row.stage == ShardStage::Ready)
         })
         .await;
-        town.spread().await;
-        town
+        self.spread().await;
     }
 
     /// Every node learns the newest map.
