@@ -48,6 +48,20 @@ pub struct ShardConfig {
     pub settings: Settings,
 }
 
+impl ShardConfig {
+    /// The replica on a node, if it holds one.
+    #[must_use]
+    pub fn replica_on(&self, node: NodeId) -> Option<ReplicaId> {
+        self.founders.iter().find(|(_, holder)| *holder == node).map(|(replica, _)| *replica)
+    }
+
+    /// The node that holds a replica, if it is one of this shard.
+    #[must_use]
+    pub fn node_of(&self, replica: ReplicaId) -> Option<NodeId> {
+        self.founders.iter().find(|(founder, _)| *founder == replica).map(|(_, node)| *node)
+    }
+}
+
 /// Raft timings.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {

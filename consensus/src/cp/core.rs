@@ -150,10 +150,7 @@ impl Core {
     pub(crate) fn node_of(&self, replica: u64) -> Option<NodeId> {
         let known =
             self.look(|metrics| metrics.membership_config.membership().get_node(&replica).map(|member| member.node));
-        known.flatten().or_else(|| {
-            let founders = &self.context.config.founders;
-            founders.iter().find(|(founder, _)| founder.0 == replica).map(|(_, node)| *node)
-        })
+        known.flatten().or_else(|| self.context.config.node_of(ReplicaId(replica)))
     }
 
     /// Where a client finds a leader.

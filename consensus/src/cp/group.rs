@@ -124,8 +124,7 @@ impl Group {
     pub async fn open_on(context: GroupContext, shard: Arc<Shard>, opening: Opening) -> Result<Arc<Group>, StartError> {
         let shard_id = context.config.shard;
         let refuse = |why: String| StartError::Group { shard: shard_id, why };
-        let own = context.config.founders.iter().find(|(_, node)| *node == context.actor.node);
-        let Some((replica, _)) = own.copied() else {
+        let Some(replica) = context.config.replica_on(context.actor.node) else {
             return Err(refuse(format!("node {} is none of its founders", context.actor.node)));
         };
         let store = open_store(&context, shard).await?;

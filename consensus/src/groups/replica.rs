@@ -103,8 +103,7 @@ impl Replica {
     /// A replica that is closed. Its record is what the journal and the shard say.
     pub(crate) async fn new(shared: Arc<Shared>, place: Place) -> Result<Arc<Self>, StartError> {
         let (shard_id, me) = (place.config.shard, shared.me());
-        let own = place.config.founders.iter().find(|(_, node)| *node == me);
-        let Some((id, _)) = own.copied() else {
+        let Some(id) = place.config.replica_on(me) else {
             return Err(StartError::Group { shard: shard_id, why: format!("node {me} is none of its founders") });
         };
         let shard = open_shard(&shared.env, &place.config).await?;
@@ -222,8 +221,7 @@ impl Replica {
     }
 
     pub(crate) fn node_of(&self, replica: ReplicaId) -> Option<NodeId> {
-        let place = self.place.load();
-        place.config.founders.iter().find(|(founder, _)| *founder == replica).map(|(_, node)| *node)
+        self.place.load().config.node_of(replica)
     }
 
     /// Who should open it now.
@@ -301,9 +299,9 @@ impl Replica {
     /// Opens it again if a node without which it was closed is there: it came back while the group was closing.
     pub(super) fn open_if_skipped_returned(&self) {
         let skipped = self.record().skipped;
-        let has_returned = skipped.iter().any(|skipped| {
-            self.node_of(*skipped).is_some_and(|node| self.shared.liveness.is_alive(node))
-        });
+        let has_returned = skipped
+            .iter()
+            .any(|skipped| self.node_of(*skipped).is_some_and(|node| self.shared.liveness.is_alive(node)));
         if has_returned && let Opener::Here(how) = self.opener() {
             self.open_soon(how);
         }

@@ -187,7 +187,7 @@ impl Groups {
             if wish == self.shared.me() || !is_settled || !group.is_leading() {
                 continue;
             }
-            let heir = place.config.founders.iter().find(|(_, node)| *node == wish).map(|(heir, _)| *heir);
+            let heir = place.config.replica_on(wish);
             let Some(_inside) = replica.gate.try_enter() else { continue };
             if let Some(heir) = heir
                 && group.hand_over_to(heir).await

@@ -57,10 +57,8 @@ impl Replica {
 
     fn heir_on(&self, node: NodeId) -> Result<ReplicaId, NotMoved> {
         let place = self.place();
-        let founders = &place.config.founders;
-        let heir = founders.iter().find(|(_, holder)| *holder == node).map(|(heir, _)| *heir);
-        heir.ok_or_else(|| {
-            let holders: Vec<String> = founders.iter().map(|(_, holder)| holder.to_string()).collect();
+        place.config.replica_on(node).ok_or_else(|| {
+            let holders: Vec<String> = place.config.founders.iter().map(|(_, holder)| holder.to_string()).collect();
             let (shard, holders) = (self.shard_id(), holders.join(", "));
             NotMoved::NoReplica(format!("node {node} holds no replica of shard {shard}: nodes {holders} do"))
         })

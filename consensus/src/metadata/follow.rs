@@ -185,9 +185,9 @@ impl Study {
     /// `asked` nothing: the diary may not lead on from there any more.
     fn whole(&self, map: &ClusterMap, asked: u64) -> Whole {
         let mut kept = self.whole.lock();
-        let recent = kept.as_ref().filter(|whole| {
-            whole.revision > asked && map.revision.saturating_sub(whole.revision) < EDITS_MAX
-        });
+        let recent = kept
+            .as_ref()
+            .filter(|whole| whole.revision > asked && map.revision.saturating_sub(whole.revision) < EDITS_MAX);
         let whole = recent.cloned().unwrap_or_else(|| Whole { revision: map.revision, bytes: map.encode() });
         *kept = Some(whole.clone());
         whole

@@ -77,7 +77,7 @@ async fn a_proposal_that_races_with_a_close_is_neither_lost_nor_doubled() {
     assert_eq!(results[0].number, Some(sum as i64 + 1));
 }
 
-/// Rule G2: whoever arrives while the offers are on their way keeps the group open, though everybody agrees to close.
+/// Rule G2: whoever arrives while the offers are on their way keeps the group open, and waits for no answer.
 #[tokio::test(start_paused = true)]
 async fn a_leader_that_somebody_waits_for_does_not_close() {
     let town = Town::founded(1).await;
@@ -91,19 +91,17 @@ async fn a_leader_that_somebody_waits_for_does_not_close() {
     assert_eq!(town.wire.arrived(MessageKind::Close), arrived, "it is on its way");
     let replica = town.replica(leader, SHARD);
     let mut writing = replica.write(increment("sum", None), context());
-    let mut is_agreed = false;
     let written = loop {
         tokio::select! {
             biased;
             written = &mut writing => break written.unwrap(),
             () = sleep(Duration::from_millis(1)) => {
-                is_agreed |= followers.iter().all(|follower| town.status(*follower, SHARD).role == Role::Closed);
                 // One that was ended and opened again knows of no majority yet.
                 assert!(town.status(leader, SHARD).staleness.is_some(), "it closed although somebody waits");
             }
         }
     };
-    assert!(is_written(&written) && is_agreed);
+    assert!(is_written(&written));
 }
 
 /// Rule G2: a leader that hears no answer goes on leading, and opens again who had closed.

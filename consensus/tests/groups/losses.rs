@@ -213,5 +213,5 @@ async fn a_closed_group_with_leases_fails_over_at_once() {
     wait_until("the loss", || town.nodes.values().all(|node| node.liveness().is_lost(NodeId(leader)))).await;
     let began = Instant::now();
     town.put(heir, SHARD, "k", "w").await.unwrap();
-    assert!(began.elapsed() < Duration::from_millis(200), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
 }
