@@ -7,10 +7,10 @@
 //!    │   a majority answered (itself included): replicas may vote, append, stand for election
 //! ```
 //!
-//! Payload, version 2, integers big-endian: `format = 2 (1) │ flags (1): 1 disk full, 2 poisoned │ groups (2) │ per group: group
-//! (8), replica (8), flags (1): 1 pristine │ per past life of the directory, oldest first, to the end: start count,
-//! boot nonce, batch found after it (8 each)`. Request and answer are the same. The lives prove who the sender is (rule
-//! J7).
+//! Payload, version 2, integers big-endian: `format = 2 (1) │ flags (1): 1 disk full, 2 poisoned │ groups (2) │ per
+//! group: group (8), replica (8), flags (1): 1 pristine │ per past life of the directory, oldest first, to the end:
+//! start count, boot nonce, batch found after it (8 each)`. Request and answer are the same. The lives prove who the
+//! sender is (rule J7).
 //!
 //! **Invariant.** A hello is always answered, also by a node that may not vote yet: otherwise nodes that start together
 //! would wait for each other.

@@ -11,10 +11,10 @@
 //! two between leader and follower before a second leader could be elected while the first one still trusts.
 //!
 //! Four things would break the promise, and are kept from it:
-//! * A restart forgets it, and so does the end of a Raft instance. In a group whose settings have leases, or may have, a
-//!   replica that ever took part answers votes as if it were not there and does not stand, until `election_max` after
-//!   the last moment at which it may have promised something: the beginning of the process, for what earlier lives
-//!   promised, or when an earlier opening last heard a leader (rule G5). What may have leases: settings that are
+//! * A restart forgets it, and so does the end of a Raft instance. In a group whose settings have leases, or may have,
+//!   a replica that ever took part answers votes as if it were not there and does not stand, until `election_max`
+//!   after the last moment at which it may have promised something: the beginning of the process, for what earlier
+//!   lives promised, or when an earlier opening last heard a leader (rule G5). What may have leases: settings that are
 //!   applied, logged or wished here. A leader trusts only acknowledgements of followers whose log reaches to where it
 //!   saw the settings itself, so no follower that knows nothing of leases is counted.
 //! * A vote seen elsewhere makes openraft forget it. The promise is kept here, at the door, not there.

@@ -317,8 +317,9 @@ impl Replica {
         self.shared.tasks.spawn(async move {
             let _shut = me.gate.try_shut();
             if let Some(group) = me.group().filter(|group| group.is_deaf()) {
-                tracing::warn!(shard = %me.shard_id(), "a transfer of leadership came to nothing, standing for election");
-                me.end_instance(&group, "a transfer of leadership came to nothing", Vec::new()).await;
+                let why = "a transfer of leadership came to nothing";
+                tracing::warn!(shard = %me.shard_id(), why, "stands for election");
+                me.end_instance(&group, why, Vec::new()).await;
                 if let Err(why) = me.clone().open_in_turn(How::Stand).await {
                     tracing::warn!(shard = %me.shard_id(), why, "could not open the group");
                 }

@@ -4,7 +4,7 @@ use crate::{
     groups::town::{SHARD, Town},
     support::wait_until,
 };
-use kvorum_api::{NodeId, ShardId};
+use kvorum_api::{NodeId, ReadLevel, ShardId};
 use kvorum_consensus::{node::Timing, peers::MessageKind};
 use kvorum_storage::command::Images;
 use std::{sync::atomic::Ordering, time::Duration};
@@ -73,8 +73,8 @@ async fn the_leader_logs_the_settings_that_are_wished_for() {
     town.wait_closed(SHARD).await;
 }
 
-/// A transfer that comes to nothing: openraft lets such a leader neither propose nor send heartbeats, and the only other
-/// one that lives does not stand. It is elected anew.
+/// A transfer that comes to nothing: openraft lets such a leader neither propose nor send heartbeats, and the only
+/// other one that lives does not stand. It is elected anew.
 #[tokio::test(start_paused = true)]
 async fn a_leader_whose_transfer_comes_to_nothing_leads_on() {
     let mut town = Town::founded(1).await;
@@ -99,15 +99,16 @@ async fn a_leader_whose_transfer_comes_to_nothing_leads_on() {
     assert!(town.status(leader, SHARD).term > term);
 }
 
-/// Rule G5: the request to lead may arrive late. In its term the group is not closed any more: whoever goes on leading in
-/// a term would trust its lease, which the transfer has given up.
+/// Rule G5: the request to lead may arrive late. In its term the group is not closed any more: whoever goes on leading
+/// in a term would trust its lease, which the transfer has given up.
 #[tokio::test(start_paused = true)]
 async fn no_group_closes_in_a_term_in_which_a_transfer_was_begun() {
     let timing = Timing { idle_close_after: Duration::from_secs(2), ..Timing::default() };
     let town = Town::founded_with(1, timing).await;
     town.put_anywhere(SHARD, "k", "v").await;
     let leader = town.wait_closed(SHARD).await;
-    town.put(leader, SHARD, "k", "w").await.unwrap();
+    // Opened by a read, it has nothing that is not flushed: it would be closed as soon as it is idle.
+    town.get(leader, SHARD, "k", ReadLevel::Linearizable).await.unwrap();
     sleep(Duration::from_millis(1_500)).await;
     let (term, offers) = (town.status(leader, SHARD).term, town.wire.arrived(MessageKind::Close));
     town.wire.lose_requests(MessageKind::TransferLeader, u32::MAX);

@@ -91,8 +91,11 @@ async fn a_node_whose_map_the_diary_has_forgotten_gets_a_newer_one() {
         revision = change(&house.nodes[&1], small(&format!("missed-{round}"))).await.unwrap().revision;
     }
     sleep(Duration::from_secs(5)).await;
-    house.start(7).await;
+    let node = house.start(7).await;
     house.wait_for_revision(revision).await;
+    let workers = node.status().workers;
+    let failure = workers.into_iter().find(|worker| worker.name == "map").unwrap().last_failure;
+    assert!(failure.as_ref().is_none_or(|failure| !failure.why.contains("leads from")), "{failure:?}");
 }
 
 /// A map that is larger than one page.
