@@ -15,7 +15,7 @@ const HAS_BUG: bool = cfg!(any(
 ));
 
 /// A planted bug must be found within this many seeds.
-const SEEDS_MAX: u64 = 50;
+const SEEDS_MAX: u64 = 200;
 
 const OPTIONS: Options = Options { length: LENGTH, prints: false };
 

@@ -17,6 +17,8 @@
 //! **Deliberately absent.** What the map says and how it comes here (`metadata`); Raft (`cp`).
 
 mod closing;
+#[cfg(test)]
+mod closing_tests;
 pub(crate) mod decide;
 mod dropping;
 mod gate;
