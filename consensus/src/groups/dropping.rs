@@ -11,8 +11,8 @@
 //! The journal is the last to forget, so whatever is interrupted anywhere is found again: in this life among those that
 //! leave, in a later one among the groups of the journal.
 //!
-//! **Invariant.** A replica that leaves serves nobody and is kept until the journal has forgotten it. Only what a map has
-//! counted and names no more is erased: an older map may not know it yet.
+//! **Invariant.** A replica that leaves serves nobody and is kept until the journal has forgotten it. Only what a map
+//! has counted and names no more is erased: an older map may not know it yet.
 
 use super::{Groups, Replica};
 use crate::{
@@ -94,7 +94,7 @@ impl Groups {
         named.chain(held).chain([METADATA_KEYSPACE]).collect()
     }
 
-    /// Has the journal forget what is erased, after one flush for all: nothing of it can come back from the engine then.
+    /// Has the journal forget what is erased, after one flush for all: nothing of it can come back from the engine.
     async fn forget(&self, erased: &[GroupId]) -> Result<(), StartError> {
         let Some(first) = erased.first().copied() else { return Ok(()) };
         let engine = self.shared.env.engine.clone();

@@ -109,8 +109,8 @@ impl Groups {
     }
 
     /// Brings the replicas here in line with a map that is not older than the last. Shards that are gone are ended,
-    /// erased and forgotten; new ones are held; one that is being created is opened at once. To be repeated, with the same
-    /// map or a newer one, until it succeeds.
+    /// erased and forgotten; new ones are held; one that is being created is opened at once. To be repeated, with the
+    /// same map or a newer one, until it succeeds.
     ///
     /// # Errors
     /// The first replica that could not be held, erased or forgotten; the others are in line.

@@ -1,18 +1,18 @@
 //! Orphans: what dropped shards have left in the engine, once no replica knows of them any more.
 //!
 //! ```text
-//!   diary, replicated state, position   of each shard that is named        ┐
-//!   rows                                of every keyspace that is no more  ├─▶ one batch ─▶ flush ─▶ discard the stages
+//!   diary, state, position   of each shard that is named        ┐
+//!   rows                     of every keyspace that is no more  ┴─▶ one batch ─▶ flush ─▶ discard the stages
 //! ```
 //!
 //! A node that learns only after a restart that a shard was dropped has nothing but its number: the range and even the
 //! keyspace of its rows may be unknown. A keyspace that is no more has no living shard, so all its rows go.
 //!
-//! **Invariant.** What belongs to a living shard is untouched: diary and state are named by shard, and rows go only with
-//! their whole keyspace. Durable when it has succeeded; repeating it is harmless.
+//! **Invariant.** What belongs to a living shard is untouched: diary and state are named by shard, and rows go only
+//! with their whole keyspace. Durable when it has succeeded; repeating it is harmless.
 //!
-//! **Deliberately absent.** Which shards and keyspaces are no more: who calls has a map. A shard that still has a replica:
-//! it is removed by [`Shard::remove`](super::Shard::remove), which also keeps everybody out.
+//! **Deliberately absent.** Which shards and keyspaces are no more: who calls has a map. A shard that still has a
+//! replica: it is removed by [`Shard::remove`](super::Shard::remove), which also keeps everybody out.
 
 use crate::{
     engine::{Batch, Column, Direction, Engine, KeyRange, View},
@@ -31,8 +31,8 @@ pub struct Orphans {
 }
 
 impl Orphans {
-    /// Removes everything of these shards from the engine, and the rows of every keyspace of which `is_no_more` says so.
-    /// Looks once at each keyspace that has rows.
+    /// Removes everything of these shards from the engine, and the rows of every keyspace of which `is_no_more` says
+    /// so. Looks once at each keyspace that has rows.
     ///
     /// # Errors
     /// The engine's: then it is to be repeated.
