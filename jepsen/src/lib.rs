@@ -4,7 +4,9 @@
 //!   check     does a history keep the promise? one order per key, sets, counters, sessions, receipts …
 //!   history   what clients asked and were told: our JSON Lines, Jepsen's EDN, Porcupine's logs
 //!   model     what one register, counter, set or text does when operations happen one after another
-//!   real      real nodes as processes, a network that can be broken, faults, experiments
+//!   real      real nodes as processes, a network that can be broken, faults
+//!   workload  what clients do meanwhile
+//!   experiment  a claim about all of this, as a file; the verdict on it, and a report
 //!   sim       three nodes in one thread and one seed: crashes, losses, skewed clocks, power cut between two sectors
 //! ```
 //!
@@ -15,7 +17,9 @@
 //! **Deliberately absent.** Private items of the house: what is inspected is what everybody else uses.
 
 pub mod check;
+pub mod experiment;
 pub mod history;
 pub mod model;
 pub mod real;
 pub mod sim;
+pub mod workload;

@@ -4,7 +4,9 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kvorum_jepsen::{
     check::command::{self, Request},
+    experiment::command as experiments,
     history::Format,
+    real::directory::HOME,
     sim::{
         replay::{self, Options},
         world::Report,
@@ -26,6 +28,41 @@ enum Command {
     Sim(Sim),
     /// Judges a history file. Ends with 0 ok, 1 violation, 2 malformed or misused, 3 unknown, 4 vacuous.
     Check(Check),
+    /// Attacks a cluster of real nodes on this machine and judges what its clients saw. Ends with 0 ok, 1 violation, 2
+    /// no verdict, 3 unknown, 4 vacuous.
+    Run(Run),
+    /// Lists experiments, workloads, faults and probes.
+    List,
+    /// Ends what killed runs left running, and removes what their nodes stored.
+    Clean(Clean),
+}
+
+#[derive(Args)]
+struct Run {
+    /// A name of `jepsen list`, or a file.
+    experiment: String,
+    /// How long faults happen, instead of what the experiment says.
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// What faults and clients are drawn from; any, unless given. It is printed.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How many nodes, instead of what the experiment says.
+    #[arg(long)]
+    nodes: Option<u64>,
+    /// The program kvd; the one beside this program, unless given.
+    #[arg(long)]
+    kvd: Option<PathBuf>,
+    /// Where histories, logs and the report go; a new directory under .local/jepsen, unless given.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Clean {
+    /// Where runs lie.
+    #[arg(long, default_value = HOME)]
+    dir: PathBuf,
 }
 
 #[derive(Args)]
@@ -90,6 +127,16 @@ fn main() -> Result<ExitCode> {
     match Arguments::parse().command {
         Command::Sim(sim) => simulate(&sim),
         Command::Check(check) => Ok(judge(check)),
+        Command::Run(run) => Ok(attack(run)),
+        Command::List => {
+            line(&experiments::list());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Clean(clean) => {
+            let cleaned = experiments::clean_up(&clean.dir)?;
+            line(&format!("{cleaned} killed runs cleaned up"));
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
@@ -113,6 +160,27 @@ fn judge(check: Check) -> ExitCode {
         is_json: check.output == Output::Json,
     };
     match command::run(&request) {
+        Ok(answer) => {
+            line(&answer.text);
+            ExitCode::from(answer.verdict.exit_code())
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// What goes wrong in the harness must not look like a verdict.
+#[expect(clippy::print_stderr, reason = "why there is no verdict is told where verdicts are not")]
+fn attack(run: Run) -> ExitCode {
+    let Run { experiment, seconds, seed, nodes, kvd, out } = run;
+    let wish = experiments::Wish { experiment, seconds, seed, nodes, kvd, out };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let answer = runtime
+        .context("no threads to run on")
+        .and_then(|runtime| runtime.block_on(experiments::run_experiment(&wish)));
+    match answer {
         Ok(answer) => {
             line(&answer.text);
             ExitCode::from(answer.verdict.exit_code())

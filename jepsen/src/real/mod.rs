@@ -1,10 +1,24 @@
 //! # Real: real nodes, as processes, attacked
 //!
 //! ```text
-//!   fabric   links between nodes and clients, each direction by itself ◀── loopback: proxies in this process
+//!   cluster  nodes as processes: started, killed, paused, looked at
+//!     fabric   links between nodes and clients, each direction by itself ◀── loopback: proxies in this process
+//!     observer who leads which shard, since when
+//!   nemesis  faults, each in its file        schedule  when they happen, drawn from a seed
+//!   directory  where a run lies, and what a killed run left behind
 //! ```
 //!
 //! **Invariant.** Whatever was started is stopped, also after a run that was killed.
+//!
+//! **Deliberately absent.** What clients do ([`crate::workload`]), and what must be true of it ([`crate::check`]).
 
+pub mod cluster;
+pub mod directory;
 pub mod fabric;
 pub mod loopback;
+pub mod names;
+pub mod nemesis;
+pub mod node;
+pub mod observer;
+pub mod schedule;
+pub mod units;

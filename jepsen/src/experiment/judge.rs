@@ -1,0 +1,138 @@
+//! The verdict on a run.
+//!
+//! ```text
+//!   violation   a check found a broken promise, a node panicked, the cluster did not come back, a claim does not hold
+//!   unknown     a check met a limit, or there was no steady state to begin with
+//!   vacuous     a fault never took hold, a claim had nothing to measure, a check had nothing to judge
+//! ```
+//!
+//! **Invariant.** The worst decides, and every reason is given.
+
+use super::{
+    probe::Measured,
+    run::{Done, Shown},
+    spec::Experiment,
+};
+use crate::{
+    check::{self, Options, Report, Verdict},
+    history::{History, Record},
+    real::nemesis::Outcome,
+};
+use anyhow::{Context, Result};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// Limits of one check.
+const CHECK_MAX: Duration = Duration::from_secs(60);
+const CHECK_BYTES_MAX: u64 = 512 << 20;
+
+/// One history and what the checks say of it.
+pub struct Judged {
+    /// The workload, or `hashes`.
+    pub name: String,
+    /// The history's file.
+    pub path: PathBuf,
+    /// The history.
+    pub history: History,
+    /// By check.
+    pub reports: Vec<Report>,
+}
+
+/// The answer.
+pub struct Judgement {
+    /// The worst of all.
+    pub verdict: Verdict,
+    /// Why it is not ok.
+    pub reasons: Vec<(Verdict, String)>,
+    /// By history.
+    pub judged: Vec<Judged>,
+    /// Steady state before and after the faults, and the hypothesis.
+    pub claims: [Vec<Measured>; 3],
+}
+
+/// Judges.
+///
+/// # Errors
+/// A history that cannot be judged: the harness wrote it.
+pub fn judge(experiment: &Experiment, shown: &mut Shown) -> Result<Judgement> {
+    let mut judged = Vec::new();
+    for Done { load, path, records } in &mut shown.done {
+        judged.push(by_checks(load.kind.name, path, std::mem::take(records), load.kind.checks)?);
+    }
+    judged.push(by_checks("hashes", &shown.hashes.0, std::mem::take(&mut shown.hashes.1), &["hashes"])?);
+    let mut reasons = Vec::new();
+    for Judged { name, reports, .. } in &judged {
+        for report in reports.iter().filter(|report| report.verdict != Verdict::Ok) {
+            let said = report.reasons.first().map_or("it does not say why", String::as_str);
+            reasons.push((report.verdict, format!("{name}, by {}: {said}", report.model)));
+        }
+    }
+    reasons.extend(shown.panics.iter().map(|line| (Verdict::Violation, format!("a node panicked: {line}"))));
+    reasons.extend(shown.failures.iter().map(|failure| (Verdict::Violation, failure.clone())));
+    let [warm_up, attacked, quiet] = &shown.phases;
+    let measure = |claims: &[super::probe::Claim], stretch| claims.iter().map(|claim| claim.measure(stretch)).collect();
+    let claims: [Vec<Measured>; 3] = [
+        measure(&experiment.steady_state, warm_up),
+        measure(&experiment.steady_state, quiet),
+        measure(&experiment.hypothesis, attacked),
+    ];
+    weigh_claims(&claims, &mut reasons);
+    for fault in &experiment.faults {
+        let name = fault.plan.name();
+        let has_hold =
+            |tried: &&super::nemeses::Tried| tried.name == name && matches!(tried.outcome, Outcome::Installed(_));
+        if shown.tried.iter().filter(has_hold).count() == 0 {
+            reasons.push((Verdict::Vacuous, format!("the fault {name} never took hold")));
+        }
+    }
+    let verdict = reasons.iter().map(|(verdict, _)| *verdict).max().unwrap_or(Verdict::Ok);
+    Ok(Judgement { verdict, reasons, judged, claims })
+}
+
+fn by_checks(name: &str, path: &Path, records: Vec<Record>, checks: &[&str]) -> Result<Judged> {
+    let history = History::from_records(records).with_context(|| path.display().to_string())?;
+    let options = Options { memory_bytes_max: CHECK_BYTES_MAX, time_max: Some(CHECK_MAX), ..Options::default() };
+    let judge = |check: &&str| {
+        let check = check::find(check)?;
+        (check.judge)(&history, &options).with_context(|| format!("{} cannot judge {}", check.name, path.display()))
+    };
+    let reports = checks.iter().map(judge).collect::<Result<_>>()?;
+    Ok(Judged { name: name.to_owned(), path: path.to_owned(), history, reports })
+}
+
+fn weigh_claims(claims: &[Vec<Measured>; 3], reasons: &mut Vec<(Verdict, String)>) {
+    let words = [
+        ("no steady state before the faults", Verdict::Unknown),
+        ("no steady state after the faults", Verdict::Violation),
+        ("the hypothesis does not hold", Verdict::Violation),
+    ];
+    for (claims, (what, verdict)) in claims.iter().zip(words) {
+        for claim in claims {
+            match claim.is_kept {
+                Some(true) => {}
+                Some(false) => reasons.push((verdict, format!("{what}: {}", claim.sentence()))),
+                None => reasons.push((Verdict::Vacuous, format!("{}: nothing to measure", claim.claim))),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_claim_weighs_by_where_it_broke() {
+        let claim = |is_kept| vec![Measured { claim: "p99_ms below 5".into(), value: Some(7.0), is_kept }];
+        let weigh = |claims| {
+            let mut reasons = Vec::new();
+            weigh_claims(&claims, &mut reasons);
+            reasons.into_iter().map(|(verdict, _)| verdict).collect::<Vec<_>>()
+        };
+        assert_eq!(weigh([claim(Some(false)), Vec::new(), Vec::new()]), [Verdict::Unknown]);
+        assert_eq!(weigh([claim(Some(true)), claim(Some(false)), claim(None)]), [Verdict::Violation, Verdict::Vacuous]);
+        assert!(weigh([claim(Some(true)), claim(Some(true)), Vec::new()]).is_empty());
+    }
+}

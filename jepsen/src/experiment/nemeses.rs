@@ -1,0 +1,127 @@
+//! Carries out a schedule, and writes down what became of each fault.
+//!
+//! **Invariant.** Everything that was begun is ended, also when a later fault cannot be tried.
+
+use super::run::Clockwork;
+use crate::{
+    history::Value,
+    real::{
+        cluster::Cluster,
+        nemesis::{Nemesis, Outcome},
+        schedule::{Event, Recurring},
+    },
+};
+use anyhow::{Context, Result};
+use rand::{SeedableRng as _, rngs::SmallRng};
+use std::{collections::BTreeMap, time::Duration};
+use tokio::time::{Instant, sleep_until};
+
+/// One fault that was tried.
+#[derive(Clone, Debug)]
+pub struct Tried {
+    /// `kill leader`.
+    pub name: String,
+    /// When it began.
+    pub from_ns: u64,
+    /// When it had been undone.
+    pub until_ns: u64,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// What was seen while it held.
+    pub seen: Value,
+    /// Shards that were led by those it hit.
+    pub shards: Vec<u64>,
+}
+
+/// Begins or ends.
+struct Move {
+    at: Duration,
+    event: usize,
+    begins: bool,
+}
+
+/// Carries the whole schedule out, counting from `begun`.
+pub async fn carry_out(
+    cluster: &mut Cluster,
+    faults: &[Recurring],
+    events: &[Event],
+    begun: Instant,
+    clockwork: &Clockwork,
+) -> Result<Vec<Tried>> {
+    let mut moves: Vec<Move> = Vec::new();
+    for (place, event) in events.iter().enumerate() {
+        moves.push(Move { at: event.begin, event: place, begins: true });
+        moves.push(Move { at: event.begin + event.hold, event: place, begins: false });
+    }
+    moves.sort_by_key(|step| (step.at, step.begins));
+    let mut open: BTreeMap<usize, (Box<dyn Nemesis>, Tried)> = BTreeMap::new();
+    let mut tried = Vec::new();
+    for Move { at, event, begins } in moves {
+        sleep_until(begun + at).await;
+        let fault = &faults[events[event].fault];
+        let name = fault.plan.name();
+        if begins {
+            let chance = SmallRng::seed_from_u64(events[event].seed);
+            let mut nemesis = (fault.plan.kind.draw)(&fault.plan.wish, &fault.plan.target, chance)?;
+            let leaders = cluster.observer.leaders();
+            let from_ns = clockwork.note(&name, phase("start", []));
+            let outcome = nemesis.start(cluster).await.with_context(|| format!("{name} cannot begin"))?;
+            let shards = leaders.iter().filter(|(_, leader)| is_hit(&outcome, **leader)).map(|(shard, _)| *shard);
+            let shards = shards.collect();
+            clockwork.say(&told(&name, &outcome));
+            open.insert(
+                event,
+                (nemesis, Tried { name, from_ns, until_ns: from_ns, outcome, seen: Value::Nil, shards }),
+            );
+        } else if let Some((mut nemesis, mut fault)) = open.remove(&event) {
+            fault.seen = nemesis.stop(cluster).await.with_context(|| format!("{name} cannot be ended"))?;
+            let word = Value::from(word(&fault.outcome));
+            fault.until_ns = clockwork.note(&name, phase("stop", [("outcome", word), ("seen", fault.seen.clone())]));
+            clockwork.say(&format!("{name} over: {}", fault.seen));
+            tried.push(fault);
+        }
+    }
+    Ok(tried)
+}
+
+fn phase<const N: usize>(word: &str, more: [(&str, Value); N]) -> Value {
+    let fields = more.into_iter().map(|(name, value)| (name.to_owned(), value));
+    Value::Map(fields.chain([("phase".to_owned(), Value::from(word))]).collect())
+}
+
+/// Installed, skipped, indeterminate.
+#[must_use]
+pub fn word(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Installed(_) => "installed",
+        Outcome::Skipped(_) => "skipped",
+        Outcome::Indeterminate(_) => "indeterminate",
+    }
+}
+
+fn told(name: &str, outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Installed(seen) => format!("{name}: {seen}"),
+        Outcome::Skipped(reason) => format!("{name} skipped: {reason}"),
+        Outcome::Indeterminate(reason) => format!("{name} indeterminate: {reason}"),
+    }
+}
+
+fn is_hit(outcome: &Outcome, node: u64) -> bool {
+    let Outcome::Installed(seen) = outcome else { return false };
+    let nodes = seen.field("nodes").and_then(Value::as_list).unwrap_or_default();
+    nodes.contains(&Value::Text(format!("n{node}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_named_was_hit_and_a_skipped_fault_hits_nobody() {
+        let nodes = Value::Map([("nodes".to_owned(), Value::List(vec!["n2".into()]))].into());
+        assert!(is_hit(&Outcome::Installed(nodes.clone()), 2));
+        assert!(!is_hit(&Outcome::Installed(nodes), 1));
+        assert!(!is_hit(&Outcome::Skipped("nobody leads".to_owned()), 2));
+    }
+}

@@ -1,0 +1,116 @@
+//! `result.json`: the verdict and everything it rests on, for programs.
+
+use super::{
+    judge::{Judged, Judgement},
+    nemeses::{Tried, word},
+    probe::Measured,
+    run::{Request, Shown},
+};
+use crate::{
+    check::Report,
+    history::Kind,
+    real::{nemesis::Outcome, schedule::Event},
+};
+use serde_json::{Value as Json, json};
+
+/// All of it.
+#[must_use]
+pub fn to_json(request: &Request, shown: &Shown, judgement: &Judgement) -> Json {
+    let experiment = &request.experiment;
+    let reasons: Vec<Json> = judgement
+        .reasons
+        .iter()
+        .map(|(verdict, reason)| json!({"verdict": verdict.as_str(), "reason": reason}))
+        .collect();
+    let [before, after, hypothesis] = &judgement.claims;
+    json!({
+        "experiment": experiment.name,
+        "seed": request.seed,
+        "replay": replay(request),
+        "verdict": judgement.verdict.as_str(),
+        "reasons": reasons,
+        "nodes": experiment.nodes,
+        "seconds": experiment.length.as_secs(),
+        "kvd": request.kvd.display().to_string(),
+        "fabric": {"name": shown.fabric.0, "weaker_because": shown.fabric.1},
+        "steady_state": {"before": claims(before), "after": claims(after)},
+        "hypothesis": claims(hypothesis),
+        "histories": judgement.judged.iter().map(history).collect::<Vec<_>>(),
+        "schedule": shown.events.iter().map(|event| scheduled(request, event)).collect::<Vec<_>>(),
+        "faults": shown.tried.iter().map(fault).collect::<Vec<_>>(),
+        "operations": {
+            "ok": count(shown, Kind::Ok),
+            "fail": count(shown, Kind::Fail),
+            "unknown": count(shown, Kind::Info),
+        },
+        "recoveries_ms": shown.phases[1].recoveries_ms,
+        "availability_percent": shown.phases[1].availability_percent(),
+    })
+}
+
+/// The command that runs it again.
+#[must_use]
+pub fn replay(request: &Request) -> String {
+    let experiment = &request.experiment;
+    format!(
+        "jepsen run {} --seed {} --seconds {} --nodes {}",
+        experiment.name,
+        request.seed,
+        experiment.length.as_secs(),
+        experiment.nodes
+    )
+}
+
+fn count(shown: &Shown, kind: Kind) -> usize {
+    shown.samples.iter().filter(|sample| sample.kind == kind).count()
+}
+
+fn claims(measured: &[Measured]) -> Json {
+    let claim =
+        |measured: &Measured| json!({"claim": measured.claim, "value": measured.value, "kept": measured.is_kept});
+    measured.iter().map(claim).collect()
+}
+
+fn history(judged: &Judged) -> Json {
+    let check = |report: &Report| {
+        let coverage = &report.coverage;
+        json!({
+            "check": report.model,
+            "verdict": report.verdict.as_str(),
+            "reasons": report.reasons,
+            "answers_judged": coverage.judged,
+            "keys": coverage.keys,
+            "keys_with_overlap": coverage.keys_with_overlap,
+        })
+    };
+    json!({
+        "workload": judged.name,
+        "file": judged.path.file_name().map(|name| name.to_string_lossy()),
+        "operations": judged.history.operations.len(),
+        "checks": judged.reports.iter().map(check).collect::<Vec<_>>(),
+    })
+}
+
+fn scheduled(request: &Request, event: &Event) -> Json {
+    json!({
+        "fault": request.experiment.faults[event.fault].plan.name(),
+        "begin_ms": event.begin.as_millis(),
+        "hold_ms": event.hold.as_millis(),
+    })
+}
+
+fn fault(tried: &Tried) -> Json {
+    let told = match &tried.outcome {
+        Outcome::Installed(seen) => seen.to_json(),
+        Outcome::Skipped(reason) | Outcome::Indeterminate(reason) => json!(reason),
+    };
+    json!({
+        "fault": tried.name,
+        "from_ms": tried.from_ns / 1_000_000,
+        "until_ms": tried.until_ns / 1_000_000,
+        "outcome": word(&tried.outcome),
+        "told": told,
+        "seen": tried.seen.to_json(),
+        "leader_of_shards": tried.shards,
+    })
+}

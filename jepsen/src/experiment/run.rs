@@ -1,0 +1,313 @@
+//! One run of an experiment, from the first process to the last read.
+//!
+//! ```text
+//!   start · prepare ├ warm-up ┤├ faults ┤ heal ├ quiet ┤ last reads · hashes
+//!                   └──────── callers at work ─────────┘
+//! ```
+//!
+//! **Invariant.** Everything this starts ends with it, however it ends: callers, proxies and nodes are owned by the
+//! future of the run.
+
+use super::{
+    measure::{Stretch, recovery_ms},
+    nemeses::{Tried, carry_out},
+    progress,
+    spec::{Experiment, Load},
+};
+use crate::{
+    history::{Kind, Process, Rank, Receipt, Record, Value, write_jsonl},
+    real::{
+        cluster::Cluster,
+        directory::RunDirectory,
+        fabric,
+        observer::{Hash, Observer},
+        schedule::{self, Event},
+    },
+    workload::{Caller, Recorder, Sample, Setting, Workload},
+};
+use anyhow::{Context, Result};
+use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until},
+};
+
+/// How long replicas have, once nobody writes any more, to show their hashes at one position.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// What to run.
+pub struct Request {
+    /// The experiment.
+    pub experiment: Experiment,
+    /// What everything is drawn from.
+    pub seed: u64,
+    /// The program.
+    pub kvd: PathBuf,
+    /// Whether what happens is told on stderr.
+    pub is_told: bool,
+}
+
+/// One workload, done.
+pub struct Done {
+    /// What clients did.
+    pub load: Load,
+    /// The file with the history.
+    pub path: PathBuf,
+    /// The history.
+    pub records: Vec<Record>,
+}
+
+/// What a run has to show.
+pub struct Shown {
+    /// Where it lies.
+    pub directory: PathBuf,
+    /// The fabric, and why it is weaker than a network, if it is.
+    pub fabric: (String, Option<String>),
+    /// The schedule as drawn.
+    pub events: Vec<Event>,
+    /// By workload.
+    pub done: Vec<Done>,
+    /// Of all workloads, by end.
+    pub samples: Vec<Sample>,
+    /// Every fault that was tried.
+    pub tried: Vec<Tried>,
+    /// Before, during and after the faults.
+    pub phases: [Stretch; 3],
+    /// The history of hashes, and its file.
+    pub hashes: (PathBuf, Vec<Record>),
+    /// What nodes and clients could not do although everything was whole again.
+    pub failures: Vec<String>,
+    /// Lines of logs that no node should ever write.
+    pub panics: Vec<String>,
+}
+
+/// The one clock of a run, and all its histories.
+pub struct Clockwork {
+    begun: Instant,
+    recorders: Vec<Arc<Recorder>>,
+    is_told: bool,
+}
+
+impl Clockwork {
+    /// Writes what the nemesis did into every history; says when.
+    pub fn note(&self, name: &str, value: Value) -> u64 {
+        let times = self.recorders.iter().map(|recorder| recorder.note_fault(name, value.clone()));
+        times.min().unwrap_or_else(|| self.now_ns())
+    }
+
+    /// Tells whoever watches.
+    pub fn say(&self, text: &str) {
+        if self.is_told {
+            progress::line(&format!("{:5.1} s  {text}", self.begun.elapsed().as_secs_f64()));
+        }
+    }
+
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn samples(&self) -> Vec<Sample> {
+        let mut samples: Vec<Sample> = self.recorders.iter().flat_map(|recorder| recorder.samples_from(0)).collect();
+        samples.sort_by_key(|sample| sample.ended_ns);
+        samples
+    }
+}
+
+/// Runs it.
+///
+/// # Errors
+/// Something in the harness, the machine or the programs; nothing of it is a verdict.
+pub async fn run(request: &Request, directory: RunDirectory) -> Result<Shown> {
+    let Request { experiment, seed, .. } = request;
+    let events = schedule::draw(*seed, &experiment.faults, experiment.length, experiment.may_overlap);
+    let fabric = fabric::make(experiment.nodes, *seed).await?;
+    let mut cluster = Cluster::start(directory, fabric, &request.kvd, experiment.nodes, experiment.has_leases).await?;
+    let mut crew = Crew::gather(experiment, *seed, &cluster, request.is_told)?;
+    crew.prepare().await?;
+    let begun_ns = crew.clockwork.now_ns();
+    crew.set_to_work();
+    crew.clockwork.say(&format!("warm-up of {} s", experiment.warm_up.as_secs()));
+    sleep(experiment.warm_up).await;
+
+    let attacked_ns = crew.clockwork.now_ns();
+    let attacked = Instant::now();
+    crew.clockwork.say(&format!("{} faults over {} s", events.len(), experiment.length.as_secs()));
+    for event in &events {
+        let (at, hold) = (event.begin.as_secs_f64(), event.hold.as_secs_f64());
+        crew.clockwork.say(&format!("  at +{at:.1} s for {hold:.1} s: {}", experiment.faults[event.fault].plan.name()));
+    }
+    let tried = carry_out(&mut cluster, &experiment.faults, &events, attacked, &crew.clockwork).await?;
+    sleep_until(attacked + experiment.length).await;
+    let mut failures = cluster.heal().await?;
+    let healed_ns = crew.clockwork.now_ns();
+    crew.clockwork.say(&format!("healed, quiet for {} s", experiment.quiet.as_secs()));
+    // Elections and reconnections that healing caused are over when somebody writes again.
+    failures.extend(crew.until_written(healed_ns).await);
+    let quiet_ns = crew.clockwork.now_ns();
+    sleep(experiment.quiet).await;
+    let ended_ns = crew.clockwork.now_ns();
+
+    failures.extend(crew.stop().await?);
+    sleep(SETTLE).await;
+    let samples = crew.clockwork.samples();
+    let mut phases = [(begun_ns, attacked_ns), (attacked_ns, healed_ns), (quiet_ns, ended_ns)]
+        .map(|(from_ns, until_ns)| Stretch::of(&samples, from_ns, until_ns));
+    phases[1].recoveries_ms = recoveries(&samples, &tried);
+    let path = cluster.path().to_owned();
+    Ok(Shown {
+        fabric: (cluster.fabric.name().to_owned(), cluster.fabric.is_weaker_because()),
+        events,
+        done: crew.finish()?,
+        samples,
+        tried,
+        phases,
+        hashes: hashes(&path, &cluster.observer)?,
+        failures,
+        panics: cluster.nodes.iter().flat_map(|node| node.panics()).collect(),
+        directory: path,
+    })
+}
+
+fn recoveries(samples: &[Sample], tried: &[Tried]) -> Vec<f64> {
+    let stopped = tried.iter().filter(|fault| !fault.shards.is_empty() && !fault.name.starts_with("weather"));
+    let mut recoveries: Vec<f64> =
+        stopped.map(|fault| recovery_ms(samples, fault.from_ns, &fault.shards).unwrap_or(f64::INFINITY)).collect();
+    recoveries.sort_by(f64::total_cmp);
+    recoveries
+}
+
+/// Rolling hashes as a history: no operation, only what was told.
+fn hashes(directory: &Path, observer: &Observer) -> Result<(PathBuf, Vec<Record>)> {
+    let record = |(time, hash): (usize, Hash)| {
+        let receipt = Receipt {
+            position: Some(Rank(vec![hash.applied_index])),
+            node: Some(format!("n{}", hash.node)),
+            ..Receipt::default()
+        };
+        let record = Record::new(time as u64, Process::Client(hash.node), Kind::Ok, "hash");
+        Record { receipt: Some(receipt), ..record.with_key(&format!("s{}", hash.shard)).with_value(hash.hash.as_str()) }
+    };
+    let records: Vec<Record> = observer.hashes().into_iter().enumerate().map(record).collect();
+    let path = directory.join("history-hashes.jsonl");
+    let mut file = File::create(&path).with_context(|| path.display().to_string())?;
+    write_jsonl(&mut file, &records)?;
+    Ok((path, records))
+}
+
+/// One workload and its clients.
+struct Gang {
+    load: Load,
+    workload: Arc<dyn Workload>,
+    recorder: Arc<Recorder>,
+    /// Who prepares and reads last.
+    first: Caller,
+    others: Vec<Caller>,
+}
+
+/// Everybody who works.
+struct Crew {
+    gangs: Vec<Gang>,
+    clockwork: Clockwork,
+    at_work: JoinSet<()>,
+    is_over: watch::Sender<bool>,
+}
+
+impl Crew {
+    fn gather(experiment: &Experiment, seed: u64, cluster: &Cluster, is_told: bool) -> Result<Self> {
+        let begun = Instant::now();
+        let mut chance = SmallRng::seed_from_u64(seed);
+        let mut gangs = Vec::new();
+        for load in &experiment.loads {
+            let name = match experiment.loads.len() {
+                1 => "history.jsonl".to_owned(),
+                _ => format!("history-{}.jsonl", load.kind.name),
+            };
+            let recorder = Arc::new(Recorder::create(&cluster.path().join(name), begun)?);
+            let setting =
+                Setting { endpoints: cluster.endpoints(), recorder: recorder.clone(), callers: load.clients + 1 };
+            let mut caller = |number| Caller::new(number, SmallRng::seed_from_u64(chance.random()), setting.clone());
+            let first = caller(load.clients)?;
+            let others = (0..load.clients).map(caller).collect::<Result<_>>()?;
+            gangs.push(Gang { load: load.clone(), workload: (load.kind.make)().into(), recorder, first, others });
+        }
+        let recorders = gangs.iter().map(|gang| gang.recorder.clone()).collect();
+        let clockwork = Clockwork { begun, recorders, is_told };
+        Ok(Crew { gangs, clockwork, at_work: JoinSet::new(), is_over: watch::Sender::new(false) })
+    }
+
+    async fn prepare(&mut self) -> Result<()> {
+        for gang in &mut self.gangs {
+            let prepared = gang.workload.prepare(&mut gang.first).await;
+            prepared.with_context(|| format!("{} cannot be prepared", gang.load.kind.name))?;
+        }
+        Ok(())
+    }
+
+    fn set_to_work(&mut self) {
+        for gang in &mut self.gangs {
+            let interval = Duration::from_secs_f64(gang.load.clients as f64 / gang.load.rate);
+            for caller in gang.others.drain(..) {
+                let (workload, is_over) = (gang.workload.clone(), self.is_over.subscribe());
+                self.at_work.spawn(work(workload, caller, interval, is_over));
+            }
+        }
+        if self.clockwork.is_told {
+            let (recorders, begun) = (self.clockwork.recorders.clone(), self.clockwork.begun);
+            self.at_work.spawn(progress::watch(recorders, begun, self.is_over.subscribe()));
+        }
+    }
+
+    /// Waits until a write that was asked for after a moment is acknowledged; says so if none is.
+    async fn until_written(&self, from_ns: u64) -> Option<String> {
+        let until = Instant::now() + crate::real::cluster::PATIENCE;
+        let is_new = |sample: &Sample| sample.is_write && sample.kind == Kind::Ok && sample.invoked_ns >= from_ns;
+        while Instant::now() < until {
+            if self.clockwork.samples().iter().any(is_new) {
+                return None;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        Some(format!("no write was acknowledged within {} s of healing", crate::real::cluster::PATIENCE.as_secs()))
+    }
+
+    /// Sends everybody home; then the last reads. What was not answered is told.
+    async fn stop(&mut self) -> Result<Vec<String>> {
+        self.is_over.send_replace(true);
+        while let Some(ended) = self.at_work.join_next().await {
+            ended.context("a client of the harness failed")?;
+        }
+        let mut unanswered = Vec::new();
+        for gang in &mut self.gangs {
+            if let Err(error) = gang.workload.last(&mut gang.first).await {
+                unanswered.push(format!("{}: after everything was whole again: {error:#}", gang.load.kind.name));
+            }
+        }
+        Ok(unanswered)
+    }
+
+    fn finish(self) -> Result<Vec<Done>> {
+        let done = self.gangs.into_iter().map(|gang| {
+            let path = gang.recorder.path().to_owned();
+            Ok(Done { load: gang.load, path, records: gang.recorder.finish()? })
+        });
+        done.collect()
+    }
+}
+
+/// One client: an operation about every `interval`, however long the last one took.
+async fn work(workload: Arc<dyn Workload>, mut caller: Caller, interval: Duration, is_over: watch::Receiver<bool>) {
+    let mut next = Instant::now() + interval.mul_f64(caller.chance.random());
+    while !*is_over.borrow() {
+        sleep_until(next).await;
+        workload.step(&mut caller).await;
+        // Who was held up does not catch up in a burst.
+        next = (next + interval.mul_f64(caller.chance.random_range(0.5..1.5))).max(Instant::now());
+    }
+}

@@ -1,0 +1,214 @@
+//! A cluster of real nodes, from the first start to the last word.
+//!
+//! ```text
+//!   Cluster ── Node 1 ─ n1/ ─ node.toml ─ data ─ kvd.log ─ process ┐
+//!           ├─ Node 2 …                                            ├─ all links through the fabric
+//!           └─ Node 3 …                                            ┘
+//! ```
+//!
+//! **Invariant.** What a node is told of the others is what the fabric says, so that every byte between them can be
+//! stopped.
+
+use super::{
+    directory::RunDirectory,
+    fabric::Fabric,
+    node::{Node, Readiness},
+    observer::Observer,
+};
+use anyhow::{Context, Result, bail};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::{Instant, sleep};
+
+/// What only a broken node needs longer for.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A keyspace of one shard, keys in order.
+pub const ORDERED: &str = "ordered";
+
+/// A keyspace of several shards.
+pub const SPREAD: &str = "spread";
+
+/// How many.
+pub const SPREAD_SHARDS: u32 = 4;
+
+/// Nodes that know each other.
+pub struct Cluster {
+    /// By number, from 1.
+    pub nodes: Vec<Node>,
+    /// What connects them.
+    pub fabric: Arc<dyn Fabric>,
+    /// Who leads.
+    pub observer: Observer,
+    kvd: PathBuf,
+    directory: RunDirectory,
+}
+
+impl Cluster {
+    /// Starts as many nodes as the fabric was made for, and waits until all are ready and every shard is led.
+    pub async fn start(
+        directory: RunDirectory,
+        fabric: Arc<dyn Fabric>,
+        kvd: &Path,
+        count: u64,
+        has_leases: bool,
+    ) -> Result<Self> {
+        let kvd = kvd.canonicalize().with_context(|| kvd.display().to_string())?;
+        let key = directory.path().join("cluster.key");
+        let made = Command::new(&kvd).arg("--new-cluster-key").arg(&key).output();
+        let made = made.with_context(|| format!("{} cannot be started", kvd.display()))?;
+        if !made.status.success() {
+            bail!("{} makes no cluster key: {}", kvd.display(), String::from_utf8_lossy(&made.stderr).trim());
+        }
+        let place = |number: u64| directory.path().join(format!("n{number}"));
+        let nodes = (1..=count).map(|number| Node::new(number, place(number), fabric.addresses(number)));
+        let nodes = nodes.collect::<Result<Vec<_>>>()?;
+        let rest = configuration(&nodes, &key, has_leases);
+        nodes.iter().try_for_each(|node| node.configure(&rest))?;
+        let observer = Observer::start(nodes.iter().map(Node::asking).collect());
+        let mut cluster = Cluster { nodes, fabric, observer, kvd, directory };
+        for number in 1..=count {
+            cluster.launch(number)?;
+        }
+        for number in 1..=count {
+            match cluster.node(number).readiness(PATIENCE).await {
+                Readiness::Ready => {}
+                Readiness::NotReady(why) => bail!("n{number} does not get ready: {why}"),
+                Readiness::Ended(words) => bail!("n{number} ended instead of getting ready: {words}"),
+            }
+        }
+        cluster.until_led().await?;
+        Ok(cluster)
+    }
+
+    /// The node of that number.
+    pub fn node(&mut self, number: u64) -> &mut Node {
+        &mut self.nodes[number as usize - 1]
+    }
+
+    /// All numbers.
+    #[must_use]
+    pub fn numbers(&self) -> Vec<u64> {
+        self.nodes.iter().map(|node| node.number).collect()
+    }
+
+    /// Where clients dial each node.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.addresses.client.to_string()).collect()
+    }
+
+    /// Starts a node's process.
+    pub fn launch(&mut self, number: u64) -> Result<()> {
+        let (fabric, kvd) = (self.fabric.clone(), self.kvd.clone());
+        let process = self.node(number).start(fabric.as_ref(), &kvd)?;
+        self.directory.note(process)
+    }
+
+    /// The node that leads the one shard of [`ORDERED`], as last heard.
+    #[must_use]
+    pub fn leader(&self) -> Option<u64> {
+        self.observer.leaders().get(&1).copied()
+    }
+
+    /// Where the run lies.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    async fn until_led(&self) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        let shards = 1 + SPREAD_SHARDS as usize;
+        while self.observer.leaders().len() < shards {
+            if Instant::now() > until {
+                let led: Vec<u64> = self.observer.leaders().into_keys().collect();
+                bail!("after {} s only the shards {led:?} of {shards} have a leader", PATIENCE.as_secs());
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Undoes everything: links whole, time running, processes up. Says which nodes do not come back, and why.
+    pub async fn heal(&mut self) -> Result<Vec<String>> {
+        let links: Vec<_> = self.fabric.observed().into_keys().collect();
+        self.fabric.heal(&links);
+        let mut gone = Vec::new();
+        for number in self.numbers() {
+            let node = self.node(number);
+            if node.is_paused() {
+                node.pause(false)?;
+            }
+            if !node.is_running() {
+                node.kill()?;
+                self.launch(number)?;
+            }
+        }
+        for number in self.numbers() {
+            match self.node(number).readiness(PATIENCE).await {
+                Readiness::Ready => {}
+                Readiness::NotReady(why) => gone.push(format!("n{number} does not get ready again: {why}")),
+                Readiness::Ended(words) => gone.push(format!("n{number} ended: {words}")),
+            }
+        }
+        Ok(gone)
+    }
+}
+
+/// Everything but `[node]`: small files, shards that stay open so that they have a leader to attack.
+fn configuration(nodes: &[Node], key: &Path, has_leases: bool) -> String {
+    // Any number that other runs do not have at the same time.
+    let cluster = u128::from(std::process::id()) << 64 | u128::from(nodes[0].addresses.peer.port());
+    let mut text = format!(
+        "[storage]\njournal_segment = \"34MiB\"\nballast = \"0B\"\nlow_water = \"1MiB\"\n\n[raft]\n\
+         idle_close_after = \"0s\"\n\n[log]\nformat = \"text\"\n\n[cluster]\nid = \"{cluster:032x}\"\nkey_file = \"{}\"\n",
+        key.display()
+    );
+    for node in nodes {
+        let (client, peer) = (node.addresses.client, node.addresses.peer);
+        text.push_str(&format!(
+            "\n[[cluster.nodes]]\nid = {}\nclient = \"{client}\"\npeer = \"{peer}\"\n",
+            node.number
+        ));
+    }
+    text.push_str(&format!("\n[[keyspaces]]\nname = \"{ORDERED}\"\nleases = {has_leases}\n"));
+    text.push_str(&format!(
+        "\n[[keyspaces]]\nname = \"{SPREAD}\"\nshard_by = \"hash:{SPREAD_SHARDS}\"\nleases = {has_leases}\n"
+    ));
+    text
+}
+
+/// The program `kvd`: as told, or beside this one.
+pub fn find_kvd(told: Option<&Path>) -> Result<PathBuf> {
+    let (path, how) = match told {
+        Some(path) => (path.to_owned(), "name the program with --kvd"),
+        None => {
+            let here = std::env::current_exe().context("this program cannot tell where it lies")?;
+            let here = here.canonicalize().unwrap_or(here);
+            (
+                here.with_file_name("kvd"),
+                "build it with `cargo build -p kvorum-server --bin kvd`, or name one with --kvd",
+            )
+        }
+    };
+    match path.is_file() {
+        true => Ok(path),
+        false => bail!("there is no kvd at {}: {how}", path.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_is_not_there_is_told_where_it_should_be() {
+        let refused = find_kvd(Some(Path::new("/nowhere/kvd"))).unwrap_err().to_string();
+        assert_eq!(refused, "there is no kvd at /nowhere/kvd: name the program with --kvd");
+    }
+}

@@ -1,0 +1,168 @@
+//! Partitions: links between nodes are cut, and only those.
+//!
+//! ```text
+//!   one, leader   1 │ 2 3            halves   1 2 │ 3 4 5          one-way   1 ──✕─▶ 2 3, 1 ◀── 2 3
+//!   ring          each node keeps its neighbours: everybody sees a majority, no two the same (five nodes and more)
+//! ```
+//!
+//! **Invariant.** Clients reach every node: who is on the wrong side must say so by itself.
+
+use super::{Cluster, Nemesis, Outcome, aim, count, told};
+use crate::{
+    history::Value,
+    real::fabric::{Carried, Link, Observed},
+};
+use anyhow::Result;
+use futures::future::BoxFuture;
+use rand::{rngs::SmallRng, seq::SliceRandom as _};
+use tokio::time::Instant;
+
+/// Nodes of which a ring can be made: with fewer, keeping both neighbours is keeping everybody.
+const RING_NODES_MIN: usize = 5;
+
+/// Cut links.
+pub struct Partition {
+    target: String,
+    chance: SmallRng,
+    /// Who is on the smaller side, if there is one.
+    off: Vec<u64>,
+    cut: Vec<Link>,
+    before: Observed,
+    since: Instant,
+    leader: Option<u64>,
+}
+
+impl Partition {
+    /// Cuts nothing yet.
+    pub fn new(target: &str, chance: SmallRng) -> Self {
+        Partition {
+            target: target.to_owned(),
+            chance,
+            off: Vec::new(),
+            cut: Vec::new(),
+            before: Observed::default(),
+            since: Instant::now(),
+            leader: None,
+        }
+    }
+
+    fn links(&mut self, cluster: &Cluster) -> Result<Vec<Link>, String> {
+        let mut numbers = cluster.numbers();
+        numbers.shuffle(&mut self.chance);
+        match self.target.as_str() {
+            "halves" => {
+                let (few, many) = numbers.split_at((numbers.len() - 1) / 2);
+                self.off = few.to_vec();
+                Ok(both_ways(few, many))
+            }
+            "ring" if numbers.len() < RING_NODES_MIN => Err(format!("a ring needs {RING_NODES_MIN} nodes")),
+            "ring" => Ok(ring(&numbers)),
+            "one-way" => {
+                let (one, others) = numbers.split_at(1);
+                self.off = one.to_vec();
+                Ok(others.iter().map(|other| Link::between(one[0], *other)).collect())
+            }
+            target => {
+                let off = aim(target, cluster, &mut self.chance)?;
+                numbers.retain(|number| !off.contains(number));
+                let links = both_ways(&off, &numbers);
+                self.off = off;
+                Ok(links)
+            }
+        }
+    }
+}
+
+fn both_ways(some: &[u64], others: &[u64]) -> Vec<Link> {
+    let pairs = some.iter().flat_map(|one| others.iter().map(|other| (*one, *other)));
+    pairs.flat_map(|(one, other)| [Link::between(one, other), Link::between(other, one)]).collect()
+}
+
+/// Each node keeps as many neighbours as make a majority with it, half of them on either side.
+fn ring(numbers: &[u64]) -> Vec<Link> {
+    let reach = numbers.len() / 2 / 2;
+    let mut links = Vec::new();
+    for (place, one) in numbers.iter().enumerate() {
+        for (other_place, other) in numbers.iter().enumerate() {
+            let apart = place.abs_diff(other_place);
+            let apart = apart.min(numbers.len() - apart);
+            if apart > reach.max(1) {
+                links.push(Link::between(*one, *other));
+            }
+        }
+    }
+    links
+}
+
+/// What the cut links did meanwhile, together.
+pub(super) fn meanwhile(links: &[Link], before: &Observed, now: &Observed) -> Carried {
+    let mut sum = Carried::default();
+    for link in links {
+        let (now, before) = (now.get(link).copied().unwrap_or_default(), before.get(link).copied().unwrap_or_default());
+        sum.add(&now.since(&before));
+    }
+    sum
+}
+
+impl Nemesis for Partition {
+    fn start<'a>(&'a mut self, cluster: &'a mut Cluster) -> BoxFuture<'a, Result<Outcome>> {
+        Box::pin(async move {
+            self.leader = cluster.leader();
+            self.cut = match self.links(cluster) {
+                Ok(links) => links,
+                Err(reason) => return Ok(Outcome::Skipped(reason)),
+            };
+            self.since = Instant::now();
+            self.before = cluster.fabric.observed();
+            self.cut.iter().for_each(|link| cluster.fabric.cut(*link));
+            let links = self.cut.iter().map(|link| Value::Text(link.to_string())).collect();
+            let leader = self.leader.map(|leader| Value::Text(format!("n{leader}"))).unwrap_or_default();
+            Ok(Outcome::Installed(told(&self.off, [("cut", Value::List(links)), ("leader_before", leader)])))
+        })
+    }
+
+    fn stop<'a>(&'a mut self, cluster: &'a mut Cluster) -> BoxFuture<'a, Result<Value>> {
+        Box::pin(async move {
+            let carried = meanwhile(&self.cut, &self.before, &cluster.fabric.observed());
+            cluster.fabric.heal(&self.cut);
+            let changes = cluster.observer.changes_since(self.since);
+            let led_anew = changes.iter().find(|change| change.shard == 1 && Some(change.node) != self.leader);
+            let new_leader = led_anew
+                .map(|change| count(u64::try_from((change.at - self.since).as_millis()).unwrap_or(u64::MAX)))
+                .unwrap_or_default();
+            Ok(told(
+                &self.off,
+                [
+                    ("passed_bytes", count(carried.passed_bytes)),
+                    ("held_bytes", count(carried.held_bytes)),
+                    ("dropped_bytes", count(carried.dropped_bytes)),
+                    ("new_leader_after_ms", new_leader),
+                ],
+            ))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_a_ring_everybody_keeps_a_majority_and_no_two_the_same() {
+        let numbers = [1, 2, 3, 4, 5];
+        let cut = ring(&numbers);
+        for one in numbers {
+            let lost =
+                cut.iter().filter(|link| **link == Link::between(one, 0) || link.from == Link::between(one, 0).from);
+            assert_eq!(lost.count(), 2, "keeps two neighbours and itself");
+        }
+        assert!(cut.iter().all(|link| cut.contains(&Link { from: link.to, to: link.from })));
+    }
+
+    #[test]
+    fn halves_are_cut_both_ways() {
+        let cut = both_ways(&[1], &[2, 3]);
+        assert_eq!(cut.len(), 4);
+        assert!(!cut.contains(&Link::between(2, 3)));
+    }
+}

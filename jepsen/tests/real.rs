@@ -1,0 +1,87 @@
+//! Short runs on real nodes: the program `jepsen`, against the program `kvd`.
+//!
+//! `kvd` belongs to another crate: cargo builds both into one directory when it builds the workspace. Where it is not
+//! built, these tests say so and show nothing.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests panic and print as tests do")]
+
+use serde_json::Value;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+/// The program to attack, or the sentence that says why there is none.
+fn kvd() -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_BIN_EXE_jepsen")).with_file_name("kvd");
+    if !path.exists() {
+        println!("SKIPPED: {} is missing: build it with `cargo build -p kvorum-server --bin kvd`", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+fn jepsen(directory: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_jepsen"));
+    command.current_dir(directory).args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Processes whose command line names this directory.
+fn left_running(directory: &Path) -> Vec<String> {
+    let named = directory.display().to_string();
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let lines = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+    lines.map(|line| text(&line)).filter(|line| line.contains(&named) && line.contains("kvd")).collect()
+}
+
+#[test]
+fn a_killed_and_an_isolated_leader_cost_no_acknowledged_write() {
+    let Some(_kvd) = kvd() else { return };
+    let home = tempfile::tempdir().unwrap();
+    let output = jepsen(home.path(), &["run", "smoke", "--seed", "3", "--out", "run"]);
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{out}\n{err}");
+    let run = home.path().join("run");
+    let result: Value = serde_json::from_str(&fs::read_to_string(run.join("result.json")).unwrap()).unwrap();
+    assert_eq!(result["verdict"], "ok");
+    assert!(result["operations"]["ok"].as_u64().unwrap() > 200, "{result:#}");
+    let faults = result["faults"].as_array().unwrap();
+    for name in ["kill leader", "partition leader"] {
+        let is_it = |fault: &&Value| fault["fault"] == name && fault["outcome"] == "installed";
+        assert!(faults.iter().any(|fault| is_it(&fault)), "{name}: {result:#}");
+    }
+    assert!(!result["recoveries_ms"].as_array().unwrap().is_empty(), "{result:#}");
+    let page = fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(page.contains("<svg") && !page.contains("src=\"http") && page.contains("kill leader"));
+    let left = left_running(&run.canonicalize().unwrap());
+    assert!(left.is_empty(), "still running: {left:?}");
+    assert!(!run.join("running").exists() && !run.join("n1/data").exists());
+    // What was written down is a history that anybody can judge again.
+    let again = jepsen(home.path(), &["check", "run/history.jsonl", "--model", "register"]);
+    assert_eq!(again.status.code(), Some(0), "{}", text(&again.stdout));
+}
+
+#[test]
+fn what_cannot_be_run_has_no_verdict_and_says_why() {
+    let home = tempfile::tempdir().unwrap();
+    fs::write(home.path().join("wrong.yaml"), "name: wrong\nabout: x\nseconds: 5\nworkloads: [{workload: registr}]\n")
+        .unwrap();
+    for (arguments, why) in [
+        (&["run", "smoek"][..], "did you mean smoke"),
+        (&["run", "wrong.yaml"], "did you mean register"),
+        (&["run", "absent.yaml"], "absent.yaml cannot be read"),
+        (&["run", "smoke", "--nodes", "2"], "nodes: 2"),
+        (&["run", "smoke", "--kvd", "/nowhere/kvd"], "there is no kvd at /nowhere/kvd"),
+        (&["run", "smoke", "--kvd", "/bin/false", "--out", "run"], "makes no cluster key"),
+    ] {
+        let output = jepsen(home.path(), arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", text(&output.stderr));
+        assert!(text(&output.stderr).contains(why), "{arguments:?}: {}", text(&output.stderr));
+        assert_eq!(text(&output.stdout), "", "no verdict");
+    }
+}
