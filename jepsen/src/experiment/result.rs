@@ -44,6 +44,7 @@ pub fn to_json(request: &Request, shown: &Shown, judgement: &Judgement) -> Json 
             "unknown": count(shown, Kind::Info),
         },
         "recoveries_ms": shown.phases[1].recoveries_ms,
+        "calm_after_ms": shown.calm_after_ms,
         "availability_percent": shown.phases[1].availability_percent(),
     })
 }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     history::{Kind, Process, Rank, Receipt, Record, Value, write_jsonl},
     real::{
-        cluster::Cluster,
+        cluster::{Cluster, PATIENCE},
         directory::RunDirectory,
         fabric,
         observer::{Hash, Observer},
@@ -41,6 +41,8 @@ use tokio::{
 
 /// How long replicas have, once nobody writes any more, to show their hashes at one position.
 const SETTLE: Duration = Duration::from_secs(2);
+
+const SECOND_NS: u64 = 1_000_000_000;
 
 /// What to run.
 pub struct Request {
@@ -82,6 +84,8 @@ pub struct Shown {
     pub phases: [Stretch; 3],
     /// The history of hashes, and its file.
     pub hashes: (PathBuf, Vec<Record>),
+    /// From healing to a second in which every write was acknowledged, that second included.
+    pub calm_after_ms: u64,
     /// What nodes and clients could not do although everything was whole again.
     pub failures: Vec<String>,
     /// Lines of logs that no node should ever write.
@@ -148,9 +152,10 @@ pub async fn run(request: &Request, directory: RunDirectory) -> Result<Shown> {
     let mut failures = cluster.heal().await?;
     let healed_ns = crew.clockwork.now_ns();
     crew.clockwork.say(&format!("healed, quiet for {} s", experiment.quiet.as_secs()));
-    // Elections and reconnections that healing caused are over when somebody writes again.
-    failures.extend(crew.until_written(healed_ns).await);
+    // Elections and reconnections that healing caused come to an end, and how soon is a figure of its own.
+    failures.extend(crew.until_calm(healed_ns).await);
     let quiet_ns = crew.clockwork.now_ns();
+    crew.clockwork.say(&format!("calm after {} ms", (quiet_ns - healed_ns) / 1_000_000));
     sleep(experiment.quiet).await;
     let ended_ns = crew.clockwork.now_ns();
 
@@ -169,6 +174,7 @@ pub async fn run(request: &Request, directory: RunDirectory) -> Result<Shown> {
         tried,
         phases,
         hashes: hashes(&path, &cluster.observer)?,
+        calm_after_ms: (quiet_ns - healed_ns) / 1_000_000,
         failures,
         panics: cluster.nodes.iter().flat_map(|node| node.panics()).collect(),
         directory: path,
@@ -264,17 +270,21 @@ impl Crew {
         }
     }
 
-    /// Waits until a write that was asked for after a moment is acknowledged; says so if none is.
-    async fn until_written(&self, from_ns: u64) -> Option<String> {
-        let until = Instant::now() + crate::real::cluster::PATIENCE;
-        let is_new = |sample: &Sample| sample.is_write && sample.kind == Kind::Ok && sample.invoked_ns >= from_ns;
+    /// Waits for a second after a moment in which writes were acknowledged, and all of them; says so if there is none.
+    async fn until_calm(&self, from_ns: u64) -> Option<String> {
+        let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
-            if self.clockwork.samples().iter().any(is_new) {
+            sleep(Duration::from_millis(50)).await;
+            let now_ns = self.clockwork.now_ns();
+            let second = Stretch::of(&self.clockwork.samples(), now_ns.saturating_sub(SECOND_NS), now_ns);
+            let mut writes = second.samples.iter().filter(|sample| sample.is_write).peekable();
+            let is_calm = writes.peek().is_some() && writes.all(|sample| sample.kind == Kind::Ok);
+            if is_calm && now_ns >= from_ns + SECOND_NS {
                 return None;
             }
-            sleep(Duration::from_millis(50)).await;
         }
-        Some(format!("no write was acknowledged within {} s of healing", crate::real::cluster::PATIENCE.as_secs()))
+        let seconds = PATIENCE.as_secs();
+        Some(format!("within {seconds} s of healing there was no second in which every write was acknowledged"))
     }
 
     /// Sends everybody home; then the last reads. What was not answered is told.

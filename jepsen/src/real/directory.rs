@@ -4,7 +4,7 @@
 //!   leader-killed-7/
 //!     running           who runs it and which nodes it started, while it runs
 //!     n1/ n2/ n3/       configuration, data, log of each node
-//!     history*.jsonl    nemesis.jsonl   result.json   report.html
+//!     history*.jsonl    result.json   report.html
 //! ```
 //!
 //! **Invariant.** A process is ended only if it is the one that was noted: its id and the moment it was started, because

@@ -8,7 +8,7 @@ use kvorum_client::{ClientError, Cp, Keyspace};
 use std::sync::atomic::{AtomicI64, Ordering};
 
 /// Numbers tried by one operation.
-const TRIES_MAX: i64 = 8;
+const TRIES_MAX: i64 = 100;
 
 /// The name of the source in the history.
 const SOURCE: &str = "ids";
