@@ -63,8 +63,8 @@ fn asked_ms(read: &Operation) -> Option<u64> {
     }
 }
 
-/// A claim counts from the last time a node was asked, which may be as late as the answer: a call that was repeated for a
-/// while may be told a larger number for the same state.
+/// A claim counts from the last time a node was asked, which may be as late as the answer: a call that was repeated for
+/// a while may be told a larger number for the same state.
 fn weaker_than_asked(read: &Operation, receipt: &Receipt) -> Option<String> {
     let delivered = receipt.level.map_or("nothing".to_owned(), |level| level.to_string());
     let is_weaker = match read.level? {

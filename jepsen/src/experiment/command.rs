@@ -4,8 +4,8 @@
 //!   0 ok    1 violation    2 the harness, the machine or the request is at fault    3 unknown    4 vacuous
 //! ```
 //!
-//! **Invariant.** Only a run that went through has a verdict. Data directories are kept if there is something to find in
-//! them.
+//! **Invariant.** Only a run that went through has a verdict. Data directories are kept if there is something to find
+//! in them.
 
 use super::{
     judge::judge,

@@ -7,7 +7,7 @@
 //!     history*.jsonl    result.json   report.html
 //! ```
 //!
-//! **Invariant.** A process is ended only if it is the one that was noted: its id and the moment it was started, because
+//! **Invariant.** A process is ended only if it is the one that was noted, by its id and the moment it was started:
 //! ids are used again.
 
 use anyhow::{Context, Result, bail};
@@ -149,7 +149,7 @@ pub struct Cleaned {
     pub ended: usize,
 }
 
-/// Ends what killed runs under `home` left running, and removes their nodes' data. Runs that still go on are left alone.
+/// Ends what killed runs under `home` left running, and removes their nodes' data. Runs that go on are left alone.
 pub fn clean(home: &Path) -> Result<Vec<Cleaned>> {
     let Ok(entries) = fs::read_dir(home) else { return Ok(Vec::new()) };
     let mut cleaned = Vec::new();

@@ -9,8 +9,8 @@
 //! it holds is uniform. Unless the experiment lets them overlap, one that would begin during another begins a second
 //! after it.
 //!
-//! **Invariant.** The same experiment and the same seed give the same schedule. Whom a fault hits may still differ: it is
-//! drawn when it begins, from what is then.
+//! **Invariant.** The same experiment and the same seed give the same schedule. Whom a fault hits may still differ: it
+//! is drawn when it begins, from what is then.
 
 use super::nemesis::Plan;
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};

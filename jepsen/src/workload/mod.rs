@@ -7,8 +7,8 @@
 //!
 //! A new workload is a file with a type that implements [`Workload`] and a row in [`KINDS`].
 //!
-//! **Invariant.** Every operation is recorded before it is sent, and as it ended: the effect of the error decides between
-//! "did not happen" and "nobody knows". Values written are unique wherever a check can use it.
+//! **Invariant.** Every operation is recorded before it is sent, and as it ended: the effect of the error decides
+//! between "did not happen" and "nobody knows". Values written are unique wherever a check can use it.
 //!
 //! **Deliberately absent.** Readers of the diary: the product does not offer it to clients.
 
@@ -105,7 +105,7 @@ pub const KINDS: &[Kind] = &[
     },
     Kind {
         name: "retry",
-        about: "increments with short deadlines, repeated under the same request id until they are answered: at most once",
+        about: "increments with short deadlines, repeated under their request id until answered: at most once",
         checks: &["counter", "linearizable-counter"],
         clients: 5,
         make: || Box::new(retry::Retries::default()),

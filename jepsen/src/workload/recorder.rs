@@ -1,7 +1,7 @@
 //! Writes histories down as they happen.
 //!
-//! **Invariant.** One monotonic clock for all: the time of a record is taken while the history is held, so times never go
-//! back, and an operation is invoked before it is sent.
+//! **Invariant.** One monotonic clock for all: the time of a record is taken while the history is held, so times never
+//! go back, and an operation is invoked before it is sent.
 
 use crate::history::{Kind, Process, Record, to_json};
 use anyhow::{Context, Result};

@@ -1,7 +1,7 @@
 //! Full scans over several shards, against a set of which every element is known.
 //!
-//! The set is there before anything bad happens, and grows slowly. Each shard's part of a scan is of one moment after the
-//! scan began, so whatever was acknowledged before must be in it.
+//! The set is there before anything bad happens, and grows slowly. Each shard's part of a scan is of one moment after
+//! the scan began, so whatever was acknowledged before must be in it.
 
 use super::{Call, Caller, Workload, caller::told_write, set::told_scan};
 use crate::real::cluster::SPREAD;

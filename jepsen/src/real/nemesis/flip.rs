@@ -1,7 +1,7 @@
 //! Bits of a stopped node's journal are flipped, as a disk does that rots.
 //!
-//! The place is drawn from the older nine tenths of what the journal holds: at its very end a flipped bit cannot be told
-//! from a write that power loss tore, and a node may drop that.
+//! The place is drawn from the older nine tenths of what the journal holds: at its very end a flipped bit cannot be
+//! told from a write that power loss tore, and a node may drop that.
 //!
 //! **Invariant.** The node refuses to start, or recovers from bytes nobody needs any more. What it refused is flipped
 //! back before it is started again, because a disk that is gone for good is another fault.
