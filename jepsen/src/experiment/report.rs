@@ -111,8 +111,8 @@ fn faults(page: &mut String, tried: &[Tried], shown: &Shown) {
     let _ = write!(
         page,
         "<h2>Faults</h2><p>Seconds with an acknowledged write while faults happened: {availability}. From a leader's \
-         fault to the next acknowledged write on one of its shards, ms: {}. From healing to a second in which every \
-         write was acknowledged: {} ms.</p>",
+         fault to the next acknowledged write on one of its shards, ms: {}. From healing to the end of 2.5 s in which \
+         every write was acknowledged: {} ms.</p>",
         if recoveries.is_empty() { "no leader was hit".to_owned() } else { recoveries.join(", ") },
         shown.calm_after_ms,
     );

@@ -42,7 +42,8 @@ use tokio::{
 /// How long replicas have, once nobody writes any more, to show their hashes at one position.
 const SETTLE: Duration = Duration::from_secs(2);
 
-const SECOND_NS: u64 = 1_000_000_000;
+/// What counts as calm: longer than an operation may take, so that none that began in trouble is still to end.
+const CALM_NS: u64 = 2_500_000_000;
 
 /// What to run.
 pub struct Request {
@@ -84,7 +85,7 @@ pub struct Shown {
     pub phases: [Stretch; 3],
     /// The history of hashes, and its file.
     pub hashes: (PathBuf, Vec<Record>),
-    /// From healing to a second in which every write was acknowledged, that second included.
+    /// From healing to the end of 2.5 s in which every write that ended was acknowledged.
     pub calm_after_ms: u64,
     /// What nodes and clients could not do although everything was whole again.
     pub failures: Vec<String>,
@@ -270,21 +271,21 @@ impl Crew {
         }
     }
 
-    /// Waits for a second after a moment in which writes were acknowledged, and all of them; says so if there is none.
+    /// Waits for a while after a moment in which writes were acknowledged, and all of them; says so if there is none.
     async fn until_calm(&self, from_ns: u64) -> Option<String> {
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
             sleep(Duration::from_millis(50)).await;
             let now_ns = self.clockwork.now_ns();
-            let second = Stretch::of(&self.clockwork.samples(), now_ns.saturating_sub(SECOND_NS), now_ns);
-            let mut writes = second.samples.iter().filter(|sample| sample.is_write).peekable();
+            let latest = Stretch::of(&self.clockwork.samples(), now_ns.saturating_sub(CALM_NS), now_ns);
+            let mut writes = latest.samples.iter().filter(|sample| sample.is_write).peekable();
             let is_calm = writes.peek().is_some() && writes.all(|sample| sample.kind == Kind::Ok);
-            if is_calm && now_ns >= from_ns + SECOND_NS {
+            if is_calm && now_ns >= from_ns + CALM_NS {
                 return None;
             }
         }
         let seconds = PATIENCE.as_secs();
-        Some(format!("within {seconds} s of healing there was no second in which every write was acknowledged"))
+        Some(format!("within {seconds} s of healing there were no 2.5 s in which every write was acknowledged"))
     }
 
     /// Sends everybody home; then the last reads. What was not answered is told.

@@ -102,10 +102,16 @@ impl Cluster {
         self.nodes.iter().map(|node| node.addresses.client.to_string()).collect()
     }
 
-    /// Starts a node's process.
+    /// Starts a node's process, unless it runs: another fault that ended meanwhile may have started it.
     pub fn launch(&mut self, number: u64) -> Result<()> {
         let (fabric, kvd) = (self.fabric.clone(), self.kvd.clone());
-        let process = self.node(number).start(fabric.as_ref(), &kvd)?;
+        let node = self.node(number);
+        if node.is_running() {
+            return Ok(());
+        }
+        // One that ended by itself is still to be waited for.
+        node.kill()?;
+        let process = node.start(fabric.as_ref(), &kvd)?;
         self.directory.note(process)
     }
 
@@ -136,18 +142,14 @@ impl Cluster {
 
     /// Undoes everything: links whole, time running, processes up. Says which nodes do not come back, and why.
     pub async fn heal(&mut self) -> Result<Vec<String>> {
-        let links: Vec<_> = self.fabric.observed().into_keys().collect();
-        self.fabric.heal(&links);
+        self.fabric.heal();
         let mut gone = Vec::new();
         for number in self.numbers() {
             let node = self.node(number);
             if node.is_paused() {
                 node.pause(false)?;
             }
-            if !node.is_running() {
-                node.kill()?;
-                self.launch(number)?;
-            }
+            self.launch(number)?;
         }
         for number in self.numbers() {
             match self.node(number).readiness(PATIENCE).await {

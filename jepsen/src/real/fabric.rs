@@ -137,14 +137,18 @@ pub trait Fabric: Send + Sync {
     /// A node's process runs now under this id.
     fn started(&self, node: u64, process_id: u32);
 
-    /// Nothing gets through from one end to the other, until healed. The other direction is left as it is.
+    /// Nothing gets through from one end to the other, until mended as often as it was cut: faults may overlap. The
+    /// other direction is left as it is.
     fn cut(&self, link: Link);
 
-    /// What gets through does so with this weather, until healed.
+    /// Undoes one cut.
+    fn mend(&self, link: Link);
+
+    /// What gets through does so with this weather from now on.
     fn degrade(&self, link: Link, weather: Weather);
 
-    /// These links are as they were at the beginning.
-    fn heal(&self, links: &[Link]);
+    /// Every link is as it was at the beginning.
+    fn heal(&self);
 
     /// What every link has carried so far.
     fn observed(&self) -> Observed;

@@ -29,11 +29,13 @@ impl ConditionalPut {
                     self.lowest_free.fetch_max(id + 1, Ordering::Relaxed);
                     return Ok((Value::Int(id), Some(written.receipt)));
                 }
-                Err(error @ ClientError::NotApplied(_)) => taken = Some(error),
+                Err(error @ ClientError::NotApplied(_)) => {
+                    self.lowest_free.fetch_max(id + 1, Ordering::Relaxed);
+                    taken = Some(error);
+                }
                 Err(error) => return Err(error),
             }
         }
-        self.lowest_free.fetch_max(first + TRIES_MAX, Ordering::Relaxed);
         Err(taken.expect("a number was tried"))
     }
 }

@@ -14,10 +14,17 @@ const RETRANSMIT: Duration = Duration::from_millis(200);
 /// How a link is.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct State {
-    /// Nothing passes.
-    pub is_cut: bool,
+    /// How often it is cut: nothing passes above zero.
+    pub cuts: u32,
     /// What is done to that which passes.
     pub weather: Weather,
+}
+
+impl State {
+    /// Whether nothing passes.
+    pub fn is_cut(&self) -> bool {
+        self.cuts > 0
+    }
 }
 
 /// What becomes of one piece.
@@ -56,6 +63,11 @@ impl Links {
         }
     }
 
+    /// Changes every one.
+    pub fn change_all(&self, change: impl Fn(&mut State)) {
+        self.states.values().for_each(|state| state.send_modify(&change));
+    }
+
     /// How one is now.
     pub fn state(&self, link: Link) -> State {
         self.states.get(&link).map(|state| *state.borrow()).unwrap_or_default()
@@ -65,11 +77,11 @@ impl Links {
     pub async fn until_open(&self, link: Link) -> bool {
         let Some(state) = self.states.get(&link) else { return false };
         let mut changes = state.subscribe();
-        if !changes.borrow_and_update().is_cut {
+        if !changes.borrow_and_update().is_cut() {
             return false;
         }
         // The sender lives as long as this.
-        let _ = changes.wait_for(|state| !state.is_cut).await;
+        let _ = changes.wait_for(|state| !state.is_cut()).await;
         true
     }
 
@@ -109,9 +121,10 @@ impl Links {
 
     /// Draws whether a datagram gets through, and after how long.
     pub fn datagram(&self, link: Link) -> Option<Duration> {
-        let State { is_cut, weather: Weather { delay, jitter, loss_percent } } = self.state(link);
+        let state = self.state(link);
+        let Weather { delay, jitter, loss_percent } = state.weather;
         let mut chance = self.chance.lock();
-        let is_lost = is_cut || chance.random::<f64>() * 100.0 < loss_percent;
+        let is_lost = state.is_cut() || chance.random::<f64>() * 100.0 < loss_percent;
         (!is_lost).then(|| delay + jitter.mul_f64(chance.random()))
     }
 
@@ -144,12 +157,12 @@ mod tests {
         let links = std::sync::Arc::new(Links::new(3, 1));
         let link = Link::between(1, 2);
         assert!(!links.until_open(link).await);
-        links.change(link, |state| state.is_cut = true);
+        links.change(link, |state| state.cuts += 1);
         let waiting = {
             let links = links.clone();
             async move { links.until_open(link).await }
         };
-        let healing = async { links.change(link, |state| state.is_cut = false) };
+        let healing = async { links.change_all(|state| *state = State::default()) };
         assert!(tokio::join!(waiting, healing).0, "it had to wait");
     }
 }

@@ -23,7 +23,7 @@ mod pump;
 
 use super::fabric::{Addresses, Carried, End, Fabric, Link, Observed, Weather};
 use anyhow::{Context, Result};
-use links::Links;
+use links::{Links, State};
 use parking_lot::Mutex;
 use ports::PortRange;
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, process::Command, sync::Arc};
@@ -103,20 +103,19 @@ impl Fabric for LoopbackProxies {
     }
 
     fn cut(&self, link: Link) {
-        self.links.change(link, |state| state.is_cut = true);
+        self.links.change(link, |state| state.cuts += 1);
+    }
+
+    fn mend(&self, link: Link) {
+        self.links.change(link, |state| state.cuts = state.cuts.saturating_sub(1));
     }
 
     fn degrade(&self, link: Link, weather: Weather) {
         self.links.change(link, |state| state.weather = weather);
     }
 
-    fn heal(&self, links: &[Link]) {
-        for link in links {
-            self.links.change(*link, |state| {
-                state.is_cut = false;
-                state.weather = Weather::default();
-            });
-        }
+    fn heal(&self) {
+        self.links.change_all(|state| *state = State::default());
     }
 
     fn observed(&self) -> Observed {

@@ -82,7 +82,7 @@ async fn carry(
         while let Some(piece) = pieces.recv().await {
             sleep_until(piece.due).await;
             let length = piece.bytes.len() as u64;
-            if links.state(link).is_cut {
+            if links.state(link).is_cut() {
                 links.count(link, |carried| carried.held_bytes += length);
             }
             if links.until_open(link).await && links.coin() {

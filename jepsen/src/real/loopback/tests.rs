@@ -55,7 +55,10 @@ async fn a_cut_stops_one_direction_and_healing_ends_it() {
     let carried = fabric.observed();
     assert_eq!((carried[&there].passed_bytes, carried[&back].passed_bytes), (8, 4), "the other direction is open");
     assert_eq!(carried[&back].held_bytes, 4);
-    fabric.heal(&[there, back]);
+    fabric.cut(back);
+    fabric.mend(back);
+    assert_eq!(say(&mut stream, b"late", SHORT).await, None, "cut twice, mended once");
+    fabric.mend(back);
     let mut answer = [0; 4];
     // Either it was late or the connection broke; a new one works.
     if timeout(LONG, stream.read_exact(&mut answer)).await.unwrap().is_ok() {

@@ -124,7 +124,7 @@ impl Nemesis for Partition {
     fn stop<'a>(&'a mut self, cluster: &'a mut Cluster) -> BoxFuture<'a, Result<Value>> {
         Box::pin(async move {
             let carried = meanwhile(&self.cut, &self.before, &cluster.fabric.observed());
-            cluster.fabric.heal(&self.cut);
+            self.cut.iter().for_each(|link| cluster.fabric.mend(*link));
             let changes = cluster.observer.changes_since(self.since);
             let led_anew = changes.iter().find(|change| change.shard == 1 && Some(change.node) != self.leader);
             let new_leader = led_anew

@@ -67,7 +67,7 @@ impl Nemesis for BadWeather {
     fn stop<'a>(&'a mut self, cluster: &'a mut Cluster) -> BoxFuture<'a, Result<Value>> {
         Box::pin(async move {
             let carried = meanwhile(&self.links, &self.before, &cluster.fabric.observed());
-            cluster.fabric.heal(&self.links);
+            self.links.iter().for_each(|link| cluster.fabric.degrade(*link, Weather::default()));
             let seen = [
                 ("disturbed", count(carried.disturbed)),
                 ("resets", count(carried.resets)),
