@@ -78,8 +78,8 @@ async fn started() -> (Arc<Node>, Arc<MemJournal>) {
 }
 
 /// Rules G1, G2: whoever agreed to close may vote or be elected before its Raft instance has ended, and before the
-/// figures it agreed by show that. Its record says so: one that named the former leader could send callers to somebody who
-/// has heard of this replica and sends them back.
+/// figures it agreed by show that. Its record says so: one that named the former leader could send callers to somebody
+/// who has heard of this replica and sends them back.
 #[tokio::test(start_paused = true)]
 async fn a_closed_replica_names_whom_its_journal_names() {
     for (leader, is_heard) in [(7, true), (8, true), (8, false)] {
