@@ -103,12 +103,14 @@ async fn a_founder_that_is_told_to_join_others_is_refused() {
     assert!(!loner.is_ready().await, "it serves a cluster of its own");
     let words = loner.last_words();
     assert!(words.contains("founded cluster") && words.contains("leave --join out"), "{words}");
+    loner.kill();
     // The key of another cluster is not taken either.
     loner.flags = join[2..].to_vec();
     loner.start();
     assert!(!loner.is_ready().await);
     let words = loner.last_words();
     assert!(words.contains("is another than"), "{words}");
+    loner.kill();
     // Named as its own, it is as good as absent.
     let peer = format!("127.0.0.1:{}", cluster.node(2).ports.peer);
     assert!(cluster.node(1).stop().await.success());
