@@ -408,7 +408,8 @@ mod tests {
                     _ => {}
                 }
                 for (shard, sent) in &sent {
-                    let oldest = open.iter().filter(|(_, place)| place == shard).map(|(ticket, _)| ticket.sequence()).min();
+                    let own = open.iter().filter(|(_, place)| place == shard);
+                    let oldest = own.map(|(ticket, _)| ticket.sequence()).min();
                     let behind = oldest.map_or(0, |oldest| sent.range(oldest..).count());
                     prop_assert!(behind <= 5, "{behind} in shard {shard}");
                 }
