@@ -26,6 +26,10 @@ const DOUBLINGS_MAX: u32 = 3;
 /// An answer weighs this much against the mean latency so far.
 const LATENCY_WEIGHT: u32 = 8;
 
+/// A latency that was measured longer ago says nothing any more: who was slow once is asked again, or it would stay slow
+/// for ever, since nobody asks the slow.
+const LATENCY_AGE_MAX: Duration = Duration::from_secs(5);
+
 /// What went wrong with a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
@@ -59,7 +63,8 @@ pub(crate) struct Breaker {
     failed: Option<Instant>,
     /// When something was heard of it last, good or bad.
     noted: Option<Instant>,
-    latency: Option<Duration>,
+    /// Mean time to an answer, and when the last one came.
+    latency: Option<(Duration, Instant)>,
 }
 
 impl Breaker {
@@ -84,14 +89,15 @@ impl Breaker {
         match self.state {
             State::Open { .. } | State::HalfOpen { .. } => Health::Silent,
             State::Closed if failed_lately => Health::Failed,
-            State::Closed if self.latency.is_some_and(|latency| latency >= self.slow) => Health::Slow,
+            State::Closed if self.latency(now).is_some_and(|latency| latency >= self.slow) => Health::Slow,
             State::Closed => Health::Good,
         }
     }
 
-    /// Mean time to an answer.
-    pub(crate) fn latency(&self) -> Option<Duration> {
-        self.latency
+    /// Mean time to an answer; `None` = not measured lately.
+    pub(crate) fn latency(&self, now: Instant) -> Option<Duration> {
+        let is_fresh = |at: &Instant| now.saturating_duration_since(*at) <= LATENCY_AGE_MAX;
+        self.latency.filter(|(_, at)| is_fresh(at)).map(|(mean, _)| mean)
     }
 
     /// Whether the asker should probe the node now. True once per rest: the breaker is half open then.
@@ -116,10 +122,11 @@ impl Breaker {
     pub(crate) fn answered(&mut self, latency: Duration, now: Instant) {
         self.greeted(now);
         self.openings = 0;
-        self.latency = Some(match self.latency {
+        let mean = match self.latency(now) {
             Some(mean) => (mean * (LATENCY_WEIGHT - 1) + latency) / LATENCY_WEIGHT,
             None => latency,
-        });
+        };
+        self.latency = Some((mean, now));
     }
 
     /// It did not answer what it was asked at `asked`. Calls that were under way when something else was heard of it
@@ -185,6 +192,18 @@ mod tests {
         breaker.answered(Duration::from_millis(1), now);
         breaker.failed(Trouble::Silent, now, now);
         assert!(breaker.takes_probe(now + REST), "an answered operation ends the doubling");
+    }
+
+    /// Nobody asks the slow while others are quick: a node that was slow once would never show that it is not any more.
+    #[test]
+    fn a_node_that_was_slow_long_ago_is_measured_anew() {
+        let (mut breaker, now) = breaker();
+        breaker.answered(Duration::from_secs(3), now);
+        assert_eq!((breaker.health(now), breaker.latency(now)), (Health::Slow, Some(Duration::from_secs(3))));
+        let later = now + LATENCY_AGE_MAX + Duration::from_millis(1);
+        assert_eq!((breaker.health(later), breaker.latency(later)), (Health::Good, None));
+        breaker.answered(Duration::from_millis(1), later);
+        assert_eq!(breaker.latency(later), Some(Duration::from_millis(1)), "the old mean weighs nothing");
     }
 
     #[test]

@@ -116,7 +116,8 @@ impl Node {
 
     pub(crate) fn look(&self) -> Look {
         let breaker = self.breaker.lock();
-        Look { health: breaker.health(Instant::now()), latency: breaker.latency() }
+        let now = Instant::now();
+        Look { health: breaker.health(now), latency: breaker.latency(now) }
     }
 
     /// Whether the asker should probe it.
