@@ -114,8 +114,12 @@ pub async fn run(arguments: GroupsArguments) -> Result<()> {
     let (resident_bytes_before, idle_cpu_before) = idle(&pids, arguments.seconds).await?;
     let keys = create(&client, MANY, arguments.groups).await?;
     let keyspace = client.keyspace(MANY);
-    for written in keyspace.put_many(keys.iter().map(|key| (key.clone(), payload(256, 1)))).await {
-        written?;
+    let patient = keyspace.clone().with_timeout(PATIENCE);
+    // One core founds and opens them all: not everything at once.
+    for some in keys.chunks(64) {
+        for written in patient.put_many(some.iter().map(|key| (key.clone(), payload(256, 1)))).await {
+            written?;
+        }
     }
     until_closed(&client).await?;
     let (resident_bytes_idle, idle_cpu) = idle(&pids, arguments.seconds).await?;
