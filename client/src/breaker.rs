@@ -26,8 +26,8 @@ const DOUBLINGS_MAX: u32 = 3;
 /// An answer weighs this much against the mean latency so far.
 const LATENCY_WEIGHT: u32 = 8;
 
-/// A latency that was measured longer ago says nothing any more: who was slow once is asked again, or it would stay slow
-/// for ever, since nobody asks the slow.
+/// A latency that was measured longer ago says nothing any more: who was slow once is asked again, or it would stay
+/// slow for ever, since nobody asks the slow.
 const LATENCY_AGE_MAX: Duration = Duration::from_secs(5);
 
 /// What went wrong with a node.
