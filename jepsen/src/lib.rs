@@ -22,4 +22,5 @@ pub mod history;
 pub mod model;
 pub mod real;
 pub mod sim;
+mod spelling;
 pub mod workload;

@@ -3,7 +3,10 @@
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kvorum_jepsen::{
-    check::command::{self, Request},
+    check::{
+        Verdict,
+        command::{self, Request},
+    },
     experiment::command as experiments,
     history::Format,
     real::directory::HOME,
@@ -141,7 +144,6 @@ fn main() -> Result<ExitCode> {
 }
 
 /// What went wrong before there was a verdict must not look like one.
-#[expect(clippy::print_stderr, reason = "why there is no report is told where reports are not")]
 fn judge(check: Check) -> ExitCode {
     let format = match check.format {
         FormatName::Auto => Format::Auto,
@@ -159,10 +161,16 @@ fn judge(check: Check) -> ExitCode {
         time_max: check.seconds.map(Duration::from_secs),
         is_json: check.output == Output::Json,
     };
-    match command::run(&request) {
-        Ok(answer) => {
-            line(&answer.text);
-            ExitCode::from(answer.verdict.exit_code())
+    tell(command::run(&request).map(|answer| (answer.text, answer.verdict)))
+}
+
+/// A verdict is the exit code; a failure of the harness is none.
+#[expect(clippy::print_stderr, reason = "why there is no verdict is told where verdicts are not")]
+fn tell(answer: Result<(String, Verdict)>) -> ExitCode {
+    match answer {
+        Ok((text, verdict)) => {
+            line(&text);
+            ExitCode::from(verdict.exit_code())
         }
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -172,7 +180,6 @@ fn judge(check: Check) -> ExitCode {
 }
 
 /// What goes wrong in the harness must not look like a verdict.
-#[expect(clippy::print_stderr, reason = "why there is no verdict is told where verdicts are not")]
 fn attack(run: Run) -> ExitCode {
     let Run { experiment, seconds, seed, nodes, kvd, out } = run;
     let wish = experiments::Wish { experiment, seconds, seed, nodes, kvd, out };
@@ -180,16 +187,7 @@ fn attack(run: Run) -> ExitCode {
     let answer = runtime
         .context("no threads to run on")
         .and_then(|runtime| runtime.block_on(experiments::run_experiment(&wish)));
-    match answer {
-        Ok(answer) => {
-            line(&answer.text);
-            ExitCode::from(answer.verdict.exit_code())
-        }
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(2)
-        }
-    }
+    tell(answer.map(|answer| (answer.text, answer.verdict)))
 }
 
 fn simulate(sim: &Sim) -> Result<ExitCode> {

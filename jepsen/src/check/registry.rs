@@ -12,6 +12,7 @@ use super::{
 use crate::{
     history::History,
     model::{CounterModel, KvModel, SetModel},
+    spelling::distance,
 };
 
 /// One check.
@@ -110,21 +111,6 @@ pub fn fitting(history: &History) -> Option<&'static Check> {
 
 fn names() -> Vec<&'static str> {
     REGISTRY.iter().map(|check| check.name).collect()
-}
-
-/// Letters to insert, remove or change to make one of the other.
-fn distance(one: &str, other: &str) -> usize {
-    let other: Vec<char> = other.chars().collect();
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (at, letter) in one.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], at + 1);
-        for (column, other) in other.iter().enumerate() {
-            let changed = diagonal + usize::from(letter != *other);
-            diagonal = row[column + 1];
-            row[column + 1] = changed.min(row[column] + 1).min(diagonal + 1);
-        }
-    }
-    row.last().copied().unwrap_or_default()
 }
 
 #[cfg(test)]
