@@ -28,6 +28,8 @@ pub struct Drawn {
     pub thinks_ms: u64,
     /// For how long all clients keep to one keyspace, milliseconds.
     pub phase_ms: u64,
+    /// Clients that read, and hardly write.
+    pub readers: u64,
 }
 
 impl Drawn {
@@ -45,8 +47,9 @@ impl Drawn {
             log_bytes: *chance.pick(&[16 << 10, 64 << 10, 1 << 20]),
             idle_close_after: Duration::from_millis(*chance.pick(&[600, 1_000, 2_000, 4_000, 0])),
             keyspaces: vec![("flights".to_owned(), flights), ("orders".to_owned(), orders)],
-            thinks_ms: *chance.pick(&[60, 60, 300, 1_500]),
+            thinks_ms: *chance.pick(&[20, 60, 300, 1_500]),
             phase_ms: *chance.pick(&[2_000, 4_000, 8_000]),
+            readers: *chance.pick(&[0, 0, 2, 3]),
         }
     }
 }
@@ -55,6 +58,7 @@ impl fmt::Display for Drawn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes of log, groups close after {:?}", self.log_bytes, self.idle_close_after)?;
         write!(f, ", clients think {} ms and stay {} ms", self.thinks_ms, self.phase_ms)?;
+        write!(f, ", {} of them read", self.readers)?;
         for (name, wish) in &self.keyspaces {
             let shards = wish.shards.unwrap_or(wish.split_at.len() as u32 + 1);
             let leases = if wish.has_leases == Some(true) { " with leases" } else { "" };

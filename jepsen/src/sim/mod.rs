@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   replay ─▶ world ─┬─ draw       what kind of world the seed gets
-//!                    ├─ faults     what goes wrong, and when (printed before it does)
+//!                    ├─ plan       which faults happen, and when (printed before they do)
 //!                    ├─ machine    what of a node outlives its processes
 //!                    ├─ network    messages lost, late, doubled, cut off
 //!                    ├─ disk       power lost between two sectors
@@ -35,6 +35,7 @@ pub mod machine;
 pub mod network;
 pub mod observe;
 pub mod panics;
+pub mod plan;
 pub mod remains;
 pub mod replay;
 pub mod settle;

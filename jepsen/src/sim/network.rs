@@ -15,17 +15,17 @@
 //!
 //! **Deliberately absent.** Connections. Every message meets its own weather, which is worse than any of them would be.
 
-use super::{audit::Audit, chance::Chance};
+use super::{
+    audit::Audit,
+    chance::Chance,
+    faults::{CutId, Links},
+};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use kvorum_api::NodeId;
 use kvorum_consensus::{Lane, Node, Transport, TransportError};
 use parking_lot::Mutex;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{
     sync::{oneshot, watch},
     task::JoinSet,
@@ -61,8 +61,8 @@ struct State {
     chance: Chance,
     weather: Weather,
     nodes: BTreeMap<NodeId, (Arc<Node>, Life)>,
-    /// Directed: from, to.
-    cut: BTreeSet<(NodeId, NodeId)>,
+    /// A link is whole if none of them has cut it.
+    cuts: BTreeMap<CutId, Links>,
     /// When the last message on a lane arrives: those after it do not overtake it.
     arrivals: BTreeMap<(NodeId, NodeId, Lane), Instant>,
 }
@@ -111,7 +111,7 @@ impl Network {
                 chance: Chance::new(seed, "network"),
                 weather: Weather::FAIR,
                 nodes: BTreeMap::new(),
-                cut: BTreeSet::new(),
+                cuts: BTreeMap::new(),
                 arrivals: BTreeMap::new(),
             }),
             under_way: Mutex::new(JoinSet::new()),
@@ -123,9 +123,19 @@ impl Network {
         self.state.lock().weather = weather;
     }
 
-    /// Cuts these directed links, and no others.
-    pub fn set_cut(&self, cut: BTreeSet<(NodeId, NodeId)>) {
-        self.state.lock().cut = cut;
+    /// Cuts these directed links, until they are mended.
+    pub fn cut(&self, cut: CutId, links: Links) {
+        self.state.lock().cuts.insert(cut, links);
+    }
+
+    /// What was cut under this number is whole again, unless another cut goes through it.
+    pub fn mend(&self, cut: CutId) {
+        self.state.lock().cuts.remove(&cut);
+    }
+
+    /// All links are whole.
+    pub fn mend_all(&self) {
+        self.state.lock().cuts.clear();
     }
 
     /// Connects a node in one of its lives.
@@ -154,7 +164,7 @@ impl Network {
     fn fate(&self, from: NodeId, to: NodeId) -> Fate {
         let mut state = self.state.lock();
         let weather = state.weather;
-        let is_cut = state.cut.contains(&(from, to));
+        let is_cut = state.cuts.values().any(|links| links.contains(&(from, to)));
         let is_lost = state.chance.hits(weather.lost_per_mille);
         let is_doubled = state.chance.hits(weather.doubled_per_mille);
         let is_late = state.chance.hits(weather.late_per_mille);

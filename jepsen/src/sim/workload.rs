@@ -38,6 +38,9 @@ use tokio::{
 /// How long a client waits for the end of what it began, once the world is whole again. Longer is a violation.
 pub const SETTLE: Duration = Duration::from_secs(60);
 
+/// What a client asks that reads, of a thousand.
+const READS_PER_MILLE: u32 = 900;
+
 /// What all clients share.
 #[derive(Clone)]
 pub struct Desk {
@@ -227,6 +230,9 @@ impl Client {
             7..=8 => ReadLevel::Bounded(Duration::from_millis(bound_ms)),
             _ => ReadLevel::Local,
         };
+        if self.id <= self.desk.drawn.readers && self.chance.hits(READS_PER_MILLE) {
+            return (register, Asked::Read(level));
+        }
         match (self.chance.within(0..20), self.seen.take()) {
             (0..=4, _) => (register, Asked::Put(value)),
             (5, _) => (key(format!("{letter}-t{lent}")), Asked::Lend(value)),

@@ -17,20 +17,22 @@ use super::{
     audit::{Audit, TraceHash},
     chance::Chance,
     draw::Drawn,
-    faults::{Fault, Plan, plan},
+    faults::{Fault, around},
     history::Told,
     machine::{Machine, Running, node_config, node_row},
     network::{Life, Link, Network},
     observe::Observer,
+    plan::{Plan, plan},
     steward::Steward,
     workload::{Client, Desk},
 };
 use kvorum_api::NodeId;
 use kvorum_consensus::{
     Env, Node,
+    groups::Replica,
     metadata::{Founding, METADATA_SHARD},
     node::Budget,
-    replicator::{ReplicaStatus, Replicator as _, Role},
+    replicator::{ReplicaStatus, Role},
 };
 use kvorum_storage::{Blocking, Journal, shard::ShardSpec};
 use parking_lot::Mutex;
@@ -206,7 +208,16 @@ impl World {
         match fault {
             Fault::Crash(node) => self.crash(node),
             Fault::Restart(node) => self.start(node),
-            Fault::Cut(links) => self.network.set_cut(links),
+            Fault::Cut(cut, links) => self.network.cut(cut, links),
+            Fault::CutLeader(cut, draw) => {
+                if let Some((leader, ..)) = self.leader(draw) {
+                    self.audit.event(format_args!("node {leader} is cut off"));
+                    let nodes: Vec<NodeId> = self.machines.keys().copied().collect();
+                    self.network.cut(cut, around(leader, &nodes));
+                }
+            }
+            Fault::Mend(cut) => self.network.mend(cut),
+            Fault::MendAll => self.network.mend_all(),
             Fault::Weather(weather) => self.network.set_weather(weather),
             Fault::Clock(node, ahead_ms) => self.machine(node).clock.set_ahead_ms(ahead_ms),
             Fault::SlowDisk(node, sync_ms) => self.machine(node).disk.set_sync_ms(sync_ms),
@@ -232,14 +243,8 @@ impl World {
 
     /// An operator asks whoever leads a shard to hand leadership to a node.
     fn move_leader(&mut self, draw: u64, to: NodeId) {
-        let shards: Vec<_> = self.observer.shards.keys().copied().collect();
-        let shard = shards[draw as usize % shards.len()];
-        let leader = self.machines.values().filter_map(|machine| machine.running.as_ref()).find_map(|running| {
-            let replica = running.node.replica(shard)?;
-            let leads = replica.status().role == Role::Leader;
-            leads.then(|| (replica, running.life.clone()))
-        });
-        let Some((replica, life)) = leader else { return };
+        let Some((_, replica, life)) = self.leader(draw) else { return };
+        let shard = replica.shard_id();
         let audit = self.audit.clone();
         self.graveyard.spawn(async move {
             tokio::select! {
@@ -250,6 +255,20 @@ impl World {
                 }
             }
         });
+    }
+
+    /// Some replica that leads, the node it is on, and the life of that.
+    fn leader(&self, draw: u64) -> Option<(NodeId, Arc<Replica>, Life)> {
+        let running = || self.machines.iter().filter_map(|(id, machine)| Some((*id, machine.running.as_ref()?)));
+        let leaders = running().flat_map(|(id, running)| {
+            let status = running.node.status();
+            let led = status.replicas.into_iter().filter(|replica| replica.role == Role::Leader);
+            led.filter_map(move |replica| Some((id, running.node.replica(replica.shard)?, running.life.clone())))
+                .collect::<Vec<_>>()
+        });
+        let leaders: Vec<_> = leaders.collect();
+        let at = (draw as usize).checked_rem(leaders.len())?;
+        leaders.into_iter().nth(at)
     }
 
     /// Starts a node that does not run.

@@ -1,0 +1,230 @@
+//! # Plan: when each fault happens
+//!
+//! ```text
+//!   seed ─▶ which kinds this world knows at all ─▶ one after the other, overlapping ─▶ at the end all is as it should be
+//! ```
+//!
+//! Which kinds of faults a seed uses is drawn first: a run with few kinds reaches states that a run with all of them
+//! hides.
+//!
+//! **Invariant.** A plan is a function of its seed: it is drawn before the run begins and printed with it. At its end
+//! the world is as it should be again, so that the cluster must come back.
+
+use super::{
+    chance::Chance,
+    faults::{CutId, Fault, Links, around},
+    network::Weather,
+};
+use kvorum_api::NodeId;
+use std::time::Duration;
+
+/// When each fault happens, in order.
+pub type Plan = Vec<(Duration, Fault)>;
+
+/// Kinds of faults a seed may leave out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    CrashOne,
+    CrashAll,
+    Isolate,
+    IsolateLeader,
+    OneWay,
+    Pair,
+    Ring,
+    Weather,
+    Clock,
+    SlowDisk,
+    Move,
+    CrashMetadataLeader,
+}
+
+const KINDS: [Kind; 12] = [
+    Kind::CrashOne,
+    Kind::CrashAll,
+    Kind::Isolate,
+    Kind::IsolateLeader,
+    Kind::OneWay,
+    Kind::Pair,
+    Kind::Ring,
+    Kind::Weather,
+    Kind::Clock,
+    Kind::SlowDisk,
+    Kind::Move,
+    Kind::CrashMetadataLeader,
+];
+
+/// Of a thousand faults, those that last for several elections.
+const LONG_PER_MILLE: u32 = 300;
+
+/// Draws the plan of `seed` for `nodes` over `length`.
+#[must_use]
+pub fn plan(seed: u64, nodes: &[NodeId], length: Duration) -> Plan {
+    let mut chance = Chance::new(seed, "faults");
+    let mut kinds: Vec<Kind> = KINDS.into_iter().filter(|_| chance.hits(500)).collect();
+    if kinds.is_empty() {
+        kinds.push(Kind::CrashOne);
+    }
+    let mut draft = Draft { plan: Plan::new(), nodes, chance, cuts: 0 };
+    let mut at = draft.chance.millis(1_000..3_000);
+    while at < length {
+        let is_long = draft.chance.hits(LONG_PER_MILLE);
+        let lasts = draft.chance.millis(if is_long { 3_000..10_000 } else { 200..5_000 });
+        let end = (at + lasts).min(length);
+        let kind = *draft.chance.pick(&kinds);
+        draft.add(kind, at, end);
+        // The next one may begin before this one ends.
+        at += draft.chance.millis(200..3_000);
+    }
+    draft.end(length)
+}
+
+/// A plan in the making.
+struct Draft<'a> {
+    plan: Plan,
+    nodes: &'a [NodeId],
+    chance: Chance,
+    cuts: CutId,
+}
+
+impl Draft<'_> {
+    fn add(&mut self, kind: Kind, at: Duration, end: Duration) {
+        let node = *self.chance.pick(self.nodes);
+        let (fault, remedy) = match kind {
+            Kind::CrashOne => (Fault::Crash(node), Fault::Restart(node)),
+            Kind::CrashAll => return self.crash_all(at, end),
+            Kind::Isolate | Kind::OneWay | Kind::Pair | Kind::Ring => {
+                let links = self.links(kind, node);
+                let cut = self.cut();
+                (Fault::Cut(cut, links), Fault::Mend(cut))
+            }
+            Kind::IsolateLeader => {
+                let cut = self.cut();
+                (Fault::CutLeader(cut, self.chance.any() >> 32), Fault::Mend(cut))
+            }
+            Kind::Move => {
+                let heir = *self.chance.pick(self.nodes);
+                (Fault::Move(self.chance.any() >> 32, node), Fault::Move(self.chance.any() >> 32, heir))
+            }
+            Kind::CrashMetadataLeader => {
+                // In the middle of a change.
+                self.plan.push((at, Fault::Hurry));
+                self.plan.push((at + self.chance.millis(0..30), Fault::CrashMetadataLeader));
+                (Fault::Hurry, Fault::RestartAll)
+            }
+            Kind::Weather => (Fault::Weather(self.weather()), Fault::Weather(Weather::FAIR)),
+            Kind::Clock => {
+                let far = self.chance.hits(300);
+                let ahead_ms = if far { 10_000 } else { self.chance.within(0..200) as i64 };
+                let ahead_ms = if self.chance.hits(500) { -ahead_ms } else { ahead_ms };
+                (Fault::Clock(node, ahead_ms), Fault::Clock(node, 0))
+            }
+            Kind::SlowDisk => (Fault::SlowDisk(node, self.chance.within(5..2_500)), Fault::SlowDisk(node, 1)),
+        };
+        self.plan.push((at, fault));
+        self.plan.push((end, remedy));
+    }
+
+    fn crash_all(&mut self, at: Duration, end: Duration) {
+        for node in self.nodes {
+            self.plan.push((at, Fault::Crash(*node)));
+            self.plan.push((end + self.chance.millis(0..500), Fault::Restart(*node)));
+        }
+    }
+
+    fn cut(&mut self) -> CutId {
+        self.cuts += 1;
+        self.cuts
+    }
+
+    fn links(&mut self, kind: Kind, node: NodeId) -> Links {
+        let others: Vec<NodeId> = self.nodes.iter().copied().filter(|other| *other != node).collect();
+        let other = *self.chance.pick(&others);
+        match kind {
+            Kind::Pair => [(node, other), (other, node)].into(),
+            // One link, or the node hears nobody, or nobody hears it.
+            Kind::OneWay => match self.chance.within(0..3) {
+                0 => [(node, other)].into(),
+                1 => others.iter().map(|other| (*other, node)).collect(),
+                _ => others.iter().map(|other| (node, *other)).collect(),
+            },
+            // Everybody is heard by the next one alone.
+            Kind::Ring => {
+                let next = |at: usize| self.nodes[(at + 1) % self.nodes.len()];
+                let heard = |(at, from): (usize, &NodeId)| {
+                    let from = *from;
+                    let deaf = self.nodes.iter().filter(move |to| **to != from && **to != next(at));
+                    deaf.map(move |to| (from, *to)).collect::<Vec<_>>()
+                };
+                self.nodes.iter().enumerate().flat_map(heard).collect()
+            }
+            _ => around(node, self.nodes),
+        }
+    }
+
+    fn weather(&mut self) -> Weather {
+        Weather {
+            lost_per_mille: self.chance.within(0..200) as u32,
+            doubled_per_mille: self.chance.within(0..100) as u32,
+            late_per_mille: self.chance.within(0..100) as u32,
+            delay_ms_max: self.chance.within(1..60),
+        }
+    }
+
+    /// The world is made whole.
+    fn end(self, length: Duration) -> Plan {
+        let Draft { mut plan, nodes, .. } = self;
+        plan.push((length, Fault::MendAll));
+        plan.push((length, Fault::Weather(Weather::FAIR)));
+        for node in nodes {
+            plan.push((length, Fault::Clock(*node, 0)));
+            plan.push((length, Fault::SlowDisk(*node, 1)));
+            plan.push((length, Fault::Restart(*node)));
+        }
+        // Nothing goes wrong any more once the world is whole.
+        plan.retain(|(at, fault)| *at < length || !matches!(fault, Fault::CrashMetadataLeader));
+        plan.sort_by_key(|(at, _)| *at);
+        plan
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODES: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
+
+    #[test]
+    fn a_plan_repeats_and_ends_with_a_whole_world() {
+        for seed in 0..50 {
+            let length = Duration::from_secs(20);
+            let first = plan(seed, &NODES, length);
+            assert_eq!(first, plan(seed, &NODES, length));
+            for node in NODES {
+                let newest = first.iter().rev().find_map(|(_, fault)| match fault {
+                    Fault::Crash(crashed) if *crashed == node => Some(false),
+                    Fault::CrashMetadataLeader => Some(false),
+                    Fault::Restart(started) if *started == node => Some(true),
+                    _ => None,
+                });
+                assert_eq!(newest, Some(true), "seed {seed}: node {node} stays down");
+            }
+            let link = first
+                .iter()
+                .rev()
+                .find(|(_, fault)| matches!(fault, Fault::Cut(..) | Fault::CutLeader(..) | Fault::MendAll));
+            assert_eq!(link.map(|(_, fault)| fault), Some(&Fault::MendAll), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn every_kind_of_cut_is_drawn() {
+        let plans: Vec<Plan> = (0..50).map(|seed| plan(seed, &NODES, Duration::from_secs(20))).collect();
+        let faults = || plans.iter().flatten().map(|(_, fault)| fault);
+        let cuts: Vec<&Links> =
+            faults().filter_map(|fault| if let Fault::Cut(_, links) = fault { Some(links) } else { None }).collect();
+        for (links, what) in [(1, "one link"), (2, "a pair, or one way"), (3, "a ring"), (4, "a node alone")] {
+            assert!(cuts.iter().any(|cut| cut.len() == links), "{what}");
+        }
+        assert!(faults().any(|fault| matches!(fault, Fault::CutLeader(..))));
+    }
+}
