@@ -9,7 +9,7 @@ use kvorum_jepsen::{
     },
     experiment::command as experiments,
     history::Format,
-    real::directory::HOME,
+    real::{directory::HOME, fabric::Choice},
     sim::{
         replay::{self, Options},
         world::Report,
@@ -36,7 +36,7 @@ enum Command {
     Run(Run),
     /// Lists experiments, workloads, faults and probes.
     List,
-    /// Ends what killed runs left running, and removes what their nodes stored.
+    /// Ends what killed runs left running, and removes what their nodes stored and their networks.
     Clean(Clean),
 }
 
@@ -59,6 +59,9 @@ struct Run {
     /// Where histories, logs and the report go; a new directory under .local/jepsen, unless given.
     #[arg(long)]
     out: Option<PathBuf>,
+    /// What connects nodes and clients.
+    #[arg(long, value_enum, default_value_t)]
+    network: Choice,
 }
 
 #[derive(Args)]
@@ -181,8 +184,8 @@ fn tell(answer: Result<(String, Verdict)>) -> ExitCode {
 
 /// What goes wrong in the harness must not look like a verdict.
 fn attack(run: Run) -> ExitCode {
-    let Run { experiment, seconds, seed, nodes, kvd, out } = run;
-    let wish = experiments::Wish { experiment, seconds, seed, nodes, kvd, out };
+    let Run { experiment, seconds, seed, nodes, kvd, out, network } = run;
+    let wish = experiments::Wish { experiment, seconds, seed, nodes, kvd, out, network };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let answer = runtime
         .context("no threads to run on")

@@ -21,7 +21,8 @@ use crate::{
     real::{
         cluster::find_kvd,
         directory::{self, HOME, RunDirectory},
-        names,
+        fabric::Choice,
+        names, namespace,
     },
 };
 use anyhow::{Context, Result, bail};
@@ -48,6 +49,8 @@ pub struct Wish {
     pub kvd: Option<PathBuf>,
     /// Where the run lies.
     pub out: Option<PathBuf>,
+    /// Which network.
+    pub network: Choice,
 }
 
 /// What to print, and what to end with.
@@ -74,13 +77,17 @@ pub async fn run_experiment(wish: &Wish) -> Result<Answer> {
         experiment.set_length(Duration::from_secs(seconds))?;
     }
     let kvd = find_kvd(wish.kvd.as_deref())?;
-    clean_up(Path::new(HOME))?;
+    clean_up_directories(Path::new(HOME))?;
+    // Somebody else's leftovers that we may not remove are no reason not to run.
+    if let Err(refused) = clean_up_namespaces() {
+        progress::line(&format!("{refused:#}"));
+    }
     let seed = wish.seed.unwrap_or_else(|| u64::from(SmallRng::from_os_rng().random::<u32>()));
     let directory = match &wish.out {
         Some(out) => RunDirectory::take(out)?,
         None => RunDirectory::take_new(Path::new(HOME), &format!("{}-{seed}", experiment.name))?,
     };
-    let request = Request { experiment, seed, kvd, is_told: true };
+    let request = Request { experiment, seed, kvd, network: wish.network, is_told: true };
     progress::line(&format!("{}: {}", request.experiment.name, request.experiment.about));
     progress::line(&format!("seed {seed}, in {}; again: {}", directory.path().display(), replay(&request)));
     let mut shown = tokio::select! {
@@ -166,16 +173,30 @@ pub fn list() -> String {
     text
 }
 
-/// Ends what killed runs left.
+/// Ends what killed runs left, and removes their networks.
 ///
 /// # Errors
 /// Something cannot be removed.
 pub fn clean_up(home: &Path) -> Result<usize> {
+    let runs = clean_up_directories(home)?;
+    clean_up_namespaces()?;
+    Ok(runs)
+}
+
+fn clean_up_directories(home: &Path) -> Result<usize> {
     let cleaned = directory::clean(home)?;
     for run in &cleaned {
         progress::line(&format!("cleaned up {}: {} processes ended", run.path.display(), run.ended));
     }
     Ok(cleaned.len())
+}
+
+fn clean_up_namespaces() -> Result<()> {
+    let namespace::Cleaned { namespaces, ended } = namespace::clean(&namespace::Host::here())?;
+    if namespaces > 0 {
+        progress::line(&format!("cleaned up {namespaces} network namespaces: {ended} more processes ended"));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

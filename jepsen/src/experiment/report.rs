@@ -34,15 +34,13 @@ pub fn page(request: &Request, shown: &Shown, judgement: &Judgement) -> String {
         name = escape(&experiment.name),
         about = escape(&experiment.about),
     );
-    let weaker = shown.fabric.1.as_ref().map(|why| format!(", weaker than a network: {why}")).unwrap_or_default();
     let _ = write!(
         page,
-        "<p>{} nodes, seed {}, {} s of faults, fabric: {}{}. Again: <code>{}</code></p>",
+        "<p>{} nodes, seed {}, {} s of faults. Network: {}. Again: <code>{}</code></p>",
         experiment.nodes,
         request.seed,
         experiment.length.as_secs(),
-        escape(&shown.fabric.0),
-        escape(&weaker),
+        escape(&shown.network.sentence()),
         escape(&replay(request)),
     );
     if !judgement.reasons.is_empty() {

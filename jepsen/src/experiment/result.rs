@@ -9,7 +9,7 @@ use super::{
 use crate::{
     check::Report,
     history::Kind,
-    real::{nemesis::Outcome, schedule::Event},
+    real::{fabric::Choice, nemesis::Outcome, schedule::Event},
 };
 use serde_json::{Value as Json, json};
 
@@ -32,7 +32,11 @@ pub fn to_json(request: &Request, shown: &Shown, judgement: &Judgement) -> Json 
         "nodes": experiment.nodes,
         "seconds": experiment.length.as_secs(),
         "kvd": request.kvd.display().to_string(),
-        "fabric": {"name": shown.fabric.0, "weaker_because": shown.fabric.1},
+        "network": {
+            "name": shown.network.name,
+            "weaker_because": shown.network.weaker_because,
+            "instead_because": shown.network.instead_because,
+        },
         "steady_state": {"before": claims(before), "after": claims(after)},
         "hypothesis": claims(hypothesis),
         "histories": judgement.judged.iter().map(history).collect::<Vec<_>>(),
@@ -53,8 +57,13 @@ pub fn to_json(request: &Request, shown: &Shown, judgement: &Judgement) -> Json 
 #[must_use]
 pub fn replay(request: &Request) -> String {
     let experiment = &request.experiment;
+    let network = match request.network {
+        Choice::Auto => "",
+        Choice::Namespaces => " --network namespaces",
+        Choice::Proxies => " --network proxies",
+    };
     format!(
-        "jepsen run {} --seed {} --seconds {} --nodes {}",
+        "jepsen run {} --seed {} --seconds {} --nodes {}{network}",
         experiment.name,
         request.seed,
         experiment.length.as_secs(),

@@ -19,7 +19,7 @@ use crate::{
     real::{
         cluster::{Cluster, PATIENCE},
         directory::RunDirectory,
-        fabric,
+        fabric::{self, Choice, Made},
         observer::{Hash, Observer},
         schedule::{self, Event},
     },
@@ -53,8 +53,36 @@ pub struct Request {
     pub seed: u64,
     /// The program.
     pub kvd: PathBuf,
+    /// Which network.
+    pub network: Choice,
     /// Whether what happens is told on stderr.
     pub is_told: bool,
+}
+
+/// The network a run had.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// The fabric's name.
+    pub name: String,
+    /// What a real network does that it cannot, if anything.
+    pub weaker_because: Option<String>,
+    /// Why it is not the stronger one, although that would have been taken.
+    pub instead_because: Option<String>,
+}
+
+impl Network {
+    /// `loopback proxies, because …; weaker than a network: …`.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let mut sentence = self.name.clone();
+        if let Some(why) = &self.instead_because {
+            sentence.push_str(&format!(", and not network namespaces because {why}"));
+        }
+        if let Some(why) = &self.weaker_because {
+            sentence.push_str(&format!("; weaker than a network: {why}"));
+        }
+        sentence
+    }
 }
 
 /// One workload, done.
@@ -71,8 +99,8 @@ pub struct Done {
 pub struct Shown {
     /// Where it lies.
     pub directory: PathBuf,
-    /// The fabric, and why it is weaker than a network, if it is.
-    pub fabric: (String, Option<String>),
+    /// What connected nodes and clients.
+    pub network: Network,
     /// The schedule as drawn.
     pub events: Vec<Event>,
     /// By workload.
@@ -132,7 +160,12 @@ impl Clockwork {
 pub async fn run(request: &Request, directory: RunDirectory) -> Result<Shown> {
     let Request { experiment, seed, .. } = request;
     let events = schedule::draw(*seed, &experiment.faults, experiment.length, experiment.may_overlap);
-    let fabric = fabric::make(experiment.nodes, *seed).await?;
+    let Made { fabric, instead_because } = fabric::make(request.network, experiment.nodes, *seed).await?;
+    let network =
+        Network { name: fabric.name().to_owned(), weaker_because: fabric.is_weaker_because(), instead_because };
+    if request.is_told {
+        progress::line(&format!("network: {}", network.sentence()));
+    }
     let mut cluster = Cluster::start(directory, fabric, &request.kvd, experiment.nodes, experiment.has_leases).await?;
     let mut crew = Crew::gather(experiment, *seed, &cluster, request.is_told)?;
     crew.prepare().await?;
@@ -168,7 +201,7 @@ pub async fn run(request: &Request, directory: RunDirectory) -> Result<Shown> {
     phases[1].recoveries_ms = recoveries(&samples, &tried);
     let path = cluster.path().to_owned();
     Ok(Shown {
-        fabric: (cluster.fabric.name().to_owned(), cluster.fabric.is_weaker_because()),
+        network,
         events,
         done: crew.finish()?,
         samples,

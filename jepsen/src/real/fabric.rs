@@ -9,7 +9,12 @@
 //!
 //! **Deliberately absent.** Processes: who starts and stops nodes is [`super::cluster`].
 
-use anyhow::Result;
+use super::{
+    loopback::LoopbackProxies,
+    namespace::{Host, Namespaces},
+};
+use anyhow::{Result, bail};
+use clap::ValueEnum;
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::Path, process::Command, sync::Arc, time::Duration};
 
 /// Who sends or receives.
@@ -62,6 +67,10 @@ pub struct Weather {
     pub jitter: Duration,
     /// Of a hundred messages so many are lost.
     pub loss_percent: f64,
+    /// Of a hundred messages so many arrive twice.
+    pub duplicate_percent: f64,
+    /// Of a hundred messages so many are held back, so that later ones overtake them.
+    pub reorder_percent: f64,
 }
 
 /// Where a node listens, and where others find it.
@@ -77,6 +86,8 @@ pub struct Addresses {
     pub client: SocketAddr,
     /// Where nodes dial it.
     pub peer: SocketAddr,
+    /// Its client door for whoever looks at it from outside, past every fault.
+    pub watch: SocketAddr,
 }
 
 /// What a link has carried and what was done to it, since the fabric was made.
@@ -90,8 +101,12 @@ pub struct Carried {
     pub dropped_bytes: u64,
     /// Messages delayed or lost by weather.
     pub disturbed: u64,
-    /// Connections that were broken.
+    /// Connections that were broken: by the fabric, or by a reset that it carried.
     pub resets: u64,
+    /// Messages that were made two.
+    pub duplicated: u64,
+    /// Messages that arrived after one that was sent later.
+    pub overtaken: u64,
 }
 
 impl Carried {
@@ -104,6 +119,8 @@ impl Carried {
             dropped_bytes: self.dropped_bytes - earlier.dropped_bytes,
             disturbed: self.disturbed - earlier.disturbed,
             resets: self.resets - earlier.resets,
+            duplicated: self.duplicated - earlier.duplicated,
+            overtaken: self.overtaken - earlier.overtaken,
         }
     }
 
@@ -114,6 +131,8 @@ impl Carried {
         self.dropped_bytes += other.dropped_bytes;
         self.disturbed += other.disturbed;
         self.resets += other.resets;
+        self.duplicated += other.duplicated;
+        self.overtaken += other.overtaken;
     }
 }
 
@@ -127,6 +146,9 @@ pub trait Fabric: Send + Sync {
 
     /// What a real network does that this one cannot, for the report; `None` = nothing that matters.
     fn is_weaker_because(&self) -> Option<String>;
+
+    /// Why there can be no such weather here; `None` = there can.
+    fn cannot(&self, weather: &Weather) -> Option<String>;
 
     /// Where a node listens and is found. Only asked for nodes the fabric was made for.
     fn addresses(&self, node: u64) -> Addresses;
@@ -154,9 +176,47 @@ pub trait Fabric: Send + Sync {
     fn observed(&self) -> Observed;
 }
 
+/// Which network an experiment asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Choice {
+    /// Namespaces if this machine lets us, proxies otherwise, and the report says why.
+    #[default]
+    Auto,
+    /// Network namespaces, or no run at all.
+    Namespaces,
+    /// Proxies on loopback.
+    Proxies,
+}
+
+/// A fabric, and why it is not the stronger one.
+pub struct Made {
+    /// The fabric.
+    pub fabric: Arc<dyn Fabric>,
+    /// Why it is proxies although namespaces would have been taken.
+    pub instead_because: Option<String>,
+}
+
 /// Makes a fabric for nodes numbered from 1.
-pub async fn make(nodes: u64, seed: u64) -> Result<Arc<dyn Fabric>> {
-    Ok(Arc::new(super::loopback::LoopbackProxies::start(nodes, seed).await?))
+///
+/// # Errors
+/// What was asked for cannot be had here: what is missing, and what to do.
+pub async fn make(choice: Choice, nodes: u64, seed: u64) -> Result<Made> {
+    make_on(&Host::here(), choice, nodes, seed).await
+}
+
+async fn make_on(host: &Host, choice: Choice, nodes: u64, seed: u64) -> Result<Made> {
+    let refused = match choice {
+        Choice::Proxies => None,
+        Choice::Auto | Choice::Namespaces => match Namespaces::start(host, nodes, seed) {
+            Ok(namespaces) => return Ok(Made { fabric: Arc::new(namespaces), instead_because: None }),
+            Err(refused) => Some(refused),
+        },
+    };
+    if let (Choice::Namespaces, Some(refused)) = (choice, &refused) {
+        bail!("no network of namespaces: {refused:#}; or take `--network proxies`, a weaker network");
+    }
+    let fabric = Arc::new(LoopbackProxies::start(nodes, seed).await?);
+    Ok(Made { fabric, instead_because: refused.map(|refused| format!("{refused:#}")) })
 }
 
 #[cfg(test)]
@@ -169,5 +229,17 @@ mod tests {
         let now = Carried { passed_bytes: 9, held_bytes: 1, resets: 2, ..Carried::default() };
         assert_eq!(now.since(&earlier), Carried { passed_bytes: 4, resets: 2, ..Carried::default() });
         assert_eq!(Link::between(1, 2).to_string(), "n1→n2");
+    }
+
+    #[tokio::test]
+    async fn without_the_right_to_namespaces_proxies_step_in_and_say_why_unless_that_was_ruled_out() {
+        let host = Host { is_root: false, ..Host::here() };
+        let made = make_on(&host, Choice::Auto, 3, 1).await.unwrap();
+        assert_eq!(made.fabric.name(), "loopback proxies");
+        assert!(made.instead_because.unwrap().contains("need root"));
+        let refused = make_on(&host, Choice::Namespaces, 3, 1).await.err().unwrap().to_string();
+        assert!(refused.contains("need root") && refused.contains("--network proxies"), "{refused}");
+        let made = make_on(&host, Choice::Proxies, 3, 1).await.unwrap();
+        assert_eq!(made.instead_because, None, "that is what was asked for");
     }
 }

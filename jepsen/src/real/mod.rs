@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   cluster  nodes as processes: started, killed, paused, looked at
-//!     fabric   links between nodes and clients, each direction by itself ◀── loopback: proxies in this process
+//!     fabric   links between nodes and clients, each direction by itself ◀── namespace: packets through a switch
+//!     │        (or, weaker, loopback: connections through proxies)
 //!     observer who leads which shard, since when
 //!   nemesis  faults, each in its file        schedule  when they happen, drawn from a seed
 //!   directory  where a run lies, and what a killed run left behind
@@ -17,6 +18,7 @@ pub mod directory;
 pub mod fabric;
 pub mod loopback;
 pub mod names;
+pub mod namespace;
 pub mod nemesis;
 pub mod node;
 pub mod observer;

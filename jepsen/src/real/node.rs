@@ -56,7 +56,7 @@ impl Node {
     pub fn new(number: u64, directory: PathBuf, addresses: Addresses) -> Result<Self> {
         fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
         // Past every fault: what it says of itself must reach us.
-        let endpoint = Endpoint::from_shared(format!("http://{}", addresses.listen_client))?;
+        let endpoint = Endpoint::from_shared(format!("http://{}", addresses.watch))?;
         let channel = endpoint.connect_timeout(Duration::from_secs(1)).connect_lazy();
         Ok(Node { number, addresses, directory, child: None, is_paused: false, admin: AdminClient::new(channel) })
     }
@@ -70,11 +70,13 @@ impl Node {
     /// Writes its configuration: `[node]`, then `rest`.
     pub fn configure(&self, rest: &str) -> Result<()> {
         let Addresses { listen_client, listen_peer, listen_admin, .. } = self.addresses;
+        let is_loopback = [listen_client, listen_peer, listen_admin].iter().all(|listens| listens.ip().is_loopback());
         let text = format!(
             "[node]\nid = {}\ndata = \"{}\"\nlisten_client = \"{listen_client}\"\nlisten_peer = \"{listen_peer}\"\n\
-             listen_admin = \"{listen_admin}\"\n\n{rest}",
+             listen_admin = \"{listen_admin}\"\ninsecure = {}\n\n{rest}",
             self.number,
             self.data().display(),
+            !is_loopback,
         );
         Ok(fs::write(self.directory.join("node.toml"), text)?)
     }

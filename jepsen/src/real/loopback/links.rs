@@ -99,7 +99,7 @@ impl Links {
 
     /// Draws what happens to the next piece of a connection.
     pub fn fate(&self, link: Link) -> Fate {
-        let Weather { delay, jitter, loss_percent } = self.state(link).weather;
+        let Weather { delay, jitter, loss_percent, .. } = self.state(link).weather;
         if delay.is_zero() && jitter.is_zero() && loss_percent <= 0.0 {
             return Fate::Arrives(Duration::ZERO);
         }
@@ -122,7 +122,7 @@ impl Links {
     /// Draws whether a datagram gets through, and after how long.
     pub fn datagram(&self, link: Link) -> Option<Duration> {
         let state = self.state(link);
-        let Weather { delay, jitter, loss_percent } = state.weather;
+        let Weather { delay, jitter, loss_percent, .. } = state.weather;
         let mut chance = self.chance.lock();
         let is_lost = state.is_cut() || chance.random::<f64>() * 100.0 < loss_percent;
         (!is_lost).then(|| delay + jitter.mul_f64(chance.random()))

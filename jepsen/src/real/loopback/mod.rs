@@ -59,7 +59,8 @@ impl LoopbackProxies {
             let (client_door, client) = ports.listen().await.context("a client door cannot be opened")?;
             let (peer_door, socket, peer) = ports.listen_both().await.context("a peer door cannot be opened")?;
             let [listen_client, listen_peer, listen_admin] = [ports.free()?, ports.free()?, ports.free()?];
-            addresses.insert(node, Addresses { listen_client, listen_peer, listen_admin, client, peer });
+            let watch = listen_client;
+            addresses.insert(node, Addresses { listen_client, listen_peer, listen_admin, client, peer, watch });
             gossip.insert(node, Arc::new(socket));
             let whose = Whose { listener_at: client, processes: None };
             doors.spawn(door(client_door, whose, node, listen_client, links.clone()));
@@ -86,6 +87,11 @@ impl Fabric for LoopbackProxies {
              breaks it; nothing is reordered or duplicated within a connection"
                 .to_owned(),
         )
+    }
+
+    fn cannot(&self, weather: &Weather) -> Option<String> {
+        let is_astray = weather.duplicate_percent > 0.0 || weather.reorder_percent > 0.0;
+        is_astray.then(|| "proxies carry connections, whose bytes cannot be duplicated or reordered".to_owned())
     }
 
     fn addresses(&self, node: u64) -> Addresses {

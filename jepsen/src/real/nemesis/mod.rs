@@ -63,6 +63,10 @@ pub struct Wish {
     pub jitter: Option<String>,
     /// `weather`: of a hundred messages so many are lost.
     pub loss_percent: Option<f64>,
+    /// `weather`: of a hundred packets so many arrive twice.
+    pub duplicate_percent: Option<f64>,
+    /// `weather`: of a hundred packets so many are overtaken by later ones.
+    pub reorder_percent: Option<f64>,
 }
 
 /// A kind of fault.
@@ -73,7 +77,7 @@ pub struct Kind {
     pub about: &'static str,
     /// At whom it can be aimed, the usual one first.
     pub targets: &'static [&'static str],
-    /// Whether it takes delay, jitter and loss.
+    /// Whether it takes delay, jitter, loss and the rest of a weather.
     pub has_weather: bool,
     /// Draws one.
     pub draw: fn(&Wish, &str, SmallRng) -> Result<Box<dyn Nemesis>>,
@@ -91,7 +95,7 @@ pub const KINDS: &[Kind] = &[
     },
     Kind {
         name: "weather",
-        about: "delays, jitters and loses what nodes say to each other",
+        about: "delays, jitters, loses, duplicates and reorders what nodes say to each other",
         targets: &["all", "one", "leader"],
         has_weather: true,
         draw: |wish, target, chance| Ok(Box::new(weather::BadWeather::new(wish, target, chance)?)),
@@ -147,9 +151,13 @@ impl Plan {
         if !kind.targets.contains(&target.as_str()) {
             bail!("faults: {}: {}", kind.name, names::unknown("target", &target, kind.targets.iter().copied()));
         }
-        let has_weather = wish.delay.is_some() || wish.jitter.is_some() || wish.loss_percent.is_some();
+        let percents = [wish.loss_percent, wish.duplicate_percent, wish.reorder_percent];
+        let has_weather = wish.delay.is_some() || wish.jitter.is_some() || percents.iter().any(Option::is_some);
         if has_weather && !kind.has_weather {
-            bail!("faults: {}: delay, jitter and loss_percent are for the fault weather", kind.name);
+            bail!(
+                "faults: {}: delay, jitter, loss_percent, duplicate_percent and reorder_percent are for the fault weather",
+                kind.name
+            );
         }
         // What cannot be drawn is refused now, not in the middle of a run.
         (kind.draw)(wish, &target, rand::SeedableRng::seed_from_u64(0))?;
