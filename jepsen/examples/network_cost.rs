@@ -78,7 +78,9 @@ async fn serve(address: SocketAddr) -> Result<()> {
                 copy(&mut read, &mut write).await?;
                 return anyhow::Ok(());
             }
-            let bytes = copy(&mut stream, &mut tokio::io::sink()).await?;
+            // Told beforehand: proxies end both directions of a connection together.
+            let length = stream.read_u64().await?;
+            let bytes = copy(&mut (&mut stream).take(length), &mut tokio::io::sink()).await?;
             stream.write_u64(bytes).await?;
             Ok(())
         });
@@ -116,12 +118,12 @@ async fn questions(address: SocketAddr) -> Result<(f64, f64)> {
 async fn bulk(address: SocketAddr) -> Result<f64> {
     let mut stream = connect(address).await?;
     stream.write_u8(b's').await?;
+    stream.write_u64(BULK_BYTES as u64).await?;
     let piece = vec![7; 64 << 10];
     let begun = Instant::now();
     for _ in 0..BULK_BYTES / piece.len() {
         stream.write_all(&piece).await?;
     }
-    stream.shutdown().await?;
     let arrived = stream.read_u64().await?;
     ensure!(arrived == BULK_BYTES as u64, "{arrived} of {BULK_BYTES} bytes arrived");
     Ok(BULK_BYTES as f64 / 1e6 / begun.elapsed().as_secs_f64())

@@ -9,13 +9,14 @@ use kvorum_jepsen::real::{
     fabric::{self, Carried, Choice, End, Fabric, Link, Made, Weather},
     namespace::Host,
 };
+use rustix::process::{Pid, Signal, kill_process};
 use std::{
     fs,
     io::ErrorKind,
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::Arc,
     time::Duration,
 };
@@ -160,17 +161,11 @@ fn idle_kvd(directory: &Path) -> String {
     path.display().to_string()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_harness_leaves_is_cleaned_up() {
-    if let Err(refused) = Host::here().ip() {
-        println!("SKIPPED: {refused:#}");
-        return;
-    }
-    let home = tempfile::tempdir().unwrap();
-    let kvd = idle_kvd(home.path());
+/// The program, waiting for such nodes to get ready.
+async fn harness_at_work(home: &Path) -> Child {
     let mut harness = Command::new(env!("CARGO_BIN_EXE_jepsen"))
-        .current_dir(home.path())
-        .args(["run", "smoke", "--network", "namespaces", "--kvd", &kvd])
+        .current_dir(home)
+        .args(["run", "smoke", "--network", "namespaces", "--kvd", &idle_kvd(home)])
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
@@ -183,6 +178,36 @@ async fn what_a_killed_harness_leaves_is_cleaned_up() {
         assert!(harness.try_wait().unwrap().is_none() && Instant::now() < until, "the nodes do not start");
         sleep(Duration::from_millis(20)).await;
     }
+    harness
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_harness_leaves_nothing() {
+    if let Err(refused) = Host::here().ip() {
+        println!("SKIPPED: {refused:#}");
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut harness = harness_at_work(home.path()).await;
+        let names = made_by(harness.id());
+        let processes: String = names.iter().map(|name| printed("ip", &["netns", "pids", name])).collect();
+        kill_process(Pid::from_child(&harness), signal).unwrap();
+        assert_eq!(harness.wait().unwrap().code(), Some(2), "no verdict");
+        assert!(made_by(harness.id()).is_empty());
+        let left = processes.split_whitespace().filter(|id| Path::new("/proc").join(id).exists());
+        assert_eq!(left.count(), 0, "nodes went first: {processes}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_harness_leaves_is_cleaned_up() {
+    if let Err(refused) = Host::here().ip() {
+        println!("SKIPPED: {refused:#}");
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let mut harness = harness_at_work(home.path()).await;
     harness.kill().unwrap();
     harness.wait().unwrap();
     assert_eq!(made_by(harness.id()).len(), 3, "it had no time to clean up");

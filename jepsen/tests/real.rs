@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests panic and print as tests do")]
 
+use kvorum_jepsen::real::namespace::Host;
 use serde_json::Value;
 use std::{
     fs,
@@ -47,7 +48,7 @@ fn a_killed_and_an_isolated_leader_cost_no_acknowledged_write() {
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{out}\n{err}");
     let run = home.path().join("run");
-    let result: Value = serde_json::from_str(&fs::read_to_string(run.join("result.json")).unwrap()).unwrap();
+    let result = result_of(&run);
     assert_eq!(result["verdict"], "ok");
     assert!(result["operations"]["ok"].as_u64().unwrap() > 200, "{result:#}");
     let faults = result["faults"].as_array().unwrap();
@@ -64,6 +65,46 @@ fn a_killed_and_an_isolated_leader_cost_no_acknowledged_write() {
     // What was written down is a history that anybody can judge again.
     let again = jepsen(home.path(), &["check", "run/history.jsonl", "--model", "register"]);
     assert_eq!(again.status.code(), Some(0), "{}", text(&again.stdout));
+}
+
+/// The run's `result.json`.
+fn result_of(run: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(run.join("result.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn a_node_that_is_not_heard_in_a_network_of_packets_stops_nobody() {
+    let Some(_kvd) = kvd() else { return };
+    if let Err(refused) = Host::here().ip() {
+        println!("SKIPPED: {refused:#}");
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let arguments = ["run", "asymmetric", "--seed", "11", "--seconds", "10", "--network", "namespaces", "--out", "run"];
+    let output = jepsen(home.path(), &arguments);
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{out}\n{err}");
+    let result = result_of(&home.path().join("run"));
+    assert_eq!(result["network"]["name"], "network namespaces");
+    assert_eq!(result["network"]["weaker_because"], Value::Null);
+    let seen = &result["faults"][0]["seen"];
+    assert!(seen["dropped_bytes"].as_u64().unwrap() > 0, "{result:#}");
+    // What passed the switch in the moment of the cut may still be counted.
+    assert!(seen["passed_bytes"].as_u64().unwrap() < 20_000, "{result:#}");
+    assert!(left_running(&home.path().canonicalize().unwrap()).is_empty());
+}
+
+#[test]
+fn packets_cannot_go_astray_between_proxies_and_that_is_said() {
+    let Some(_kvd) = kvd() else { return };
+    let home = tempfile::tempdir().unwrap();
+    let arguments = ["run", "astray", "--seed", "1", "--seconds", "9", "--network", "proxies", "--out", "run"];
+    let output = jepsen(home.path(), &arguments);
+    assert_eq!(output.status.code(), Some(4), "{}\n{}", text(&output.stdout), text(&output.stderr));
+    assert!(text(&output.stderr).contains("weather all skipped: proxies carry connections"), "vacuous, and why");
+    let result = result_of(&home.path().join("run"));
+    assert!(result["network"]["weaker_because"].is_string());
+    assert_eq!(result["network"]["instead_because"], Value::Null, "that is what was asked for");
 }
 
 #[test]

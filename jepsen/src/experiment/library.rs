@@ -5,6 +5,7 @@
 /// By name: the texts of the files.
 pub const LIBRARY: &[(&str, &str)] = &[
     ("all-killed", include_str!("../../experiments/all-killed.yaml")),
+    ("astray", include_str!("../../experiments/astray.yaml")),
     ("asymmetric", include_str!("../../experiments/asymmetric.yaml")),
     ("everything", include_str!("../../experiments/everything.yaml")),
     ("leader-isolated", include_str!("../../experiments/leader-isolated.yaml")),
