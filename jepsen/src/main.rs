@@ -56,6 +56,9 @@ struct Run {
     /// The program kvd; the one beside this program, unless given.
     #[arg(long)]
     kvd: Option<PathBuf>,
+    /// The library that is loaded into kvd for faults of disks and clocks; the one built with this program, unless given.
+    #[arg(long)]
+    shim: Option<PathBuf>,
     /// Where histories, logs and the report go; a new directory under .local/jepsen, unless given.
     #[arg(long)]
     out: Option<PathBuf>,
@@ -184,8 +187,8 @@ fn tell(answer: Result<(String, Verdict)>) -> ExitCode {
 
 /// What goes wrong in the harness must not look like a verdict.
 fn attack(run: Run) -> ExitCode {
-    let Run { experiment, seconds, seed, nodes, kvd, out, network } = run;
-    let wish = experiments::Wish { experiment, seconds, seed, nodes, kvd, out, network };
+    let Run { experiment, seconds, seed, nodes, kvd, shim, out, network } = run;
+    let wish = experiments::Wish { experiment, seconds, seed, nodes, kvd, shim, out, network };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let answer = runtime
         .context("no threads to run on")

@@ -47,6 +47,8 @@ pub struct Wish {
     pub nodes: Option<u64>,
     /// The program.
     pub kvd: Option<PathBuf>,
+    /// The library that faults of disks and clocks need.
+    pub shim: Option<PathBuf>,
     /// Where the run lies.
     pub out: Option<PathBuf>,
     /// Which network.
@@ -87,7 +89,7 @@ pub async fn run_experiment(wish: &Wish) -> Result<Answer> {
         Some(out) => RunDirectory::take(out)?,
         None => RunDirectory::take_new(Path::new(HOME), &format!("{}-{seed}", experiment.name))?,
     };
-    let request = Request { experiment, seed, kvd, network: wish.network, is_told: true };
+    let request = Request { experiment, seed, kvd, shim: wish.shim.clone(), network: wish.network, is_told: true };
     progress::line(&format!("{}: {}", request.experiment.name, request.experiment.about));
     progress::line(&format!("seed {seed}, in {}; again: {}", directory.path().display(), replay(&request)));
     let mut shown = tokio::select! {

@@ -43,6 +43,9 @@ pub fn page(request: &Request, shown: &Shown, judgement: &Judgement) -> String {
         escape(&shown.network.sentence()),
         escape(&replay(request)),
     );
+    if let Some(shim) = &shown.shim {
+        let _ = write!(page, "<p>Disks and clocks, through a shim between kvd and the C library: {}</p>", escape(shim));
+    }
     if !judgement.reasons.is_empty() {
         page.push_str("<h2>Why</h2><ul>");
         for (verdict, reason) in &judgement.reasons {

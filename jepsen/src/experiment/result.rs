@@ -37,6 +37,7 @@ pub fn to_json(request: &Request, shown: &Shown, judgement: &Judgement) -> Json 
             "weaker_because": shown.network.weaker_because,
             "instead_because": shown.network.instead_because,
         },
+        "shim": shown.shim,
         "steady_state": {"before": claims(before), "after": claims(after)},
         "hypothesis": claims(hypothesis),
         "histories": judgement.judged.iter().map(history).collect::<Vec<_>>(),

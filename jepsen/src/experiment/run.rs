@@ -20,8 +20,10 @@ use crate::{
         cluster::{Cluster, PATIENCE},
         directory::RunDirectory,
         fabric::{self, Choice, Made},
+        nemesis::Needs,
         observer::{Hash, Observer},
         schedule::{self, Event},
+        shim::{Preload, layout::Part},
     },
     workload::{Caller, Recorder, Sample, Setting, Workload},
 };
@@ -55,6 +57,8 @@ pub struct Request {
     pub kvd: PathBuf,
     /// Which network.
     pub network: Choice,
+    /// The library that faults of disks and clocks need; the one beside this program, unless given.
+    pub shim: Option<PathBuf>,
     /// Whether what happens is told on stderr.
     pub is_told: bool,
 }
@@ -109,6 +113,8 @@ pub struct Shown {
     pub samples: Vec<Sample>,
     /// Every fault that was tried.
     pub tried: Vec<Tried>,
+    /// What the shim stood before, if faults needed it.
+    pub shim: Option<String>,
     /// Before, during and after the faults.
     pub phases: [Stretch; 3],
     /// The history of hashes, and its file.
@@ -166,8 +172,13 @@ pub async fn run(request: &Request, directory: RunDirectory) -> Result<Shown> {
     if request.is_told {
         progress::line(&format!("network: {}", network.sentence()));
     }
-    let mut cluster = Cluster::start(directory, fabric, &request.kvd, experiment.nodes, experiment.has_leases).await?;
+    let preload = preload(request);
+    let program = (request.kvd.as_path(), &preload);
+    let mut cluster = Cluster::start(directory, fabric, program, experiment.nodes, experiment.has_leases).await?;
     let mut crew = Crew::gather(experiment, *seed, &cluster, request.is_told)?;
+    if let Preload::Missing(why) = &preload {
+        crew.clockwork.say(&format!("faults of disks and clocks will be skipped: {why}"));
+    }
     crew.prepare().await?;
     let begun_ns = crew.clockwork.now_ns();
     crew.set_to_work();
@@ -206,6 +217,7 @@ pub async fn run(request: &Request, directory: RunDirectory) -> Result<Shown> {
         done: crew.finish()?,
         samples,
         tried,
+        shim: covered(&cluster, &preload),
         phases,
         hashes: hashes(&path, &cluster.observer)?,
         calm_after_ms: (quiet_ns - healed_ns) / 1_000_000,
@@ -213,6 +225,41 @@ pub async fn run(request: &Request, directory: RunDirectory) -> Result<Shown> {
         panics: cluster.nodes.iter().flat_map(|node| node.panics()).collect(),
         directory: path,
     })
+}
+
+/// How nodes are started, so that every fault of the experiment can happen.
+fn preload(request: &Request) -> Preload {
+    let needs = request.experiment.faults.iter().map(|fault| fault.plan.kind.needs).max();
+    match needs.unwrap_or(Needs::Nothing) {
+        Needs::Nothing => Preload::NotWanted,
+        needs => Preload::find(request.shim.as_deref(), &request.kvd, needs == Needs::Recording),
+    }
+}
+
+/// Which parts of nodes the shim stood before, for the report.
+fn covered(cluster: &Cluster, preload: &Preload) -> Option<String> {
+    match preload {
+        Preload::NotWanted => None,
+        Preload::Missing(why) => Some(why.clone()),
+        Preload::Library { is_recording, .. } => {
+            let shims: Vec<_> = cluster.nodes.iter().filter_map(|node| node.shim().ok()).collect();
+            let part = |name: &str, part| {
+                let seen =
+                    shims.iter().map(|shim| shim.seen(part)).fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
+                format!("{name}: {} syncs and {} writes", seen.0, seen.1)
+            };
+            let parts = [("journal", Part::Journal), ("engine", Part::Engine), ("other files", Part::Other)];
+            let parts = parts.map(|(name, of)| part(name, of)).join(", ");
+            let gap = shims.iter().find_map(|shim| shim.is_not_covered()).map(|why| format!("; not covered: {why}"));
+            let recorded = if *is_recording { ", whatever was not synced written down" } else { "" };
+            Some(format!(
+                "in {} of {} nodes{recorded}; {parts}{}",
+                shims.len(),
+                cluster.nodes.len(),
+                gap.unwrap_or_default()
+            ))
+        }
+    }
 }
 
 fn recoveries(samples: &[Sample], tried: &[Tried]) -> Vec<f64> {

@@ -20,6 +20,9 @@ use std::time::Duration;
 /// Nodes that can be asked for: fewer have no minority, more do not fit one machine.
 const NODES: std::ops::RangeInclusive<u64> = 3..=5;
 
+/// Faults after which a leader still leads.
+const STOPS_NOBODY: [&str; 4] = ["weather", "slow-sync", "clock-offset", "clock-strobe"];
+
 /// Operations a second of one workload, unless the experiment says otherwise.
 const RATE: f64 = 100.0;
 
@@ -182,7 +185,7 @@ impl Experiment {
         if let Some(claim) = self.steady_state.iter().find(|claim| claim.probe.needs_faults()) {
             bail!("steady_state: {} needs faults: it can only be claimed in the hypothesis", claim.probe.name());
         }
-        let has_victims = self.faults.iter().any(|fault| fault.plan.kind.name != "weather");
+        let has_victims = self.faults.iter().any(|fault| !STOPS_NOBODY.contains(&fault.plan.kind.name));
         if let Some(claim) = self.hypothesis.iter().find(|claim| claim.probe.needs_faults() && !has_victims) {
             bail!("hypothesis: {} cannot be probed: no fault stops a leader", claim.probe.name());
         }

@@ -14,6 +14,7 @@ use super::{
     fabric::Fabric,
     node::{Node, Readiness},
     observer::Observer,
+    shim::Preload,
 };
 use anyhow::{Context, Result, bail};
 use std::{
@@ -53,10 +54,11 @@ impl Cluster {
     pub async fn start(
         directory: RunDirectory,
         fabric: Arc<dyn Fabric>,
-        kvd: &Path,
+        program: (&Path, &Preload),
         count: u64,
         has_leases: bool,
     ) -> Result<Self> {
+        let (kvd, preload) = program;
         let kvd = kvd.canonicalize().with_context(|| kvd.display().to_string())?;
         let key = directory.path().join("cluster.key");
         let made = Command::new(&kvd).arg("--new-cluster-key").arg(&key).output();
@@ -66,7 +68,8 @@ impl Cluster {
         }
         let place = |number: u64| directory.path().join(format!("n{number}"));
         let nodes = (1..=count).map(|number| Node::new(number, place(number), fabric.addresses(number)));
-        let nodes = nodes.collect::<Result<Vec<_>>>()?;
+        let mut nodes = nodes.collect::<Result<Vec<_>>>()?;
+        nodes.iter_mut().try_for_each(|node| node.preload(preload))?;
         let rest = configuration(&nodes, &key, has_leases);
         nodes.iter().try_for_each(|node| node.configure(&rest))?;
         let observer = Observer::start(nodes.iter().map(Node::asking).collect());
@@ -140,7 +143,19 @@ impl Cluster {
         Ok(())
     }
 
-    /// Undoes everything: links whole, time running, processes up. Says which nodes do not come back, and why.
+    /// Starts a node anew if it ended or promises nothing more, as its operator would once the disk is well again. Says
+    /// whether it had to.
+    pub async fn revive(&mut self, number: u64) -> Result<bool> {
+        let node = self.node(number);
+        if node.is_running() && !node.is_poisoned().await {
+            return Ok(false);
+        }
+        self.node(number).kill()?;
+        self.launch(number)?;
+        Ok(true)
+    }
+
+    /// Undoes everything: links whole, disks and clocks well, time running, processes up. Says which nodes do not come back, and why.
     pub async fn heal(&mut self) -> Result<Vec<String>> {
         self.fabric.heal();
         let mut gone = Vec::new();
@@ -149,7 +164,11 @@ impl Cluster {
             if node.is_paused() {
                 node.pause(false)?;
             }
+            self.node(number).heal_shim()?;
             self.launch(number)?;
+        }
+        for number in self.numbers() {
+            self.revive(number).await?;
         }
         for number in self.numbers() {
             match self.node(number).readiness(PATIENCE).await {

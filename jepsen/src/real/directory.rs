@@ -166,9 +166,10 @@ pub fn clean(home: &Path) -> Result<Vec<Cleaned>> {
 /// Removes what the nodes stored; configurations and logs stay.
 pub fn remove_data(run: &Path) -> Result<()> {
     for node in fs::read_dir(run).with_context(|| run.display().to_string())?.flatten() {
-        let data = node.path().join("data");
-        if data.is_dir() {
-            fs::remove_dir_all(&data).with_context(|| format!("{} cannot be removed", data.display()))?;
+        for stored in [node.path().join("data"), node.path().join(super::node::SHIM)] {
+            if stored.is_dir() {
+                fs::remove_dir_all(&stored).with_context(|| format!("{} cannot be removed", stored.display()))?;
+            }
         }
     }
     Ok(())

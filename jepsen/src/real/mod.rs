@@ -4,6 +4,7 @@
 //!   cluster  nodes as processes: started, killed, paused, looked at
 //!     fabric   links between nodes and clients, each direction by itself ◀── namespace: packets through a switch
 //!     │        (or, weaker, loopback: connections through proxies)
+//!     shim     a disk and a clock that misbehave, per process        power: what is left when it fails
 //!     observer who leads which shard, since when
 //!   nemesis  faults, each in its file        schedule  when they happen, drawn from a seed
 //!   directory  where a run lies, and what a killed run left behind
@@ -22,5 +23,7 @@ pub mod namespace;
 pub mod nemesis;
 pub mod node;
 pub mod observer;
+pub mod power;
 pub mod schedule;
+pub mod shim;
 pub mod units;

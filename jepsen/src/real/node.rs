@@ -5,6 +5,7 @@
 use super::{
     directory::ProcessName,
     fabric::{Addresses, Fabric},
+    shim::{Preload, Shim},
 };
 use anyhow::{Context, Result, bail};
 use kvorum_api::proto::{NodeStatusReply, NodeStatusRequest, admin_client::AdminClient};
@@ -22,6 +23,9 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tonic::transport::{Channel, Endpoint};
+
+/// Where the shim of a node has its files, beside its data.
+pub const SHIM: &str = "shim";
 
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 
@@ -48,6 +52,7 @@ pub struct Node {
     directory: PathBuf,
     child: Option<Child>,
     is_paused: bool,
+    shim: Result<Shim, String>,
     admin: AdminClient<Channel>,
 }
 
@@ -58,7 +63,38 @@ impl Node {
         // Past every fault: what it says of itself must reach us.
         let endpoint = Endpoint::from_shared(format!("http://{}", addresses.watch))?;
         let channel = endpoint.connect_timeout(Duration::from_secs(1)).connect_lazy();
-        Ok(Node { number, addresses, directory, child: None, is_paused: false, admin: AdminClient::new(channel) })
+        let shim = Err("the experiment was started without the shim".to_owned());
+        let admin = AdminClient::new(channel);
+        Ok(Node { number, addresses, directory, child: None, is_paused: false, shim, admin })
+    }
+
+    /// Has it started with the shim from now on, if there is one.
+    pub fn preload(&mut self, preload: &Preload) -> Result<()> {
+        match preload {
+            Preload::NotWanted => {}
+            Preload::Missing(why) => self.shim = Err(why.clone()),
+            Preload::Library { path, is_recording } => {
+                self.shim = Ok(Shim::prepare(path, self.directory.join(SHIM), self.data(), *is_recording)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Its shim, or why it has none.
+    ///
+    /// # Errors
+    /// The reason.
+    pub fn shim(&self) -> Result<&Shim, String> {
+        let shim = self.shim.as_ref().map_err(Clone::clone)?;
+        match shim.check() {
+            None => Ok(shim),
+            Some(why) => Err(format!("n{}: {why}", self.number)),
+        }
+    }
+
+    /// Ends whatever its shim does wrong.
+    pub fn heal_shim(&self) -> Result<()> {
+        self.shim.as_ref().map_or(Ok(()), Shim::heal)
     }
 
     /// Its data directory.
@@ -91,6 +127,9 @@ impl Node {
         }
         command.arg("--config").arg(self.directory.join("node.toml"));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        if let Ok(shim) = &self.shim {
+            shim.dress(&mut command);
+        }
         let mut child = command.spawn().with_context(|| format!("{} cannot be started", kvd.display()))?;
         fabric.started(self.number, child.id());
         let Some(name) = ProcessName::of(child.id()) else {
@@ -149,6 +188,11 @@ impl Node {
             }
             sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// Whether it says that it promises nothing more until it is started again.
+    pub async fn is_poisoned(&mut self) -> bool {
+        matches!(self.readiness(Duration::ZERO).await, Readiness::NotReady(why) if why.contains("poisoned"))
     }
 
     /// Asks it how it is, without waiting for this borrow.

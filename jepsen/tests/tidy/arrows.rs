@@ -64,9 +64,15 @@ pub const ROOMS: &[Room] = &[
     },
     Room {
         name: "jepsen",
-        may_import: &["api", "storage", "consensus", "analytics", "server", "client"],
+        may_import: &["api", "storage", "consensus", "analytics", "server", "client", "jepsen-shim"],
         may_import_in_tests: &[],
         must_never_know: &["rocksdb", "librocksdb-sys"],
+    },
+    Room {
+        name: "jepsen/shim",
+        may_import: &[],
+        may_import_in_tests: &[],
+        must_never_know: &["tokio", "rocksdb", "librocksdb-sys", "openraft", "tonic"],
     },
     Room {
         name: "benches",

@@ -10,10 +10,13 @@
 //!
 //! **Deliberately absent.** When: that is drawn in [`super::schedule`].
 
+mod clock;
+mod disk;
 mod flip;
 mod kill;
 mod partition;
 mod pause;
+mod power;
 mod storm;
 mod weather;
 
@@ -57,7 +60,7 @@ pub struct Wish {
     pub every: String,
     /// How long it lasts, `2s` or `1s..5s`.
     pub hold: String,
-    /// `weather`: added to every message.
+    /// `weather`: added to every message. `slow-sync`: to every sync, `20ms` or `20ms..2s`. `power-loss`: to every sync just before.
     pub delay: Option<String>,
     /// `weather`: added on top, at random up to this.
     pub jitter: Option<String>,
@@ -67,6 +70,43 @@ pub struct Wish {
     pub duplicate_percent: Option<f64>,
     /// `weather`: of a hundred packets so many are overtaken by later ones.
     pub reorder_percent: Option<f64>,
+    /// Disks: which part is bad, `journal`, `engine` or `all`.
+    pub part: Option<String>,
+    /// Disks: how often; until the hold ends unless given.
+    pub times: Option<u64>,
+    /// Clocks: by how much they are off, `1s` or `100ms..288s`; before or behind is drawn.
+    pub offset: Option<String>,
+    /// `clock-strobe`: how long the clock stays on one side.
+    pub period: Option<String>,
+}
+
+impl Wish {
+    /// The fields of single kinds that are given.
+    fn given(&self) -> impl Iterator<Item = &'static str> {
+        let fields = [
+            ("delay", self.delay.is_some()),
+            ("jitter", self.jitter.is_some()),
+            ("loss_percent", self.loss_percent.is_some()),
+            ("duplicate_percent", self.duplicate_percent.is_some()),
+            ("reorder_percent", self.reorder_percent.is_some()),
+            ("part", self.part.is_some()),
+            ("times", self.times.is_some()),
+            ("offset", self.offset.is_some()),
+            ("period", self.period.is_some()),
+        ];
+        fields.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name)
+    }
+}
+
+/// What a kind of fault needs of the way nodes are started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Needs {
+    /// Nothing.
+    Nothing,
+    /// The shim.
+    Shim,
+    /// The shim, writing down whatever is not synced.
+    Recording,
 }
 
 /// A kind of fault.
@@ -77,8 +117,10 @@ pub struct Kind {
     pub about: &'static str,
     /// At whom it can be aimed, the usual one first.
     pub targets: &'static [&'static str],
-    /// Whether it takes delay, jitter, loss and the rest of a weather.
-    pub has_weather: bool,
+    /// The fields it takes beside those that all take.
+    pub takes: &'static [&'static str],
+    /// What it needs.
+    pub needs: Needs,
     /// Draws one.
     pub draw: fn(&Wish, &str, SmallRng) -> Result<Box<dyn Nemesis>>,
 }
@@ -90,45 +132,111 @@ pub const KINDS: &[Kind] = &[
         about: "cuts links between nodes: one node off, the leader off, two halves, a ring in which each sees a \
                 majority, one direction only",
         targets: &["one", "leader", "halves", "ring", "one-way"],
-        has_weather: false,
+        takes: &[],
+        needs: Needs::Nothing,
         draw: |_, target, chance| Ok(Box::new(partition::Partition::new(target, chance))),
     },
     Kind {
         name: "weather",
         about: "delays, jitters, loses, duplicates and reorders what nodes say to each other",
         targets: &["all", "one", "leader"],
-        has_weather: true,
+        takes: &["delay", "jitter", "loss_percent", "duplicate_percent", "reorder_percent"],
+        needs: Needs::Nothing,
         draw: |wish, target, chance| Ok(Box::new(weather::BadWeather::new(wish, target, chance)?)),
     },
     Kind {
         name: "kill",
         about: "ends processes as a crash would, and starts them again",
         targets: &["one", "leader", "minority", "all"],
-        has_weather: false,
+        takes: &[],
+        needs: Needs::Nothing,
         draw: |_, target, chance| Ok(Box::new(kill::Kill::new(target, chance))),
     },
     Kind {
         name: "pause",
         about: "stops the time of processes, and lets them go on",
         targets: &["one", "leader", "minority"],
-        has_weather: false,
+        takes: &[],
+        needs: Needs::Nothing,
         draw: |_, target, chance| Ok(Box::new(pause::Pause::new(target, chance))),
     },
     Kind {
         name: "restart-storm",
         about: "kills and starts every node, one after the other, again and again, without waiting for it to be ready",
         targets: &["all"],
-        has_weather: false,
+        takes: &[],
+        needs: Needs::Nothing,
         draw: |_, _, chance| Ok(Box::new(storm::Storm::new(chance))),
     },
     Kind {
         name: "flip-journal",
         about: "kills a node, flips bits of its journal, starts it: it must refuse, or recover",
         targets: &["one", "leader"],
-        has_weather: false,
+        takes: &[],
+        needs: Needs::Nothing,
         draw: |_, target, chance| Ok(Box::new(flip::Flip::new(target, chance))),
     },
+    Kind {
+        name: "slow-sync",
+        about: "every sync takes longer",
+        targets: &["one", "leader", "minority", "all"],
+        takes: &["delay", "part", "times"],
+        needs: Needs::Shim,
+        draw: |wish, target, chance| bad_disk(disk::Trouble::SlowSync, wish, target, chance),
+    },
+    Kind {
+        name: "failing-sync",
+        about: "syncs fail (EIO), and what they should have covered is never synced; then the node is started anew",
+        targets: &["one", "leader", "minority", "all"],
+        takes: &["part", "times"],
+        needs: Needs::Shim,
+        draw: |wish, target, chance| bad_disk(disk::Trouble::FailingSync, wish, target, chance),
+    },
+    Kind {
+        name: "write-error",
+        about: "writes fail (EIO); then the node is started anew",
+        targets: &["one", "leader", "minority", "all"],
+        takes: &["part", "times"],
+        needs: Needs::Shim,
+        draw: |wish, target, chance| bad_disk(disk::Trouble::WriteError, wish, target, chance),
+    },
+    Kind {
+        name: "disk-full",
+        about: "files do not grow and none are made (ENOSPC); then the node is started anew if it gave up",
+        targets: &["one", "leader", "minority", "all"],
+        takes: &["part", "times"],
+        needs: Needs::Shim,
+        draw: |wish, target, chance| bad_disk(disk::Trouble::DiskFull, wish, target, chance),
+    },
+    Kind {
+        name: "power-loss",
+        about: "ends processes, and what they had not synced is gone, torn, or partly there",
+        targets: &["one", "leader", "minority", "all"],
+        takes: &["delay"],
+        needs: Needs::Recording,
+        draw: |wish, target, chance| Ok(Box::new(power::PowerLoss::new(wish, target, chance)?)),
+    },
+    Kind {
+        name: "clock-offset",
+        about: "the time of day of a process jumps, and back",
+        targets: &["one", "leader", "minority", "all"],
+        takes: &["offset"],
+        needs: Needs::Shim,
+        draw: |wish, target, chance| Ok(Box::new(clock::WrongClock::new(false, wish, target, chance)?)),
+    },
+    Kind {
+        name: "clock-strobe",
+        about: "the time of day of a process jumps to and fro",
+        targets: &["one", "leader", "minority", "all"],
+        takes: &["offset", "period"],
+        needs: Needs::Shim,
+        draw: |wish, target, chance| Ok(Box::new(clock::WrongClock::new(true, wish, target, chance)?)),
+    },
 ];
+
+fn bad_disk(trouble: disk::Trouble, wish: &Wish, target: &str, chance: SmallRng) -> Result<Box<dyn Nemesis>> {
+    Ok(Box::new(disk::BadDisk::new(trouble, wish, target, chance)?))
+}
 
 /// A wish that can be granted.
 #[derive(Clone)]
@@ -151,13 +259,10 @@ impl Plan {
         if !kind.targets.contains(&target.as_str()) {
             bail!("faults: {}: {}", kind.name, names::unknown("target", &target, kind.targets.iter().copied()));
         }
-        let percents = [wish.loss_percent, wish.duplicate_percent, wish.reorder_percent];
-        let has_weather = wish.delay.is_some() || wish.jitter.is_some() || percents.iter().any(Option::is_some);
-        if has_weather && !kind.has_weather {
-            bail!(
-                "faults: {}: delay, jitter, loss_percent, duplicate_percent and reorder_percent are for the fault weather",
-                kind.name
-            );
+        if let Some(field) = wish.given().find(|field| !kind.takes.contains(field)) {
+            let fit: Vec<&str> =
+                KINDS.iter().filter(|kind| kind.takes.contains(&field)).map(|kind| kind.name).collect();
+            bail!("faults: {}: {field} is for {}", kind.name, fit.join(", "));
         }
         // What cannot be drawn is refused now, not in the middle of a run.
         (kind.draw)(wish, &target, rand::SeedableRng::seed_from_u64(0))?;
@@ -216,9 +321,13 @@ mod tests {
         let target = refused(r#"{"fault": "kill", "target": "leadr", "every": "5s", "hold": "1s"}"#);
         assert!(target.contains("did you mean leader"), "{target}");
         let field = refused(r#"{"fault": "kill", "delay": "5ms", "every": "5s", "hold": "1s"}"#);
-        assert!(field.contains("are for the fault weather"), "{field}");
+        assert!(field.contains("kill: delay is for weather, slow-sync, power-loss"), "{field}");
         let empty = refused(r#"{"fault": "weather", "every": "5s", "hold": "1s"}"#);
         assert!(empty.contains("does nothing"), "{empty}");
+        let slow = refused(r#"{"fault": "slow-sync", "every": "5s", "hold": "1s"}"#);
+        assert!(slow.contains("delay is missing"), "{slow}");
+        let part = refused(r#"{"fault": "write-error", "part": "jornal", "every": "5s", "hold": "1s"}"#);
+        assert!(part.contains("did you mean journal"), "{part}");
     }
 
     #[test]

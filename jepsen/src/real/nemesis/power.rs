@@ -1,0 +1,106 @@
+//! Power loss: nodes are killed, and what they had not synced is gone, torn, or partly there.
+//!
+//! For a moment before, syncs are slow: so that there is something to lose when a disk is quick.
+//!
+//! **Invariant.** Only nodes whose every change was written down lose power: what cannot be undone would make the
+//! result one that no disk shows.
+
+use super::{Cluster, Nemesis, Outcome, Wish, aim, count, told};
+use crate::{
+    history::Value,
+    real::{
+        power::Lost,
+        shim::layout::{ALL_PARTS, Fault},
+        units,
+    },
+};
+use anyhow::{Context, Result};
+use futures::future::BoxFuture;
+use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// How slow syncs are before, unless the experiment says.
+const DELAY: &str = "0ms..300ms";
+
+/// Nodes without power.
+pub struct PowerLoss {
+    target: String,
+    delay: Duration,
+    chance: SmallRng,
+    dark: Vec<u64>,
+}
+
+impl PowerLoss {
+    /// Hits nobody yet.
+    pub fn new(wish: &Wish, target: &str, mut chance: SmallRng) -> Result<Self> {
+        let range = units::duration_range(wish.delay.as_deref().unwrap_or(DELAY)).context("delay")?;
+        // As often a disk as it is.
+        let delay = if chance.random() { chance.random_range(range) } else { *range.start() };
+        Ok(PowerLoss { target: target.to_owned(), delay, chance, dark: Vec::new() })
+    }
+}
+
+impl Nemesis for PowerLoss {
+    fn start<'a>(&'a mut self, cluster: &'a mut Cluster) -> BoxFuture<'a, Result<Outcome>> {
+        Box::pin(async move {
+            let nodes = match aim(&self.target, cluster, &mut self.chance) {
+                Ok(nodes) => nodes,
+                Err(reason) => return Ok(Outcome::Skipped(reason)),
+            };
+            for number in &nodes {
+                if let Err(reason) = cluster.node(*number).shim() {
+                    return Ok(Outcome::Skipped(reason));
+                }
+            }
+            let delay_ns = u64::try_from(self.delay.as_nanos())?;
+            for number in nodes.iter().filter(|_| delay_ns > 0) {
+                if let Ok(shim) = cluster.node(*number).shim() {
+                    shim.arm(Fault::SlowSync, ALL_PARTS, None, delay_ns)?;
+                }
+            }
+            sleep(self.delay).await;
+            let mut shims = Vec::new();
+            for number in &nodes {
+                let node = cluster.node(*number);
+                let shim = node.shim().cloned();
+                // All of them at once, before anything of a disk is looked at.
+                if node.kill()? {
+                    self.dark.push(*number);
+                    shims.extend(shim);
+                }
+            }
+            shims.iter().try_for_each(|shim| shim.disarm(Fault::SlowSync))?;
+            if let Some(why) = shims.iter().find_map(|shim| shim.is_not_covered()) {
+                return Ok(Outcome::Indeterminate(format!("killed, and nothing lost: {why}")));
+            }
+            let mut chance = SmallRng::seed_from_u64(self.chance.random());
+            let lose = move || {
+                let mut all = Lost::default();
+                for shim in &shims {
+                    all.add(&shim.lose_power(&mut chance)?);
+                }
+                anyhow::Ok(all)
+            };
+            let lost = tokio::task::spawn_blocking(lose).await?.context("what is not synced cannot be undone")?;
+            let seen = [
+                ("syncs_slower_by_ms", count(delay_ns / 1_000_000)),
+                ("unsynced_sectors", count(lost.unsynced_sectors)),
+                ("sectors_lost", count(lost.sectors)),
+                ("lengths_lost", count(lost.lengths)),
+                ("unsynced_names", count(lost.unsynced_names)),
+                ("names_lost", count(lost.names)),
+            ];
+            Ok(Outcome::Installed(told(&self.dark, seen)))
+        })
+    }
+
+    fn stop<'a>(&'a mut self, cluster: &'a mut Cluster) -> BoxFuture<'a, Result<Value>> {
+        Box::pin(async move {
+            for number in &self.dark {
+                cluster.launch(*number)?;
+            }
+            Ok(told(&self.dark, [("started_again", Value::Bool(true))]))
+        })
+    }
+}
