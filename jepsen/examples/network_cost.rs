@@ -1,7 +1,7 @@
 //! What each fabric costs: the time of a small question and its answer, and how much one connection carries.
 //!
 //! ```text
-//!   cargo run --release -p kvorum-jepsen --example network_cost        (as root, or namespaces are left out)
+//!   cargo run -p kvorum-jepsen --example network_cost        (as root, or namespaces are left out)
 //! ```
 //!
 //! The answering side is this program again, started in the place of node 1.

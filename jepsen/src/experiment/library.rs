@@ -25,6 +25,7 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("slow-disk", include_str!("../../experiments/slow-disk.yaml")),
     ("smoke", include_str!("../../experiments/smoke.yaml")),
     ("storm", include_str!("../../experiments/storm.yaml")),
+    ("unreachable", include_str!("../../experiments/unreachable.yaml")),
     ("weather", include_str!("../../experiments/weather.yaml")),
 ];
 

@@ -12,8 +12,8 @@
 //! Each device has two addresses ([`subnets`]). Nodes and clients talk on the attacked subnet. Readiness and status are
 //! asked on the watched one, whose packets the switch passes whatever happens: a fault never hides what a node is like.
 //!
-//! **Invariant.** Nothing of this outlives the fabric: namespaces are deleted by name, devices go with whoever holds them
-//! open. What a killed harness leaves is found by its mark ([`leftovers`]).
+//! **Invariant.** Nothing of this outlives the fabric: namespaces are deleted by name, devices go with whoever holds
+//! them open. What a killed harness leaves is found by its mark ([`leftovers`]).
 //!
 //! **Deliberately absent.** Bandwidth: a link takes what two cores can carry. Name resolution: addresses only.
 

@@ -130,8 +130,8 @@ pub const KINDS: &[Kind] = &[
     Kind {
         name: "partition",
         about: "cuts links between nodes: one node off, the leader off, two halves, a ring in which each sees a \
-                majority, one direction only",
-        targets: &["one", "leader", "halves", "ring", "one-way"],
+                majority, one direction only, the leader off from clients as well",
+        targets: &["one", "leader", "halves", "ring", "one-way", "unreachable"],
         takes: &[],
         needs: Needs::Nothing,
         draw: |_, target, chance| Ok(Box::new(partition::Partition::new(target, chance))),

@@ -1,16 +1,17 @@
-//! Partitions: links between nodes are cut, and only those.
+//! Partitions: links between nodes are cut.
 //!
 //! ```text
 //!   one, leader   1 │ 2 3            halves   1 2 │ 3 4 5          one-way   1 ──✕─▶ 2 3, 1 ◀── 2 3
+//!   unreachable   the leader, for nodes and clients alike: as if its machine had lost its cable
 //!   ring          each node keeps its neighbours: everybody sees a majority, no two the same (five nodes and more)
 //! ```
 //!
-//! **Invariant.** Clients reach every node: who is on the wrong side must say so by itself.
+//! **Invariant.** Clients reach every node but an unreachable one: who is on the wrong side must say so by itself.
 
 use super::{Cluster, Nemesis, Outcome, aim, count, told};
 use crate::{
     history::Value,
-    real::fabric::{Carried, Link, Observed},
+    real::fabric::{Carried, End, Link, Observed},
 };
 use anyhow::Result;
 use futures::future::BoxFuture;
@@ -63,9 +64,13 @@ impl Partition {
                 Ok(others.iter().map(|other| Link::between(one[0], *other)).collect())
             }
             target => {
-                let off = aim(target, cluster, &mut self.chance)?;
+                let is_unreachable = target == "unreachable";
+                let off = aim(if is_unreachable { "leader" } else { target }, cluster, &mut self.chance)?;
                 numbers.retain(|number| !off.contains(number));
-                let links = both_ways(&off, &numbers);
+                let mut links = both_ways(&off, &numbers);
+                if is_unreachable {
+                    links.extend(off.iter().flat_map(|node| with_clients(*node)));
+                }
                 self.off = off;
                 Ok(links)
             }
@@ -76,6 +81,11 @@ impl Partition {
 fn both_ways(some: &[u64], others: &[u64]) -> Vec<Link> {
     let pairs = some.iter().flat_map(|one| others.iter().map(|other| (*one, *other)));
     pairs.flat_map(|(one, other)| [Link::between(one, other), Link::between(other, one)]).collect()
+}
+
+fn with_clients(node: u64) -> [Link; 2] {
+    let (node, clients) = (End::Node(node), End::Clients);
+    [Link { from: node, to: clients }, Link { from: clients, to: node }]
 }
 
 /// Each node keeps as many neighbours as make a majority with it, half of them on either side.
@@ -164,5 +174,10 @@ mod tests {
         let cut = both_ways(&[1], &[2, 3]);
         assert_eq!(cut.len(), 4);
         assert!(!cut.contains(&Link::between(2, 3)));
+    }
+
+    #[test]
+    fn an_unreachable_node_and_clients_lose_each_other() {
+        assert_eq!(with_clients(2).map(|link| link.to_string()), ["n2→clients", "clients→n2"]);
     }
 }
