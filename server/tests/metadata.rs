@@ -5,7 +5,16 @@ mod cluster;
 
 use bytes::Bytes;
 use cluster::{Cluster, calls, calls::Said, until};
-use kvorum_api::{PlacementRange, Sharding, proto};
+use kvorum_api::{GroupId, KeyspaceId, PlacementRange, ShardId, Sharding, proto};
+use kvorum_storage::{
+    Column, Engine, Journal,
+    engine::{
+        Direction, KeyRange,
+        rocks::{RocksEngine, RocksOptions},
+    },
+    journal::{FileJournal, JournalOptions},
+    keys,
+};
 use std::{
     collections::BTreeSet,
     sync::{
@@ -18,6 +27,12 @@ use tokio::{task::JoinSet, time::timeout};
 
 /// No call may take longer, whatever happened to the nodes.
 const CALL_MAX: Duration = Duration::from_secs(30);
+
+/// Rows of a keyspace that has some.
+const ROWS: usize = 24;
+
+/// Lives in which a node has erased what it must.
+const LIVES_MAX: usize = 5;
 
 async fn create(
     cluster: &mut Cluster,
@@ -270,4 +285,116 @@ async fn a_keyspace_dropped_under_load_answers_everybody_and_leaves_nothing() {
     create(&mut cluster, 3, "orders", calls::hash(4)).await;
     let value = until("a read", || get_at(&cluster, &[1, 2, 3], "orders", "k0")).await;
     assert_eq!(value, None);
+}
+
+/// A node that was down while a keyspace was dropped has nothing of it left once it is back: neither when its own copy of
+/// the map still names the shards, nor when it starts from a copy that has forgotten them.
+#[tokio::test]
+async fn a_node_that_was_down_while_a_keyspace_was_dropped_keeps_nothing_of_it() {
+    let mut cluster = Cluster::start(3).await;
+    let dropped = filled(&mut cluster, "dropped").await;
+    let kept = filled(&mut cluster, "kept").await;
+    let held = |cluster: &Cluster, node: usize, keyspace: &proto::KeyspaceDescription| {
+        let remains = Remains::of(cluster, node, keyspace);
+        remains.rows >= ROWS && remains.groups == keyspace.shards.len()
+    };
+    // Stopped in order: what is written lies in the engine, too.
+    assert!(cluster.node(2).stop().await.success() && cluster.node(3).stop().await.success());
+    assert!(held(&cluster, 2, &dropped) && held(&cluster, 3, &dropped), "there is something to erase");
+    // Two of three are gone: one comes back for the change, and sees it like node 1.
+    cluster.node(2).start();
+    let request = proto::DropKeyspaceRequest { name: "dropped".into() };
+    until("the drop", || async { cluster.nodes[1].admin().drop_keyspace(request.clone()).await.ok() }).await;
+    for node in 1..=2 {
+        until("it to forget", || async { forgot(cluster.nodes[node - 1].try_status().await?, &dropped) }).await;
+    }
+    // Node 3 comes back with its own old copy of the map.
+    cluster.node(3).start();
+    cluster.node(3).ready().await;
+    until("node 3 to forget", || async { forgot(cluster.nodes[2].try_status().await?, &dropped) }).await;
+    // Node 2 will come back with a copy of another's.
+    let orphaned = filled(&mut cluster, "orphaned").await;
+    assert!(cluster.node(2).stop().await.success());
+    let request = proto::DropKeyspaceRequest { name: "orphaned".into() };
+    until("the drop", || async { cluster.nodes[0].admin().drop_keyspace(request.clone()).await.ok() }).await;
+    until("it to forget", || async { forgot(cluster.nodes[0].try_status().await?, &orphaned) }).await;
+    let [theirs, own] = [0, 1].map(|node| cluster.nodes[node].data().join("map"));
+    let names_it = |map: &std::path::Path| std::fs::read(map).unwrap().windows(8).any(|word| word == b"orphaned");
+    assert!(names_it(&own), "it was alive when the node died");
+    until("a map on disk without it", || async { (!names_it(&theirs)).then_some(()) }).await;
+    std::fs::copy(&theirs, &own).unwrap();
+    std::fs::remove_file(cluster.nodes[1].data().join("map.previous")).unwrap();
+    assert!(held(&cluster, 2, &orphaned), "there is something to erase");
+    cluster.node(2).start();
+    cluster.node(2).ready().await;
+
+    for node in 2..=3 {
+        // The files are looked at between two lives of the node.
+        for life in 0.. {
+            assert!(cluster.node(node).stop().await.success());
+            let remains = [&dropped, &orphaned].map(|gone| Remains::of(&cluster, node as usize, gone));
+            if remains == [Remains::default(), Remains::default()] {
+                break;
+            }
+            assert!(life < LIVES_MAX, "node {node} has still {remains:?}");
+            cluster.node(node).start();
+            cluster.node(node).ready().await;
+        }
+    }
+    assert!(held(&cluster, 2, &kept) && held(&cluster, 3, &kept), "what lives stays");
+    cluster.node(2).start();
+    cluster.node(3).start();
+    for number in 0..ROWS {
+        let key = format!("k{number}");
+        let value = until("a read", || get_at(&cluster, &[1, 2, 3], "kept", &key)).await;
+        assert_eq!(value.as_deref(), Some(&b"v"[..]), "{key}");
+    }
+}
+
+/// A keyspace of four shards with rows in it.
+async fn filled(cluster: &mut Cluster, name: &str) -> proto::KeyspaceDescription {
+    let made = create(cluster, 1, name, calls::hash(4)).await;
+    for number in 0..ROWS {
+        let key = format!("k{number}");
+        until("a write", || put_at(cluster, &[1, 2, 3], name, &key)).await;
+    }
+    made
+}
+
+/// Whether a node holds no replica of a keyspace any more.
+fn forgot(status: proto::NodeStatusReply, keyspace: &proto::KeyspaceDescription) -> Option<()> {
+    let shards: BTreeSet<u64> = keyspace.shards.iter().map(|shard| shard.id).collect();
+    status.replicas.iter().all(|replica| !shards.contains(&replica.shard)).then_some(())
+}
+
+/// What lies on a node's disk of a keyspace.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Remains {
+    /// Rows of its data, and of what its shards keep besides.
+    rows: usize,
+    /// Groups in the journal.
+    groups: usize,
+}
+
+impl Remains {
+    /// Looks into a copy of the node's files, as they are now.
+    fn of(cluster: &Cluster, node: usize, keyspace: &proto::KeyspaceDescription) -> Remains {
+        let copy = tempfile::tempdir_in(cluster.root()).unwrap();
+        cluster::copy_directory(&cluster.nodes[node - 1].data(), copy.path());
+        let journal = FileJournal::open(&copy.path().join("journal"), JournalOptions::default()).unwrap();
+        let engine = RocksEngine::open(&copy.path().join("engine"), &RocksOptions::default()).unwrap();
+        let view = engine.view();
+        let count = |column: Column, range: KeyRange| {
+            let mut cursor = view.cursor(column, range, Direction::Forward);
+            std::iter::from_fn(|| cursor.next().unwrap()).count()
+        };
+        let mut remains =
+            Remains { rows: count(Column::Data, keys::keyspace_range(KeyspaceId(keyspace.id))), groups: 0 };
+        let groups = journal.groups();
+        for shard in keyspace.shards.iter().map(|shard| ShardId(shard.id)) {
+            remains.rows += keys::own_ranges(shard).map(|(column, range)| count(column, range)).sum::<usize>();
+            remains.groups += usize::from(groups.contains(&GroupId::from(shard)));
+        }
+        remains
+    }
 }
