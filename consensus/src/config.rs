@@ -100,7 +100,8 @@ pub struct Budget {
     pub proposal_bytes_max: usize,
     /// Commands of one proposal.
     pub proposal_commands_max: usize,
-    /// Proposals in flight per group.
+    /// Proposals in flight per group. Each costs every replica messages, a record and an apply, so few large ones beat many
+    /// small ones; two keep the log moving while one is on its way.
     pub proposals_in_flight_max: usize,
     /// Bytes of commands queued per group.
     pub queue_bytes_max: usize,
@@ -119,7 +120,7 @@ impl Default for Budget {
             follower_log_bytes_max: 64 << 20,
             proposal_bytes_max: 1 << 20,
             proposal_commands_max: 1_024,
-            proposals_in_flight_max: 4,
+            proposals_in_flight_max: 2,
             queue_bytes_max: 64 << 20,
             snapshot_chunk_bytes: 512 << 10,
             change_bytes_max: 1 << 30,

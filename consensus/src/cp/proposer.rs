@@ -68,6 +68,7 @@ impl Proposer {
                     if !is_founded {
                         is_founded = self.found().await.is_ok();
                     }
+                    self.queue.gather().await;
                     let batch = self.queue.take(budget.proposal_bytes_max, budget.proposal_commands_max);
                     let batch = self.admit(batch, is_founded);
                     if !batch.is_empty() {

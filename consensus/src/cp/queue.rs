@@ -17,6 +17,9 @@ use tokio::sync::Notify;
 /// Bytes a command costs in memory besides what it takes in the log.
 const COMMAND_BYTES: usize = 64;
 
+/// Turns of the scheduler for which a proposal waits while more commands come.
+const GATHER_TURNS_MAX: usize = 8;
+
 /// A command that was decided.
 #[derive(Clone, Debug)]
 pub(crate) struct Decided {
@@ -130,6 +133,20 @@ impl Queue {
     pub(crate) async fn wait(&self) {
         while self.waiting.lock().commands.is_empty() && !self.is_nudged.swap(false, Ordering::AcqRel) {
             self.arrived.notified().await;
+        }
+    }
+
+    /// Lets everything that is ready to run do so first, as long as that brings more commands: callers that were answered
+    /// together come back together, and share an entry. Costs a caller who is alone one turn of the scheduler.
+    pub(crate) async fn gather(&self) {
+        let mut gathered = 0;
+        for _ in 0..GATHER_TURNS_MAX {
+            let waiting = self.waiting.lock().commands.len();
+            if waiting <= gathered {
+                break;
+            }
+            gathered = waiting;
+            tokio::task::yield_now().await;
         }
     }
 

@@ -34,7 +34,7 @@ use tokio::{
 };
 
 /// Between two rounds.
-const ROUND: Duration = Duration::from_millis(500);
+const ROUND: Duration = Duration::from_secs(1);
 
 /// How often a changed summary is told, and nodes that are not heard are called on: each change travels to every node.
 const TELL_EVERY: Duration = Duration::from_secs(1);
