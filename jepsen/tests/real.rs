@@ -80,7 +80,10 @@ fn a_node_that_is_not_heard_in_a_network_of_packets_stops_nobody() {
         return;
     }
     let home = tempfile::tempdir().unwrap();
-    let arguments = ["run", "asymmetric", "--seed", "11", "--seconds", "10", "--network", "namespaces", "--out", "run"];
+    let experiment = "name: unheard\nabout: x\nseconds: 10\nwarm_up: 2s\nquiet: 2s\nworkloads: [{workload: register}]\n\
+                      faults: [{fault: partition, target: one-way, every: 2s, hold: 3s}]\n";
+    fs::write(home.path().join("unheard.yaml"), experiment).unwrap();
+    let arguments = ["run", "unheard.yaml", "--seed", "11", "--network", "namespaces", "--out", "run"];
     let output = jepsen(home.path(), &arguments);
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{out}\n{err}");

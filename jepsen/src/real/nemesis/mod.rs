@@ -131,7 +131,7 @@ pub const KINDS: &[Kind] = &[
         name: "partition",
         about: "cuts links between nodes: one node off, the leader off, two halves, a ring in which each sees a \
                 majority, one direction only, the leader off from clients as well",
-        targets: &["one", "leader", "halves", "ring", "one-way", "unreachable"],
+        targets: &["one", "leader", "halves", "ring", "one-way", "deaf", "deaf-leader", "unreachable"],
         takes: &[],
         needs: Needs::Nothing,
         draw: |_, target, chance| Ok(Box::new(partition::Partition::new(target, chance))),

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   one, leader   1 │ 2 3            halves   1 2 │ 3 4 5          one-way   1 ──✕─▶ 2 3, 1 ◀── 2 3
+//!   deaf, deaf-leader   1 ──▶ 2 3, 1 ◀─✕── 2 3: it is heard, and hears nobody
 //!   unreachable   the leader, for nodes and clients alike: as if its machine had lost its cable
 //!   ring          each node keeps its neighbours: everybody sees a majority, no two the same (five nodes and more)
 //! ```
@@ -63,6 +64,16 @@ impl Partition {
                 self.off = one.to_vec();
                 Ok(others.iter().map(|other| Link::between(one[0], *other)).collect())
             }
+            "deaf" | "deaf-leader" => {
+                let target = if self.target == "deaf" { "one" } else { "leader" };
+                let off = aim(target, cluster, &mut self.chance)?;
+                numbers.retain(|number| !off.contains(number));
+                let links =
+                    both_ways(&off, &numbers).into_iter().filter(|link| off.iter().any(|node| is_to(link, *node)));
+                let links = links.collect();
+                self.off = off;
+                Ok(links)
+            }
             target => {
                 let is_unreachable = target == "unreachable";
                 let off = aim(if is_unreachable { "leader" } else { target }, cluster, &mut self.chance)?;
@@ -81,6 +92,10 @@ impl Partition {
 fn both_ways(some: &[u64], others: &[u64]) -> Vec<Link> {
     let pairs = some.iter().flat_map(|one| others.iter().map(|other| (*one, *other)));
     pairs.flat_map(|(one, other)| [Link::between(one, other), Link::between(other, one)]).collect()
+}
+
+fn is_to(link: &Link, node: u64) -> bool {
+    link.to == End::Node(node)
 }
 
 fn with_clients(node: u64) -> [Link; 2] {
@@ -174,6 +189,12 @@ mod tests {
         let cut = both_ways(&[1], &[2, 3]);
         assert_eq!(cut.len(), 4);
         assert!(!cut.contains(&Link::between(2, 3)));
+    }
+
+    #[test]
+    fn who_is_deaf_is_heard() {
+        let links: Vec<Link> = both_ways(&[2], &[1, 3]).into_iter().filter(|link| is_to(link, 2)).collect();
+        assert_eq!(links, [Link::between(1, 2), Link::between(3, 2)]);
     }
 
     #[test]
