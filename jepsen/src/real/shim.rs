@@ -128,8 +128,9 @@ impl Shim {
             return Some("the shim was not loaded".to_owned());
         }
         let process = u32::try_from(self.word(Word::Process as u64)).unwrap_or_default();
-        let program = fs::read_to_string(format!("/proc/{process}/maps")).unwrap_or_default();
-        if ProcessName::of(process).is_some() && !program.contains(LIBRARY) && !program.is_empty() {
+        let maps = fs::read_to_string(format!("/proc/{process}/maps")).unwrap_or_default();
+        let is_loaded = maps.contains(&self.library.display().to_string());
+        if ProcessName::of(process).is_some() && !maps.is_empty() && !is_loaded {
             return Some("the process that loaded the shim is another one by now".to_owned());
         }
         None
