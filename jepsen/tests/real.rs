@@ -110,6 +110,47 @@ fn packets_cannot_go_astray_between_proxies_and_that_is_said() {
     assert_eq!(result["network"]["instead_because"], Value::Null, "that is what was asked for");
 }
 
+const DARK: &str = "
+name: dark
+about: Power is lost, a sync fails, a clock is wrong.
+seconds: 9
+warm_up: 2s
+quiet: 1s
+workloads: [{workload: register, rate: 60}]
+faults:
+  - {fault: power-loss, target: all, every: 1s, hold: 200ms}
+  - {fault: failing-sync, target: one, times: 1, every: 1s, hold: 500ms}
+  - {fault: clock-offset, target: one, offset: 50ms..200ms, every: 1s, hold: 500ms}
+hypothesis: [{probe: availability_percent, above: 1}]
+";
+
+#[test]
+fn what_was_acknowledged_survives_the_loss_of_power() {
+    let Some(_kvd) = kvd() else { return };
+    let home = tempfile::tempdir().unwrap();
+    fs::write(home.path().join("dark.yaml"), DARK).unwrap();
+    let output = jepsen(home.path(), &["run", "dark.yaml", "--seed", "2", "--out", "run"]);
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{out}\n{err}");
+    let result = fs::read_to_string(home.path().join("run/result.json")).unwrap();
+    let result: Value = serde_json::from_str(&result).unwrap();
+    assert!(result["shim"].as_str().unwrap().contains("in 3 of 3 nodes"), "{result:#}");
+    let lost = result["faults"].as_array().unwrap().iter().filter(|fault| fault["fault"] == "power-loss all");
+    assert!(lost.map(|fault| fault["told"]["unsynced_names"].as_u64().unwrap()).sum::<u64>() > 0, "{result:#}");
+}
+
+#[test]
+fn without_the_shim_its_faults_are_skipped_and_the_run_shows_nothing() {
+    let Some(_kvd) = kvd() else { return };
+    let home = tempfile::tempdir().unwrap();
+    fs::write(home.path().join("dark.yaml"), DARK).unwrap();
+    let output =
+        jepsen(home.path(), &["run", "dark.yaml", "--seed", "2", "--shim", "/nowhere/shim.so", "--out", "run"]);
+    let err = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{}\n{err}", text(&output.stdout));
+    assert!(err.contains("power-loss all skipped: there is no shim at /nowhere/shim.so: build it with"), "{err}");
+}
+
 #[test]
 fn what_cannot_be_run_has_no_verdict_and_says_why() {
     let home = tempfile::tempdir().unwrap();

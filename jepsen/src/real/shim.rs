@@ -56,7 +56,8 @@ impl Preload {
         let beside = here.parent().unwrap_or(Path::new("."));
         let places = match told {
             Some(path) => vec![path.to_owned()],
-            None => vec![beside.join(LIBRARY), beside.join("deps").join(LIBRARY)],
+            // Cargo puts it there along with this program; beside it may lie one of an earlier build.
+            None => vec![beside.join("deps").join(LIBRARY), beside.join(LIBRARY)],
         };
         let Some(path) = places.iter().find(|path| path.is_file()) else {
             let how = "build it with `cargo build -p kvorum-jepsen-shim`, or name it with --shim";
