@@ -56,7 +56,7 @@ struct Run {
     /// The program kvd; the one beside this program, unless given.
     #[arg(long)]
     kvd: Option<PathBuf>,
-    /// The library that is loaded into kvd for faults of disks and clocks; the one built with this program, unless given.
+    /// The library loaded into kvd for faults of disks and clocks; the one built with this program, unless given.
     #[arg(long)]
     shim: Option<PathBuf>,
     /// Where histories, logs and the report go; a new directory under .local/jepsen, unless given.

@@ -4,8 +4,8 @@
 //!   told = true time + offset + (every other period: height)
 //! ```
 //!
-//! **Invariant.** Only clocks that an operator or NTP can set are shifted. A wait until a time of day ends when it would
-//! on a machine whose clock is set like that.
+//! **Invariant.** Only clocks that an operator or NTP can set are shifted. A wait until a time of day ends when it
+//! would on a machine whose clock is set like that.
 //!
 //! **Deliberately absent.** The monotonic clock: no machine sets it.
 
@@ -50,7 +50,7 @@ pub fn load() {
 /// As `clock_gettime`.
 unsafe fn true_time(clock: clockid_t, time: *mut timespec) -> c_int {
     let found = GET_TIME.load(Ordering::Acquire);
-    // SAFETY: the pointer is the function of that name, which reads without asking the kernel; the rest is the caller's.
+    // SAFETY: the pointer is the function of that name, which need not ask the kernel; the rest is the caller's.
     unsafe {
         match found.is_null() {
             true => libc::syscall(libc::SYS_clock_gettime, clock, time) as c_int,

@@ -71,7 +71,10 @@ exported! {
     ) -> ssize_t {
         match is_known(to) {
             true => system::fail(libc::ENOSYS) as ssize_t,
-            false => libc::syscall(libc::SYS_copy_file_range, from, from_offset, to, to_offset, count, flags) as ssize_t,
+            false => {
+                let call = libc::SYS_copy_file_range;
+                libc::syscall(call, from, from_offset, to, to_offset, count, flags) as ssize_t
+            }
         }
     }
     fn sendfile(to: c_int, from: c_int, offset: *mut off_t, count: size_t) -> ssize_t {

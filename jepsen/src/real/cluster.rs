@@ -155,7 +155,8 @@ impl Cluster {
         Ok(true)
     }
 
-    /// Undoes everything: links whole, disks and clocks well, time running, processes up. Says which nodes do not come back, and why.
+    /// Undoes everything: links whole, disks and clocks well, time running, processes up. Says which nodes do not come
+    /// back, and why.
     pub async fn heal(&mut self) -> Result<Vec<String>> {
         self.fabric.heal();
         let mut gone = Vec::new();

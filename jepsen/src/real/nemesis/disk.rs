@@ -1,7 +1,7 @@
 //! Disks that are slow, refuse, forget or are full: `slow-sync`, `failing-sync`, `write-error`, `disk-full`.
 //!
-//! A node that has nothing to sync or to make room for while its disk is bad is killed and started on it: a start always
-//! does.
+//! A node that has nothing to sync or to make room for while its disk is bad is killed and started on it: a start
+//! always does.
 //!
 //! **Invariant.** It is installed once the shim has counted that it struck. When it is over, whoever ended or promises
 //! nothing more is started again, as an operator would once the disk is well.

@@ -60,7 +60,8 @@ pub struct Wish {
     pub every: String,
     /// How long it lasts, `2s` or `1s..5s`.
     pub hold: String,
-    /// `weather`: added to every message. `slow-sync`: to every sync, `20ms` or `20ms..2s`. `power-loss`: to every sync just before.
+    /// `weather`: added to every message. `slow-sync`: to every sync, `20ms` or `20ms..2s`. `power-loss`: to every sync
+    /// just before.
     pub delay: Option<String>,
     /// `weather`: added on top, at random up to this.
     pub jitter: Option<String>,
