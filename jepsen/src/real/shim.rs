@@ -197,9 +197,9 @@ impl Shim {
         )
     }
 
-    /// The power of a node that does not run fails.
-    pub fn lose_power(&self, chance: &mut SmallRng) -> Result<Lost> {
-        power::lose(&self.data, &self.home, chance)
+    /// The power of a node that does not run fails: nothing unsynced survives, or what is drawn of it.
+    pub fn lose_power(&self, loses_all: bool, chance: &mut SmallRng) -> Result<Lost> {
+        power::lose(&self.data, &self.home, loses_all, chance)
     }
 
     fn word(&self, word: u64) -> u64 {

@@ -75,10 +75,12 @@ impl Nemesis for PowerLoss {
                 return Ok(Outcome::Indeterminate(format!("killed, and nothing lost: {why}")));
             }
             let mut chance = SmallRng::seed_from_u64(self.chance.random());
+            // Now and then nothing survives anywhere: no other node helps out then.
+            let loses_all = chance.random_bool(0.3);
             let lose = move || {
                 let mut all = Lost::default();
                 for shim in &shims {
-                    all.add(&shim.lose_power(&mut chance)?);
+                    all.add(&shim.lose_power(loses_all, &mut chance)?);
                 }
                 anyhow::Ok(all)
             };
@@ -90,6 +92,7 @@ impl Nemesis for PowerLoss {
                 ("lengths_lost", count(lost.lengths)),
                 ("unsynced_names", count(lost.unsynced_names)),
                 ("names_lost", count(lost.names)),
+                ("nothing_survives", Value::Bool(loses_all)),
             ];
             Ok(Outcome::Installed(told(&self.dark, seen)))
         })

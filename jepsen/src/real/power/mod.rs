@@ -19,7 +19,7 @@ use super::shim::{
 };
 use anyhow::{Context, Result, bail};
 use content::{SECTOR_BYTES, Story, Survives};
-use rand::{Rng as _, rngs::SmallRng};
+use rand::rngs::SmallRng;
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
@@ -58,14 +58,8 @@ impl Lost {
     }
 }
 
-/// Loses what the draw says of what is not synced below `data`; the log lies in `home`.
-pub fn lose(data: &Path, home: &Path, chance: &mut SmallRng) -> Result<Lost> {
-    // Now and then everything goes at once: nothing forgives then.
-    let loses_all = chance.random_bool(0.3);
-    lose_as(data, home, loses_all, chance)
-}
-
-fn lose_as(data: &Path, home: &Path, loses_all: bool, chance: &mut SmallRng) -> Result<Lost> {
+/// Loses what is not synced below `data`: all of it, or what is drawn. The log lies in `home`.
+pub fn lose(data: &Path, home: &Path, loses_all: bool, chance: &mut SmallRng) -> Result<Lost> {
     let records = read_log(&home.join(LOG))?;
     let (undone, unsynced) = names::lose(&records, loses_all, chance);
     let mut tree = Tree { data: data.to_owned(), held: home.join(HELD), paths: BTreeMap::new() };

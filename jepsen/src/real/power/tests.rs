@@ -189,7 +189,7 @@ impl Program {
 
     fn lose(&self, loses_all: bool, seed: u64) -> Lost {
         fs::write(self.home.join(LOG), &self.log).unwrap();
-        lose_as(&self.data, &self.home, loses_all, &mut SmallRng::seed_from_u64(seed)).unwrap()
+        lose(&self.data, &self.home, loses_all, &mut SmallRng::seed_from_u64(seed)).unwrap()
     }
 
     fn found(&self) -> BTreeMap<String, Vec<u8>> {
@@ -239,7 +239,7 @@ proptest! {
             }
         }
         // Nothing is left to lose.
-        let again = lose(&program.data, &program.home, &mut SmallRng::seed_from_u64(seed)).unwrap();
+        let again = lose(&program.data, &program.home, loses_all, &mut SmallRng::seed_from_u64(seed)).unwrap();
         prop_assert_eq!(again, Lost::default());
         prop_assert_eq!(found, program.found());
     }
@@ -296,6 +296,6 @@ fn a_log_of_another_version_is_refused() {
     let mut program = Program::new(root.path());
     program.log = vec![VERSION + 1];
     fs::write(program.home.join(LOG), &program.log).unwrap();
-    let refused = lose(&program.data, &program.home, &mut SmallRng::seed_from_u64(1)).unwrap_err();
+    let refused = lose(&program.data, &program.home, true, &mut SmallRng::seed_from_u64(1)).unwrap_err();
     assert!(refused.to_string().contains("not of this build"), "{refused}");
 }
