@@ -63,7 +63,7 @@ impl Place {
     fn lose_power(&self, seed: u64) {
         assert_eq!(self.shim.check(), None);
         assert_eq!(self.shim.is_not_covered(), None);
-        self.shim.lose_power(seed % 3 == 0, &mut SmallRng::seed_from_u64(seed)).unwrap();
+        self.shim.lose_power(seed.is_multiple_of(3), &mut SmallRng::seed_from_u64(seed)).unwrap();
     }
 
     fn read(&self, name: &str) -> Option<String> {
