@@ -178,6 +178,7 @@ impl Engine for MemEngine {
 
     fn discard_stage(&self, id: u64) -> Result<(), StorageError> {
         self.disk.of_life(self.life, |state| {
+            state.take_power()?;
             state.stages.remove(&id);
             Ok(())
         })

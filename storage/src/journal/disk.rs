@@ -164,6 +164,17 @@ impl MemDisk {
         self.disk.lock().operations_left = Some(operations);
     }
 
+    /// Whether the power has failed by [`MemDisk::fail_after_operations`], and is not back.
+    #[must_use]
+    pub fn is_out_of_power(&self) -> bool {
+        self.disk.lock().operations_left == Some(0)
+    }
+
+    /// The power does not fail after all.
+    pub fn keep_power(&self) {
+        self.disk.lock().operations_left = None;
+    }
+
     /// The next sync fails; what it should have synced stays unsynced.
     pub fn fail_next_sync(&self) {
         self.disk.lock().failing_syncs += 1;

@@ -39,6 +39,8 @@ pub(super) struct Run<'a> {
     draft: Draft<'a>,
     clients: &'a mut Clients,
     state: ShardState,
+    /// What a planted bug writes instead: the state before.
+    before: Option<ShardState>,
     /// Nothing is due before this; `None` = nothing is due ever.
     expiry_floor_ms: Option<u64>,
     /// Whether the first entry of the expiry index may be gone.
@@ -48,7 +50,8 @@ pub(super) struct Run<'a> {
 impl<'a> Run<'a> {
     pub(super) fn new(engine: &'a dyn Engine, spec: ShardSpec, state: ShardState, clients: &'a mut Clients) -> Self {
         let expiry_floor_ms = state.next_expiry_ms;
-        Run { spec, draft: Draft::new(engine), clients, state, expiry_floor_ms, is_expiry_head_moved: false }
+        let before = cfg!(feature = "bug-position-outside-batch").then(|| state.clone());
+        Run { spec, draft: Draft::new(engine), clients, state, before, expiry_floor_ms, is_expiry_head_moved: false }
     }
 
     /// Applies one entry. One outcome per command.
@@ -88,7 +91,7 @@ impl<'a> Run<'a> {
             floor_ms => floor_ms,
         };
         let mut batch = self.draft.into_batch();
-        self.state.put_into(&mut batch, self.spec.shard);
+        self.before.as_ref().unwrap_or(&self.state).put_into(&mut batch, self.spec.shard);
         Ok((batch, self.state))
     }
 

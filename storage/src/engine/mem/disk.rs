@@ -37,6 +37,8 @@ pub(super) struct DiskState {
     pub(super) background_error: Option<StorageError>,
     next_write_error: Option<StorageError>,
     next_flush_error: Option<StorageError>,
+    /// Durable operations until the power fails.
+    operations_left: Option<u64>,
 }
 
 impl DiskState {
@@ -45,15 +47,33 @@ impl DiskState {
         if let Some(error) = &self.background_error {
             return Err(error.clone());
         }
+        if self.operations_left == Some(0) {
+            return Err(StorageError::Stopped);
+        }
         self.next_write_error.take().map_or(Ok(()), Err)
     }
 
     /// Whether a flush may happen now. A failed flush is a background error that stays, as it is in RocksDB.
     pub(super) fn admit_flush(&mut self) -> Result<(), StorageError> {
+        self.take_power()?;
         if self.background_error.is_none() {
             self.background_error = self.next_flush_error.take();
         }
         self.background_error.clone().map_or(Ok(()), Err)
+    }
+}
+
+impl DiskState {
+    /// Whether the power lasts for one more durable operation.
+    pub(super) fn take_power(&mut self) -> Result<(), StorageError> {
+        match &mut self.operations_left {
+            Some(0) => Err(StorageError::Stopped),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -69,6 +89,7 @@ impl MemDisk {
     pub fn open(&self) -> Arc<MemEngine> {
         let mut state = self.shared.state.lock();
         state.background_error = None;
+        state.operations_left = None;
         let life = self.shared.life.fetch_add(1, Ordering::SeqCst) + 1;
         let now = RwLock::new(state.flushed.clone());
         Arc::new(MemEngine { disk: self.clone(), life, now, unflushed_bytes: AtomicU64::new(0) })
@@ -76,7 +97,8 @@ impl MemDisk {
 
     /// Cuts the power: everything that is not flushed is gone, and the engine that runs on this disk with it.
     pub fn lose_power(&self) {
-        let _state = self.shared.state.lock();
+        let mut state = self.shared.state.lock();
+        (state.next_write_error, state.next_flush_error) = (None, None);
         self.shared.life.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -100,6 +122,23 @@ impl MemDisk {
     /// The next flush or ingestion fails with `error` and changes nothing; the error stays as the background error.
     pub fn fail_next_flush(&self, error: StorageError) {
         self.shared.state.lock().next_flush_error = Some(error);
+    }
+
+    /// After this many flushes, ingestions and changes of stages the power fails: nothing is written any more until the
+    /// next life.
+    pub fn fail_after_operations(&self, operations: u64) {
+        self.shared.state.lock().operations_left = Some(operations);
+    }
+
+    /// Whether the power has failed by [`MemDisk::fail_after_operations`], and is not back.
+    #[must_use]
+    pub fn is_out_of_power(&self) -> bool {
+        self.shared.state.lock().operations_left == Some(0)
+    }
+
+    /// The power does not fail after all.
+    pub fn keep_power(&self) {
+        self.shared.state.lock().operations_left = None;
     }
 
     /// A background chore fails: from now on every write and flush of this life is refused with `error`.

@@ -35,6 +35,7 @@ pub(super) struct MemStage {
 impl MemStage {
     pub(super) fn begin(disk: MemDisk, life: u64, id: u64) -> Result<Box<dyn Stage>, StorageError> {
         disk.of_life(life, |state| {
+            state.take_power()?;
             state.stages.insert(id, MemFiles::new());
             Ok(())
         })?;
@@ -48,6 +49,7 @@ impl MemStage {
         let crc = crc32fast::hash(&bytes);
         self.manifest.files.push(StageFile { column, name: name.clone(), bytes: bytes.len() as u64, crc });
         self.disk.of_life(self.life, |state| {
+            state.take_power()?;
             // A stage that was discarded while it was written is gone for good.
             let Some(files) = state.stages.get_mut(&self.manifest.id) else {
                 return Err(StorageError::Engine(format!("stage {} was discarded", self.manifest.id)));
