@@ -35,7 +35,7 @@ impl Pass {
     /// Held while the shard is changed; `None` = there is a newer opening.
     #[must_use]
     pub fn enter(&self) -> Option<MutexGuard<'_, u64>> {
-        Some(self.door.newest.lock()).filter(|newest| **newest == self.number)
+        Some(self.door.newest.lock()).filter(|newest| **newest == self.number || cfg!(feature = "bug-former-instance"))
     }
 
     /// Which opening of this process it is, from 1.

@@ -209,6 +209,11 @@ impl Group {
         self.read_index.marks()
     }
 
+    /// The term whose lease this replica trusts now, if it leads and does.
+    pub(crate) fn trusted_term(&self) -> Option<u64> {
+        self.core.trusted_term()
+    }
+
     /// Stops the Raft instance and waits for it.
     pub async fn stop(&self) {
         self.end("stopped in order").await;

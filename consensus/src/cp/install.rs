@@ -30,7 +30,9 @@ impl ReplicaStore {
     /// The journal's or the engine's; the shard then refuses reads and applies until a restart has repeated it.
     /// `Stopped` if the opening is over.
     pub(crate) async fn install(&self, staged: StagedSnapshot, pass: &Pass) -> Result<(), StorageError> {
-        self.mark_durably(Mark::InstallBegin(staged.encode()), Some(pass)).await?;
+        if !cfg!(feature = "bug-install-not-atomic") {
+            self.mark_durably(Mark::InstallBegin(staged.encode()), Some(pass)).await?;
+        }
         tracing::info!(group = %self.group, position = ?staged.applied.position, "installing a snapshot");
         let redone = redo(&self.blocking, self.shard.clone(), staged.clone(), Some(pass.clone())).await;
         let upto = redone.inspect_err(|error| self.poison_if_fatal(error))?;

@@ -172,6 +172,12 @@ impl Core {
         raft.runtime_config().elect(is_fit && self.lease.guarded_until().is_none());
     }
 
+    /// The term whose lease is trusted now, if this replica leads.
+    pub(super) fn trusted_term(&self) -> Option<u64> {
+        let Office::Leads { term } = self.office() else { return None };
+        self.lease.holds(self, term).then_some(term)
+    }
+
     /// Gives up the lease of the term in which this replica leads, if it does.
     pub(crate) fn give_up_lease(&self) {
         if let Office::Leads { term } = self.office() {

@@ -191,6 +191,12 @@ impl Replica {
         }
     }
 
+    /// The term whose lease this replica trusts now, if it leads and does: for observers.
+    #[must_use]
+    pub fn trusted_term(&self) -> Option<u64> {
+        self.group()?.trusted_term()
+    }
+
     /// What it knows of its group while it is closed.
     pub(crate) fn record(&self) -> Record {
         self.record.lock().clone()
