@@ -11,8 +11,8 @@ use kvorum_jepsen::{
     history::Format,
     real::{directory::HOME, fabric::Choice},
     sim::{
+        command as simulation,
         replay::{self, Options},
-        world::Report,
     },
 };
 use std::{ops::RangeInclusive, path::PathBuf, process::ExitCode, time::Duration};
@@ -122,14 +122,29 @@ struct Sim {
     #[arg(long, value_parser = parse_seeds)]
     seeds: Option<RangeInclusive<u64>>,
     /// How long clients work while things go wrong, simulated seconds.
-    #[arg(long, default_value_t = replay::LENGTH.as_secs())]
+    #[arg(long, default_value_t = replay::LENGTH.as_secs(), value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
     /// Runs each seed once, instead of twice to compare the traces.
     #[arg(long)]
     once: bool,
+    /// Where the history of clients goes, as history.jsonl; of several seeds, into a directory each.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// How many seeds run at the same time, each in a process of its own; as many as there are processors, unless given.
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// With the limits of one of many.
+    #[arg(long, hide = true)]
+    limited: bool,
     /// Tells every event on stderr, and what the nodes log as far as `RUST_LOG` asks for it.
     #[arg(long)]
     trace: bool,
+}
+
+/// Which seeds to run.
+enum Seeds {
+    One(u64),
+    Many(RangeInclusive<u64>),
 }
 
 fn main() -> Result<ExitCode> {
@@ -203,40 +218,16 @@ fn simulate(sim: &Sim) -> Result<ExitCode> {
     }
     let options = Options { length: Duration::from_secs(sim.seconds), prints: sim.trace };
     let seeds = match (sim.seed, &sim.seeds) {
-        (Some(seed), _) => seed..=seed,
-        (None, Some(seeds)) => seeds.clone(),
+        (Some(seed), _) => Seeds::One(seed),
+        (None, Some(seeds)) => Seeds::Many(seeds.clone()),
         (None, None) => bail!("name a seed with --seed, or several with --seeds"),
     };
-    let mut failed = Vec::new();
-    for seed in seeds {
-        let report = if sim.once { replay::run(seed, options) } else { replay::run_twice(seed, options) };
-        say(&report);
-        if !report.violations.is_empty() {
-            failed.push(seed);
-        }
-    }
-    for seed in &failed {
-        line(&format!("replay: {}", replay::command(*seed, options)));
-    }
-    Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn say(report: &Report) {
-    line(&format!(
-        "seed {}: {} decided, {} unknown, {} crashes, {} groups closed and {} opened, trace {}: {}",
-        report.seed,
-        report.decided,
-        report.unknown,
-        report.crashes,
-        report.closings,
-        report.openings,
-        report.trace,
-        if report.violations.is_empty() { "ok" } else { "VIOLATION" },
-    ));
-    line(&format!("  drawn: {}", report.drawn));
-    for violation in &report.violations {
-        line(&format!("  {violation}"));
-    }
+    let request = simulation::Request { options, is_once: sim.once, out: sim.out.clone() };
+    let is_clean = match seeds {
+        Seeds::One(seed) => simulation::one(seed, &request, sim.limited, &line)?,
+        Seeds::Many(seeds) => simulation::many(seeds, &request, sim.jobs.unwrap_or_else(simulation::jobs), &line)?,
+    };
+    Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// `5` is 1 to 5, `7..9` is 7 and 8.

@@ -12,6 +12,16 @@ const HAS_BUG: bool = cfg!(any(
     feature = "bug-open-restores-always",
     feature = "bug-lease-too-long",
     feature = "bug-session-not-awaited",
+    feature = "bug-vote-recycled",
+    feature = "bug-rot-is-cut",
+    feature = "bug-stale-swap",
+    feature = "bug-position-outside-batch",
+    feature = "bug-snapshot-one-off",
+    feature = "bug-retry-applied-twice",
+    feature = "bug-former-instance",
+    feature = "bug-engine-ahead",
+    feature = "bug-install-not-atomic",
+    feature = "bug-purge-past-flushed",
 ));
 
 /// A planted bug must be found within this many seeds.

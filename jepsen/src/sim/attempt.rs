@@ -11,8 +11,8 @@ use bytes::Bytes;
 use kvorum_api::{Effect, NodeId, ReadError, ReadLevel, Receipt, SessionToken, Stamp, WriteError};
 use kvorum_consensus::{Replicator, RequestContext, Written};
 use kvorum_storage::{Condition, Operation, Outcome, RequestId, WriteCommand};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use tokio::time::{Instant, sleep};
+use std::{sync::Arc, time::Duration};
+use tokio::time::{Instant, sleep, timeout};
 
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_millis(1_500);
@@ -22,8 +22,8 @@ const LENT_MS: u64 = 1_500;
 
 /// How one attempt ended.
 pub enum Attempt {
-    /// With an outcome.
-    Decided(Told),
+    /// With an outcome, and what the reply said about itself.
+    Decided(Told, Receipt),
     /// With proof that nothing happened.
     Nothing,
     /// It may have happened.
@@ -34,6 +34,7 @@ pub enum Attempt {
 
 /// Whom an attempt has reached.
 struct Reached {
+    node: NodeId,
     life: Life,
     replicator: Arc<dyn Replicator>,
     /// The key as the shard knows it.
@@ -44,7 +45,7 @@ struct Reached {
 impl Client {
     /// One attempt at a write.
     pub(super) async fn write(&mut self, key: &Key, asked: &Asked) -> Attempt {
-        let Some(Reached { life, replicator, placement, context }) = self.reach(key, true).await else {
+        let Some(Reached { node, life, replicator, placement, context }) = self.reach(key, true).await else {
             return Attempt::Nothing;
         };
         let stamp = context.stamp;
@@ -68,7 +69,7 @@ impl Client {
             () = life.ended() => return Attempt::Perhaps,
             outcome = replicator.write(command, context) => outcome,
         };
-        if self.chance.hits(10) {
+        if self.chance.hits(10) || !self.hears(node, &life).await {
             // Lost on the way back.
             return Attempt::Perhaps;
         }
@@ -90,11 +91,11 @@ impl Client {
     fn told(&mut self, key: &Key, written: Written) -> Attempt {
         self.take_receipt(key, &written.receipt);
         match written.outcome {
-            Outcome::Written { applied: false, .. } => Attempt::Decided(Told::Failed),
+            Outcome::Written { applied: false, .. } => Attempt::Decided(Told::Failed, written.receipt),
             Outcome::Written { results, .. } => {
                 let result = results.into_iter().next().expect("one operation, one result");
                 let version = result.version.expect("an applied write has a version");
-                Attempt::Decided(Told::Applied(version, result.number))
+                Attempt::Decided(Told::Applied(version, result.number), written.receipt)
             }
             Outcome::RequestIdExpired { .. } => Attempt::Forgotten,
             other => {
@@ -107,7 +108,7 @@ impl Client {
     /// One attempt at a read, and how old the answer may be at most, if that was said.
     pub(super) async fn read(&mut self, key: &Key, level: ReadLevel) -> (Attempt, Option<Duration>) {
         let needs_leader = level == ReadLevel::Linearizable;
-        let Some(Reached { life, replicator, placement, context }) = self.reach(key, needs_leader).await else {
+        let Some(Reached { node, life, replicator, placement, context }) = self.reach(key, needs_leader).await else {
             return (Attempt::Nothing, None);
         };
         let outcome = tokio::select! {
@@ -115,6 +116,9 @@ impl Client {
             () = life.ended() => return (Attempt::Nothing, None),
             outcome = replicator.get(placement, level, context) => outcome,
         };
+        if !self.hears(node, &life).await {
+            return (Attempt::Nothing, None);
+        }
         match outcome {
             Ok(found) => {
                 self.take_receipt(key, &found.receipt);
@@ -123,7 +127,7 @@ impl Client {
                 }
                 let within = found.receipt.staleness.filter(|_| !needs_leader);
                 let entry = found.entry.and_then(|entry| Some((entry.version, entry.value?)));
-                (Attempt::Decided(Told::Found(entry)), within)
+                (Attempt::Decided(Told::Found(entry), found.receipt), within)
             }
             Err(error) => {
                 self.desk.audit.event(format_args!("client {} read error: {error}", self.id));
@@ -146,6 +150,11 @@ impl Client {
             _ if needs_leader => self.favourite,
             _ => anybody,
         };
+        // A machine that gets no turns answers nobody: the client tries its luck elsewhere.
+        if timeout(ATTEMPT, self.desk.network.awake(asked)).await.is_err() {
+            self.lose(key);
+            return None;
+        }
         let reached = self.desk.network.node(asked).and_then(|(node, life)| {
             let map = node.map();
             let placement = map.keyspaces.get(&key.keyspace)?.sharding.placement_key(&key.name);
@@ -165,7 +174,12 @@ impl Client {
         }
         let session = self.sessions.get(&key.keyspace).map(|session| session.token.clone());
         let context = RequestContext { timeout: ATTEMPT, stamp, session, epoch: Some(epoch), ..Default::default() };
-        Some(Reached { life, replicator, placement, context })
+        Some(Reached { node: asked, life, replicator, placement, context })
+    }
+
+    /// Whether an answer of a node arrives: a paused one is heard later, or too late.
+    async fn hears(&self, node: NodeId, life: &Life) -> bool {
+        timeout(ATTEMPT, self.desk.network.awake(node)).await.is_ok() && life.goes_on()
     }
 
     fn note_write_error(&mut self, key: &Key, error: &WriteError) {
@@ -189,8 +203,8 @@ impl Client {
     fn take_receipt(&mut self, key: &Key, receipt: &Receipt) {
         let seen = SessionToken::of(key.keyspace, receipt);
         let session = self.sessions.entry(key.keyspace);
-        let session =
-            session.or_insert_with(|| Session { token: SessionToken::new(key.keyspace), seen: BTreeMap::new() });
+        let name = format!("c{}-{}", self.id, self.sequence);
+        let session = session.or_insert_with(|| Session::new(key.keyspace, name));
         session.token.merge(&seen);
         let stamp = receipt.stamp;
         let is_newer = self
@@ -214,7 +228,7 @@ fn operation(key: Bytes, asked: &Asked) -> Operation {
         Asked::Put(value) => put(value, Condition::Always, None),
         Asked::Lend(value) => put(value, Condition::Always, Some(LENT_MS)),
         Asked::Swap(None, value) => put(value, Condition::Absent, None),
-        Asked::Swap(Some(version), value) => put(value, Condition::Version(*version), None),
+        Asked::Swap(Some((version, _)), value) => put(value, Condition::Version(*version), None),
         Asked::Increment => Operation::Increment { key, delta: 1, return_previous: false },
         Asked::Read(_) => unreachable!("reads are not written"),
     }

@@ -1,38 +1,67 @@
-//! # Disk: what one machine keeps, and how it loses power
+//! # Disk: what one machine keeps, and how it fails
 //!
 //! ```text
-//!   node ──▶ SlowJournal ──wakes──▶ pump: write a batch, let its sync take time, tell everybody
-//!   power lost ──▶ every unsynced sector keeps its new bytes or falls back, by chance
+//!   node ──▶ journal ──▶ sectors          power lost ──▶ every unsynced sector keeps its new bytes or falls back
+//!        └─▶ engine  ──▶ what is flushed              ──▶ everything else is gone
+//!
+//!   also: power that fails at the n-th durable step, a failing sync, write or flush, no room, rot
 //! ```
 //!
+//! Rot is told from what was there before: a journal that opens all the same must say what the sound one says, one
+//! that refuses is repaired by hand, as an operator would from a copy.
+//!
 //! **Invariant.** What a life was told is durable survives every crash; what it was not told may, or may not.
+//!
+//! **Deliberately absent.** Rot in the engine: its files carry the checksums of RocksDB, which stands elsewhere.
 
-use super::{chance::Chance, network::Life};
+use super::{chance::Chance, journal::SlowJournal, network::Life};
 use kvorum_api::{GroupId, StartCount};
 use kvorum_storage::{
-    Engine, Journal, Shard, StorageError, engine,
-    journal::{
-        self, BatchNumber, Completion, GroupState, JournalOptions, JournalStatus, LogRecord, Mark, MemJournal, Step,
-    },
+    Engine, Journal as _, Shard, StorageError, engine,
+    journal::{self, BatchNumber, GroupState, JournalOptions, MemJournal},
     shard::{Applied, ShardSpec},
 };
-use std::{
-    ops::Range,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
-use tokio::{sync::Notify, time::sleep};
+
+/// Where a failure is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// A write of the journal.
+    JournalWrite,
+    /// A sync of the journal.
+    JournalSync,
+    /// A flush or an ingestion of the engine.
+    EngineFlush,
+}
+
+/// Whose durable steps are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// The journal's writing operations.
+    Journal,
+    /// Flushes, ingestions and stages of the engine.
+    Engine,
+}
 
 /// The disk of one machine.
 pub struct SimDisk {
     engine: engine::mem::MemDisk,
     journal: journal::MemDisk,
+    options: JournalOptions,
     /// How often a node was started on it; synced before the node serves.
     starts: u64,
     sync_ms: Arc<AtomicU64>,
+    /// The last batch that an earlier life was told is durable.
+    told: BatchNumber,
+    /// Whether something of it was made to fail in this life: a node on it may say so.
+    has_failed: Arc<AtomicBool>,
+    /// The journal as it was before it rotted.
+    sound: Option<journal::MemDisk>,
+    /// After how many operations the power fails in the next start.
+    fails_in_start: Option<u64>,
 }
 
 /// What a new life finds.
@@ -43,18 +72,25 @@ pub struct Opened {
     pub journal: Arc<SlowJournal>,
     /// Which life this is.
     pub start: StartCount,
+    /// What is worth telling.
+    pub events: Vec<String>,
     /// What should never be found on a disk.
     pub violations: Vec<String>,
 }
 
 impl SimDisk {
     /// An empty disk that syncs in a millisecond.
-    pub fn new() -> Self {
+    pub fn new(options: JournalOptions) -> Self {
         SimDisk {
             engine: engine::mem::MemDisk::new(),
             journal: journal::MemDisk::new(),
+            options,
             starts: 0,
             sync_ms: Arc::new(AtomicU64::new(1)),
+            told: BatchNumber(0),
+            has_failed: Arc::default(),
+            sound: None,
+            fails_in_start: None,
         }
     }
 
@@ -63,45 +99,198 @@ impl SimDisk {
         self.sync_ms.store(sync_ms, Ordering::SeqCst);
     }
 
+    /// The power fails after this many durable operations; of a machine that is down, in its next start.
+    pub fn fail_power_after(&mut self, store: Store, operations: u64, runs: bool) {
+        match store {
+            _ if !runs => self.fails_in_start = Some(operations),
+            Store::Journal => self.journal.fail_after_operations(operations),
+            Store::Engine => self.engine.fail_after_operations(operations),
+        }
+    }
+
+    /// The power lasts.
+    pub fn keep_power(&mut self) {
+        self.fails_in_start = None;
+        self.journal.keep_power();
+        self.engine.keep_power();
+    }
+
+    /// Whether the power has failed by itself.
+    pub fn is_out_of_power(&self) -> bool {
+        self.journal.is_out_of_power() || self.engine.is_out_of_power()
+    }
+
+    /// The next operation of this kind fails.
+    pub fn fail_next(&mut self, part: Part) {
+        self.has_failed.store(true, Ordering::SeqCst);
+        match part {
+            Part::JournalWrite => self.journal.fail_next_write(),
+            Part::JournalSync => self.journal.fail_next_sync(),
+            Part::EngineFlush => self.engine.fail_next_flush(StorageError::Engine("a simulated failure".to_owned())),
+        }
+    }
+
+    /// Whether something was made to fail in this life.
+    pub fn has_failed(&self) -> bool {
+        self.failures()()
+    }
+
+    /// The same question, for who cannot hold the disk.
+    pub fn failures(&self) -> impl Fn() -> bool + Send + 'static {
+        let (has_failed, journal, engine) = (Arc::clone(&self.has_failed), self.journal.clone(), self.engine.clone());
+        move || has_failed.load(Ordering::SeqCst) || journal.is_out_of_power() || engine.is_out_of_power()
+    }
+
+    /// There is room for nothing more, or for everything.
+    pub fn set_full(&self, is_full: bool) {
+        self.journal.set_capacity_bytes(is_full.then(|| self.journal.used_bytes()));
+    }
+
+    /// Flips bits of the journal of a machine that is down. Says where.
+    pub fn rot(&mut self, chance: &mut Chance) -> Option<String> {
+        let files = self.journal.files();
+        let name = files.get(chance.within(0..files.len().max(1) as u64) as usize)?;
+        let bytes = self.journal.read(name)?;
+        // Bytes that nobody has written yet say nothing.
+        let written: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
+        let at = *written.get(chance.within(0..written.len().max(1) as u64) as usize)?;
+        let flipped = 1u8 << chance.within(0..8);
+        if self.sound.is_none() {
+            self.sound = Some(self.journal.image());
+        }
+        self.journal.damage(name, |bytes| bytes[at] ^= flipped);
+        Some(format!("{name} rots at byte {at}"))
+    }
+
     /// Begins a new life on what survived. `shards`: every shard that ever was, and whether it was dropped since.
     ///
     /// # Errors
     /// What is found on the disk cannot be read. An honest node never sees this.
-    pub fn open(&mut self, shards: &[(ShardSpec, bool)]) -> Result<Opened, StorageError> {
+    pub fn open(&mut self, shards: &[(ShardSpec, bool)], life: Life, fate: u64) -> Result<Opened, StorageError> {
         self.starts += 1;
+        self.has_failed.store(false, Ordering::SeqCst);
+        let (mut events, mut violations) = (Vec::new(), Vec::new());
         let engine = self.engine.open();
         let mut stands = Vec::new();
         for (spec, is_dropped) in shards {
             stands.push((spec.shard, Shard::open(engine.clone(), *spec)?.state().applied, *is_dropped));
         }
         let resume_above = stands.iter().map(|(_, applied, _)| applied.batch).max().unwrap_or_default();
-        let options = JournalOptions { resume_above, ..JournalOptions::small() };
-        let journal = Arc::new(SlowJournal {
-            journal: MemJournal::open_stepped(self.journal.clone(), options)?,
-            wake: Arc::new(Notify::new()),
-            sync_ms: Arc::clone(&self.sync_ms),
-        });
-        let mut violations = Vec::new();
+        let options = JournalOptions { resume_above, ..self.options.clone() };
+        if let Some(sound) = self.sound.take() {
+            match self.judge_rot(&sound, &options)? {
+                Rot::Harmless => events.push("the rot is harmless".to_owned()),
+                Rot::Repaired(why) => events.push(format!("the journal is put back: {why}")),
+                Rot::Unseen(what) => violations.push(format!("rot was not seen: {what}")),
+            }
+        }
+        let journal = self.open_journal(&options, fate, &mut events)?;
+        let synced = journal.status().last_synced;
+        if synced < self.told {
+            violations
+                .push(format!("batch {} was told to be durable, and the journal ends at {}", self.told.0, synced.0));
+        }
         for (shard, applied, is_dropped) in stands {
             let group = journal.group(GroupId::from(shard));
             // What was dropped is erased before its log is forgotten, and power may be lost in between.
             let found = if is_dropped { leftovers(&group, &applied) } else { contradictions(&group, &applied) };
             violations.extend(found.map(|what| format!("shard {shard}: {what}")));
         }
-        Ok(Opened { engine, journal, start: StartCount(self.starts), violations })
+        let journal = Arc::new(SlowJournal::new(journal, life, Arc::clone(&self.sync_ms)));
+        Ok(Opened { engine, journal, start: StartCount(self.starts), events, violations })
+    }
+
+    /// Power may be lost while a journal recovers; then it recovers once more.
+    fn open_journal(
+        &mut self,
+        options: &JournalOptions,
+        fate: u64,
+        events: &mut Vec<String>,
+    ) -> Result<Arc<MemJournal>, StorageError> {
+        if let Some(operations) = self.fails_in_start.take() {
+            self.journal.fail_after_operations(operations);
+            let opened = MemJournal::open_stepped(self.journal.clone(), options.clone());
+            events.push(format!("power fails while the journal recovers: {:?}", opened.err()));
+            self.tear(&mut Chance::new(fate, "sectors of a start"));
+        }
+        MemJournal::open_stepped(self.journal.clone(), options.clone())
+    }
+
+    /// Compares what a journal that has rotted says with what the sound one says.
+    fn judge_rot(&mut self, sound: &journal::MemDisk, options: &JournalOptions) -> Result<Rot, StorageError> {
+        let expected = MemJournal::open_stepped(sound.image(), options.clone())?;
+        let rotten = MemJournal::open_stepped(self.journal.image(), options.clone());
+        let judged = match rotten {
+            Err(error @ StorageError::Corrupt { .. }) => Rot::Repaired(error.to_string()),
+            Err(other) => return Ok(Rot::Unseen(format!("it is answered with {other}"))),
+            Ok(rotten) => {
+                let groups = |journal: &MemJournal| -> Vec<(GroupId, GroupState)> {
+                    journal.groups().into_iter().map(|group| (group, journal.group(group))).collect()
+                };
+                let lost = first_lost(&expected, &rotten);
+                match lost {
+                    _ if groups(&rotten) == groups(&expected) => Rot::Harmless,
+                    // Rule J1: rot inside the very last batch that was synced looks like a torn tail.
+                    Some((group, index, batch)) if batch < self.told => Rot::Unseen(format!(
+                        "entry {index} of group {group} is gone, which batch {} held, of {} that were told to be durable",
+                        batch.0, self.told.0
+                    )),
+                    lost => Rot::Repaired(format!("its end was cut: {lost:?}")),
+                }
+            }
+        };
+        if !matches!(judged, Rot::Harmless) {
+            self.journal = sound.image();
+        }
+        Ok(judged)
     }
 
     /// The machine crashes. Sometimes only the process does, sometimes nothing that was not synced survives, mostly
-    /// some sectors do and some do not.
-    pub fn lose_power(&self, fate: u64) {
-        let mut chance = Chance::new(fate, "sectors");
+    /// some sectors do and some do not. `told`: the last batch that the life was told is durable.
+    pub fn lose_power(&mut self, fate: u64, told: BatchNumber) {
+        self.told = self.told.max(told);
         self.engine.lose_power();
+        self.tear(&mut Chance::new(fate, "sectors"));
+    }
+
+    fn tear(&self, chance: &mut Chance) {
         match chance.within(0..4) {
             0 => self.journal.kill(),
             1 => self.journal.lose_power(|_| false),
             _ => self.journal.lose_power(|_| chance.hits(500)),
         }
     }
+}
+
+/// The oldest entry that is in one journal and not in the other, and the batch that holds it.
+fn first_lost(expected: &MemJournal, rotten: &MemJournal) -> Option<(GroupId, u64, BatchNumber)> {
+    let lost = expected.groups().into_iter().filter_map(|group| {
+        let (first, last) = expected.group(group).entries?;
+        let left = rotten.group(group).entries.map_or(0, |(_, last)| last);
+        let index = first.max(left + 1);
+        if index > last {
+            return None;
+        }
+        let batch = Arc::new(AtomicU64::new(u64::MAX));
+        let told = Arc::clone(&batch);
+        let note = move |number: Result<BatchNumber, StorageError>| {
+            number.iter().for_each(|number| told.store(number.0, Ordering::SeqCst));
+        };
+        // What a journal has found at its start is durable, so this is told at once.
+        expected.when_durable(group, index, Box::new(note));
+        Some((group, index, BatchNumber(batch.load(Ordering::SeqCst))))
+    });
+    lost.min_by_key(|(_, _, batch)| *batch)
+}
+
+/// What became of rot.
+enum Rot {
+    /// Nothing that counts was there.
+    Harmless,
+    /// The journal refused, or cut no more than its last batch; the sound one is back.
+    Repaired(String),
+    /// It was believed. The sound one is back.
+    Unseen(String),
 }
 
 /// What journal and engine must agree on after any crash (rules J2, S2), unless an installation is to be repeated.
@@ -122,89 +311,4 @@ fn contradictions(journal: &GroupState, applied: &Applied) -> Option<String> {
 fn leftovers(journal: &GroupState, applied: &Applied) -> Option<String> {
     let is_left = *journal == GroupState::default() && applied.position.is_some();
     is_left.then(|| format!("its log is forgotten, and the engine still holds it at {:?}", applied.position))
-}
-
-impl Default for SimDisk {
-    fn default() -> Self {
-        SimDisk::new()
-    }
-}
-
-/// A journal whose syncs take time.
-pub struct SlowJournal {
-    journal: Arc<MemJournal>,
-    wake: Arc<Notify>,
-    sync_ms: Arc<AtomicU64>,
-}
-
-impl SlowJournal {
-    /// Writes and syncs what is queued, batch by batch, until the life ends.
-    pub async fn pump(self: Arc<Self>, life: Life) {
-        tokio::select! {
-            biased;
-            () = life.ended() => {}
-            () = self.work() => {}
-        }
-    }
-
-    async fn work(&self) {
-        loop {
-            match self.journal.step() {
-                Step::Written => sleep(Duration::from_millis(self.sync_ms.load(Ordering::SeqCst))).await,
-                Step::Synced => {}
-                Step::Idle => self.wake.notified().await,
-            }
-        }
-    }
-}
-
-impl Journal for SlowJournal {
-    fn append(&self, group: GroupId, entries: Vec<LogRecord>, done: Completion) -> Result<(), StorageError> {
-        self.journal.append(group, entries, done)?;
-        self.wake.notify_one();
-        Ok(())
-    }
-
-    fn mark(&self, group: GroupId, mark: Mark, done: Completion) -> Result<(), StorageError> {
-        self.journal.mark(group, mark, done)?;
-        self.wake.notify_one();
-        Ok(())
-    }
-
-    fn entries(&self, group: GroupId, range: Range<u64>, bytes_max: usize) -> Result<Vec<LogRecord>, StorageError> {
-        self.journal.entries(group, range, bytes_max)
-    }
-
-    fn group(&self, group: GroupId) -> GroupState {
-        self.journal.group(group)
-    }
-
-    fn groups(&self) -> Vec<GroupId> {
-        self.journal.groups()
-    }
-
-    fn when_durable(
-        &self,
-        group: GroupId,
-        index: u64,
-        done: Box<dyn FnOnce(Result<BatchNumber, StorageError>) + Send>,
-    ) {
-        self.journal.when_durable(group, index, done);
-    }
-
-    fn last_synced(&self) -> BatchNumber {
-        self.journal.last_synced()
-    }
-
-    fn oldest_held_by(&self) -> Option<(GroupId, u64)> {
-        self.journal.oldest_held_by()
-    }
-
-    fn status(&self) -> JournalStatus {
-        self.journal.status()
-    }
-
-    fn stop(&self) {
-        self.journal.stop();
-    }
 }

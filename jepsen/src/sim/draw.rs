@@ -6,7 +6,7 @@ use super::chance::Chance;
 use bytes::Bytes;
 use kvorum_api::Sharding;
 use kvorum_consensus::metadata::KeyspaceWish;
-use kvorum_storage::command::Images;
+use kvorum_storage::{command::Images, journal::JournalOptions};
 use std::{fmt, time::Duration};
 
 /// First letters of keys: a range keyspace is cut between them.
@@ -30,6 +30,10 @@ pub struct Drawn {
     pub phase_ms: u64,
     /// Clients that read, and hardly write.
     pub readers: u64,
+    /// How the journals of the nodes are laid out: small segments are recycled, small caches ask the disk.
+    pub journal: JournalOptions,
+    /// How fast the monotonic clock of each node runs, of a thousand: what it waits for takes longer or shorter.
+    pub rates_per_mille: [u32; 3],
 }
 
 impl Drawn {
@@ -50,6 +54,12 @@ impl Drawn {
             thinks_ms: *chance.pick(&[20, 60, 300, 1_500]),
             phase_ms: *chance.pick(&[2_000, 4_000, 8_000]),
             readers: *chance.pick(&[0, 0, 2, 3]),
+            journal: journal(&mut chance),
+            rates_per_mille: if chance.hits(300) {
+                [(); 3].map(|()| 900 + chance.within(0..200) as u32)
+            } else {
+                [1_000; 3]
+            },
         }
     }
 }
@@ -58,13 +68,24 @@ impl fmt::Display for Drawn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes of log, groups close after {:?}", self.log_bytes, self.idle_close_after)?;
         write!(f, ", clients think {} ms and stay {} ms", self.thinks_ms, self.phase_ms)?;
-        write!(f, ", {} of them read", self.readers)?;
+        write!(f, ", {} of them read, segments of {} bytes", self.readers, self.journal.segment_bytes)?;
+        write!(f, ", {} cached, clocks at {:?} ‰", self.journal.cache_bytes_max, self.rates_per_mille)?;
         for (name, wish) in &self.keyspaces {
             let shards = wish.shards.unwrap_or(wish.split_at.len() as u32 + 1);
             let leases = if wish.has_leases == Some(true) { " with leases" } else { "" };
             write!(f, ", {name}: {} of {shards}{leases}", wish.sharding.unwrap_or(Sharding::Range))?;
         }
         Ok(())
+    }
+}
+
+fn journal(chance: &mut Chance) -> JournalOptions {
+    let segment_bytes = *chance.pick(&[16 << 10, 64 << 10, 4 << 20]);
+    JournalOptions {
+        segment_bytes,
+        bytes_max: 4 * segment_bytes,
+        cache_bytes_max: *chance.pick(&[1 << 10, 1 << 20]),
+        ..JournalOptions::small()
     }
 }
 

@@ -4,7 +4,10 @@
 //!
 //! **Deliberately absent.** When each happens: that is the `plan`.
 
-use super::network::Weather;
+use super::{
+    disk::{Part, Store},
+    network::Weather,
+};
 use kvorum_api::NodeId;
 use std::{collections::BTreeSet, fmt};
 
@@ -33,6 +36,22 @@ pub enum Fault {
     Weather(Weather),
     /// The machine's clock is this far ahead of the truth from now on.
     Clock(NodeId, i64),
+    /// The machine's clock gains this much in a thousand from now on.
+    ClockGains(NodeId, i64),
+    /// The machine's power fails after so many durable operations; if it is down, in the middle of its next start.
+    FailPowerAfter(NodeId, Store, u64),
+    /// The power of the machine lasts.
+    KeepPower(NodeId),
+    /// The next operation of this kind on the machine's disk fails.
+    FailDisk(NodeId, Part),
+    /// If something of the machine's disk was made to fail, it loses power: the next life finds it sound.
+    ReplaceDisk(NodeId),
+    /// The machine's disk has no room for another segment, or has room again.
+    Full(NodeId, bool),
+    /// The machine loses power, and bits of its journal flip; the number says which.
+    Rot(NodeId, u64),
+    /// The machine gets no turns, or its turns again.
+    Pause(NodeId, bool),
     /// A sync of the machine's disk takes this long from now on, milliseconds.
     SlowDisk(NodeId, u64),
     /// An operator moves the leader of some shard to this node; the number says of which.
@@ -63,6 +82,18 @@ impl fmt::Display for Fault {
                 weather.lost_per_mille, weather.doubled_per_mille, weather.late_per_mille, weather.delay_ms_max
             ),
             Fault::Clock(node, ahead_ms) => write!(f, "clock of node {node} is {ahead_ms} ms ahead"),
+            Fault::ClockGains(node, gains) => write!(f, "clock of node {node} gains {gains} ‰"),
+            Fault::FailPowerAfter(node, store, operations) => {
+                write!(f, "the power of node {node} fails after {operations} operations of its {store:?}")
+            }
+            Fault::KeepPower(node) => write!(f, "the power of node {node} lasts"),
+            Fault::FailDisk(node, part) => write!(f, "the next {part:?} of node {node} fails"),
+            Fault::ReplaceDisk(node) => write!(f, "the disk of node {node} is sound"),
+            Fault::Full(node, true) => write!(f, "the disk of node {node} is full"),
+            Fault::Full(node, false) => write!(f, "the disk of node {node} has room"),
+            Fault::Rot(node, draw) => write!(f, "node {node} loses power, and its journal rots {draw}"),
+            Fault::Pause(node, true) => write!(f, "node {node} is paused"),
+            Fault::Pause(node, false) => write!(f, "node {node} goes on"),
             Fault::SlowDisk(node, sync_ms) => write!(f, "a sync on node {node} takes {sync_ms} ms"),
             Fault::Move(draw, node) => write!(f, "an operator moves leader {draw} to node {node}"),
             Fault::Hurry => write!(f, "the metadata is changed"),

@@ -73,17 +73,9 @@ mod tests {
     }
 
     fn record(at_ms: (u64, u64), asked: Asked, told: Told) -> Record {
-        Record {
-            client: 1,
-            key: Key { keyspace: KeyspaceId(1), name: Bytes::from_static(b"k") },
-            asked,
-            invoked: at_ms.0,
-            completed: at_ms.1,
-            at: (Duration::from_millis(at_ms.0), Duration::from_millis(at_ms.1)),
-            told,
-            within: None,
-            floor: None,
-        }
+        let key = Key { keyspace: KeyspaceId(1), name: Bytes::from_static(b"k") };
+        let at = (Duration::from_millis(at_ms.0), Duration::from_millis(at_ms.1));
+        Record::new((1, key, asked), at_ms, at, (told, None))
     }
 
     fn put(at_ms: (u64, u64), stamp: u64) -> Record {

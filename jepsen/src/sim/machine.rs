@@ -3,19 +3,14 @@
 //! **Invariant.** A machine hands a new process only what an earlier one was told is kept; the copy of the map may be
 //! older, or gone.
 
-use super::{
-    chance::Chance,
-    clock::SimClock,
-    disk::{SimDisk, SlowJournal},
-    network::Life,
-};
+use super::{chance::Chance, clock::SimClock, disk::SimDisk, journal::SlowJournal, network::Life};
 use kvorum_api::{ClusterId, NodeId, StartCount};
 use kvorum_consensus::{
     Node, NodeConfig,
     metadata::{ClusterMap, Founding, NodeRow},
     node::{Budget, Timing},
 };
-use kvorum_storage::Engine;
+use kvorum_storage::{Engine, journal::JournalOptions};
 use std::{collections::BTreeMap, sync::Arc};
 use tokio::time::Instant;
 
@@ -48,8 +43,8 @@ pub struct Running {
 
 impl Machine {
     /// A machine nobody has run on.
-    pub fn new(began: Instant) -> Self {
-        Machine { clock: SimClock::new(began), disk: SimDisk::new(), running: None, maps: Vec::new() }
+    pub fn new(began: Instant, journal: JournalOptions) -> Self {
+        Machine { clock: SimClock::new(began), disk: SimDisk::new(journal), running: None, maps: Vec::new() }
     }
 
     /// Keeps a copy of the map if it is another one than the last.
@@ -72,6 +67,17 @@ impl Machine {
         };
         self.maps.truncate(survived);
         self.maps.last().map(|map| ClusterMap::clone(map))
+    }
+}
+
+/// What a node waits for, by a clock that runs at this rate.
+pub fn timing_at(rate_per_mille: u32, timing: Timing) -> Timing {
+    let scaled = |time: std::time::Duration| time * 1_000 / rate_per_mille;
+    Timing {
+        heartbeat: scaled(timing.heartbeat),
+        election_min: scaled(timing.election_min),
+        election_max: scaled(timing.election_max),
+        ..timing
     }
 }
 

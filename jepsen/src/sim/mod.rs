@@ -1,16 +1,17 @@
 //! # sim: the same node in a world made of one seed
 //!
 //! ```text
-//!   replay ─▶ world ─┬─ draw       what kind of world the seed gets
+//!   command ─▶ replay ─▶ world
+//!   world ─┬─ draw       what kind of world the seed gets
 //!                    ├─ plan       which faults happen, and when (printed before they do)
 //!                    ├─ machine    what of a node outlives its processes
 //!                    ├─ network    messages lost, late, doubled, cut off
-//!                    ├─ disk       power lost between two sectors
+//!                    ├─ disk       power lost at any step, failures, rot ─▶ journal: slow syncs
 //!                    ├─ clock      wall clocks that disagree
-//!                    ├─ workload   clients ─▶ attempt ─▶ history, freshness: what they asked, what they were told
+//!                    ├─ workload   clients ─▶ attempt ─▶ history ─▶ freshness, verdict: what they were told
 //!                    ├─ steward    makes keyspaces and drops them ─▶ ledger: what was answered, and what is
 //!                    ├─ settle     what must be true once the world is whole again
-//!                    ├─ observe    what must be true at every step
+//!                    ├─ observe    what must be true at every step ─▶ offices, logs
 //!                    ├─ panics     broken invariants, also where a runtime swallows them
 //!                    └─ audit      every event, hashed
 //! ```
@@ -26,19 +27,24 @@ pub mod attempt;
 pub mod audit;
 pub mod chance;
 pub mod clock;
+pub mod command;
 pub mod disk;
 pub mod draw;
 pub mod faults;
 pub mod freshness;
 pub mod history;
+pub mod journal;
+pub mod logs;
 pub mod machine;
 pub mod network;
 pub mod observe;
+pub mod offices;
 pub mod panics;
 pub mod plan;
 pub mod remains;
 pub mod replay;
 pub mod settle;
 pub mod steward;
+pub mod verdict;
 pub mod workload;
 pub mod world;

@@ -25,7 +25,11 @@ use futures::future::BoxFuture;
 use kvorum_api::NodeId;
 use kvorum_consensus::{Lane, Node, Transport, TransportError};
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     sync::{oneshot, watch},
     task::JoinSet,
@@ -55,6 +59,8 @@ pub struct Network {
     audit: Audit,
     state: Mutex<State>,
     under_way: Mutex<JoinSet<()>>,
+    /// Machines that get no turns: nothing reaches them, and what they do is heard later.
+    paused: watch::Sender<BTreeSet<NodeId>>,
 }
 
 struct State {
@@ -115,6 +121,7 @@ impl Network {
                 arrivals: BTreeMap::new(),
             }),
             under_way: Mutex::new(JoinSet::new()),
+            paused: watch::Sender::default(),
         })
     }
 
@@ -136,6 +143,23 @@ impl Network {
     /// All links are whole.
     pub fn mend_all(&self) {
         self.state.lock().cuts.clear();
+    }
+
+    /// From now on a machine gets no turns, or its turns again.
+    pub fn set_paused(&self, id: NodeId, is_paused: bool) {
+        self.paused.send_modify(|paused| {
+            if is_paused {
+                paused.insert(id)
+            } else {
+                paused.remove(&id)
+            };
+        });
+    }
+
+    /// Waits until a machine gets its turns.
+    pub async fn awake(&self, id: NodeId) {
+        let mut paused = self.paused.subscribe();
+        paused.wait_for(|paused| !paused.contains(&id)).await.expect("the network keeps the sender");
     }
 
     /// Connects a node in one of its lives.
@@ -191,15 +215,18 @@ impl Network {
     /// Carries one copy of a message to its addressee, and the answer back to `answered`.
     async fn carry(self: Arc<Self>, route: Route, delay: Duration, answered: oneshot::Sender<Bytes>) {
         sleep(delay).await;
+        self.awake(route.to).await;
         let Some((node, life)) = self.node(route.to) else { return };
         self.audit.event(route.arrow("▶"));
         let answer = node.handle(route.envelope.clone()).await;
+        self.awake(route.to).await;
         // The life that was asked may have ended meanwhile: the dead do not answer.
         let fate = self.fate(route.to, route.from);
         if !life.goes_on() || fate.is_lost {
             return;
         }
         sleep(fate.delay).await;
+        self.awake(route.from).await;
         if route.sender.goes_on() {
             self.audit.event(route.arrow("◀"));
             // A caller that gave up does not listen any more.
@@ -246,10 +273,14 @@ impl Transport for Link {
         let route = Route { from: self.from, to, lane, envelope, sender: self.life.clone() };
         let network = Arc::clone(&self.network);
         Box::pin(async move {
+            let deadline = Instant::now() + timeout;
             let lost = Err(TransportError::Timeout { node: to, after: timeout });
+            if timeout_at(deadline, network.awake(route.from)).await.is_err() {
+                return lost;
+            }
             let fate = network.fate(route.from, to);
             if !route.sender.goes_on() || fate.is_lost {
-                sleep(timeout).await;
+                sleep_until(deadline).await;
                 return lost;
             }
             let delay = if fate.is_late { fate.delay } else { network.in_order(&route, fate.delay) };
@@ -260,7 +291,6 @@ impl Transport for Link {
                 let (unheard, _) = oneshot::channel();
                 network.spawn(Arc::clone(&network).carry(route.clone(), fate.delay * 3, unheard));
             }
-            let deadline = Instant::now() + timeout;
             if let Ok(Ok(answer)) = timeout_at(deadline, answer).await {
                 return Ok(answer);
             }

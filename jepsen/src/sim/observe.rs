@@ -3,25 +3,42 @@
 //! **Invariant.** Looks from outside, at what every node says of itself; keeps what it saw of *all* lives. What is said
 //! of shards that were dropped counts no more.
 
+use super::{
+    logs::Logs,
+    offices::{Offices, Seen},
+};
 use kvorum_api::{KeyspaceId, LogPosition, NodeId, ShardId};
 use kvorum_consensus::{
     Node,
     metadata::{ClusterMap, METADATA_KEYSPACE, METADATA_SHARD},
     replicator::{ReplicaStatus, Role},
 };
+use kvorum_storage::Journal;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
+/// A node that runs.
+pub struct Looked<'a> {
+    /// Its number.
+    pub id: NodeId,
+    /// Itself.
+    pub node: &'a Node,
+    /// What lies under it.
+    pub journal: &'a dyn Journal,
+    /// Whether something of its disk was made to fail.
+    pub has_failed: bool,
+}
+
 /// What was ever seen of the nodes.
 pub struct Observer {
-    /// Who led a shard in each term.
-    leaders: BTreeMap<(ShardId, u64), NodeId>,
+    /// Who leads, and how far everybody has come.
+    offices: Offices,
+    /// What lies in the journals.
+    logs: Logs,
     /// The rolling hash at each position.
     hashes: BTreeMap<(ShardId, LogPosition), (u128, NodeId)>,
-    /// The last index that any replica has applied: it is decided.
-    decided: BTreeMap<ShardId, u64>,
     /// The map at each revision.
     maps: BTreeMap<u64, (Arc<ClusterMap>, NodeId)>,
     /// The revision each running node was seen at last.
@@ -41,9 +58,9 @@ pub struct Observer {
 impl Default for Observer {
     fn default() -> Self {
         Observer {
-            leaders: BTreeMap::new(),
+            offices: Offices::default(),
+            logs: Logs::default(),
             hashes: BTreeMap::new(),
-            decided: BTreeMap::new(),
             maps: BTreeMap::new(),
             revisions: BTreeMap::new(),
             closed: BTreeMap::new(),
@@ -56,14 +73,28 @@ impl Default for Observer {
 }
 
 impl Observer {
-    /// Looks at one node; every sentence is a violation.
-    pub fn look(&mut self, id: NodeId, node: &Node) -> Vec<String> {
+    /// Looks at all nodes that run, at one moment; every sentence is a violation.
+    pub fn look<'a>(&mut self, nodes: impl Iterator<Item = Looked<'a>>) -> Vec<String> {
+        let (mut found, mut seen) = (Vec::new(), Vec::new());
+        for looked in nodes {
+            found.extend(self.look_at(&looked, &mut seen));
+            found.extend(self.logs.look(looked.id, looked.journal));
+        }
+        seen.retain(|seen: &Seen| !self.is_dropped(seen.status.shard));
+        found.extend(self.offices.look(&seen));
+        found
+    }
+
+    fn look_at(&mut self, looked: &Looked<'_>, seen: &mut Vec<Seen>) -> Vec<String> {
+        let Looked { id, node, .. } = *looked;
         let status = node.status();
         let mut found = Vec::new();
         if let Some(why) = status.refused {
             found.push(format!("honest node {id} was refused: {why}"));
         }
-        if let Some(poison) = status.degraded.iter().find(|cause| cause.starts_with("poisoned")) {
+        if !looked.has_failed
+            && let Some(poison) = status.degraded.iter().find(|cause| cause.starts_with("poisoned"))
+        {
             found.push(format!("node {id} is {poison}, and its disk never failed"));
         }
         self.look_at_map(id, &node.map(), &mut found);
@@ -72,12 +103,19 @@ impl Observer {
                 self.look_at_replica(id, replica, &mut found);
             }
         }
+        seen.extend(status.replicas.into_iter().map(|status| {
+            let leads = status.role == Role::Leader;
+            let trusted_term = node.replica(status.shard).filter(|_| leads).and_then(|replica| replica.trusted_term());
+            Seen { node: id, status, trusted_term }
+        }));
         found
     }
 
     /// A life has ended: what comes next on that machine begins anew.
     pub fn forget_life(&mut self, id: NodeId) {
         self.revisions.remove(&id);
+        self.offices.forget_life(id);
+        self.logs.forget_life(id);
         self.closed.retain(|(node, _), _| *node != id);
     }
 
@@ -93,7 +131,7 @@ impl Observer {
 
     /// The last index of a shard that is known to be decided.
     pub fn decided(&self, shard: ShardId) -> u64 {
-        self.decided.get(&shard).copied().unwrap_or(0)
+        self.offices.decided(shard)
     }
 
     fn look_at_map(&mut self, id: NodeId, map: &Arc<ClusterMap>, found: &mut Vec<String>) {
@@ -114,13 +152,6 @@ impl Observer {
 
     fn look_at_replica(&mut self, id: NodeId, replica: &ReplicaStatus, found: &mut Vec<String>) {
         let shard = replica.shard;
-        if replica.role == Role::Leader {
-            let leader = *self.leaders.entry((shard, replica.term)).or_insert(id);
-            if leader != id {
-                let term = replica.term;
-                found.push(format!("term {term} of shard {shard} has two leaders: nodes {leader} and {id}"));
-            }
-        }
         let is_closed = replica.role == Role::Closed;
         if let Some(was_closed) = self.closed.insert((id, shard), is_closed) {
             self.closings += usize::from(is_closed && !was_closed);
@@ -131,8 +162,6 @@ impl Observer {
         if state.is_installing {
             return;
         }
-        let decided = self.decided.entry(shard).or_default();
-        *decided = (*decided).max(position.index);
         let (hash, first) = *self.hashes.entry((shard, position)).or_insert((state.rolling_hash, id));
         if hash != state.rolling_hash {
             found.push(format!(

@@ -1,7 +1,7 @@
 //! # Plan: when each fault happens
 //!
 //! ```text
-//!   seed ─▶ which kinds this world knows at all ─▶ one after the other, overlapping ─▶ at the end all is as it should be
+//!   seed ─▶ which kinds this world knows at all ─▶ one after the other, overlapping ─▶ at the end all is whole
 //! ```
 //!
 //! Which kinds of faults a seed uses is drawn first: a run with few kinds reaches states that a run with all of them
@@ -12,14 +12,30 @@
 
 use super::{
     chance::Chance,
+    disk::{Part, Store},
     faults::{CutId, Fault, Links, around},
     network::Weather,
 };
 use kvorum_api::NodeId;
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
-/// When each fault happens, in order.
-pub type Plan = Vec<(Duration, Fault)>;
+/// When each fault happens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The kinds this world knows.
+    kinds: Vec<Kind>,
+    /// How long it takes from one to the next, milliseconds, at most.
+    pace_ms: u64,
+    /// In order.
+    pub steps: Vec<(Duration, Fault)>,
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kinds: Vec<String> = self.kinds.iter().map(|kind| format!("{kind:?}")).collect();
+        write!(f, "a fault every {} ms at most: {}", self.pace_ms, kinds.join(" "))
+    }
+}
 
 /// Kinds of faults a seed may leave out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,12 +49,18 @@ enum Kind {
     Ring,
     Weather,
     Clock,
+    ClockDrift,
     SlowDisk,
+    FailingPower,
+    FailingDisk,
+    FullDisk,
+    Rot,
+    Pause,
     Move,
     CrashMetadataLeader,
 }
 
-const KINDS: [Kind; 12] = [
+const KINDS: [Kind; 18] = [
     Kind::CrashOne,
     Kind::CrashAll,
     Kind::Isolate,
@@ -48,7 +70,13 @@ const KINDS: [Kind; 12] = [
     Kind::Ring,
     Kind::Weather,
     Kind::Clock,
+    Kind::ClockDrift,
     Kind::SlowDisk,
+    Kind::FailingPower,
+    Kind::FailingDisk,
+    Kind::FullDisk,
+    Kind::Rot,
+    Kind::Pause,
     Kind::Move,
     Kind::CrashMetadataLeader,
 ];
@@ -60,11 +88,13 @@ const LONG_PER_MILLE: u32 = 300;
 #[must_use]
 pub fn plan(seed: u64, nodes: &[NodeId], length: Duration) -> Plan {
     let mut chance = Chance::new(seed, "faults");
-    let mut kinds: Vec<Kind> = KINDS.into_iter().filter(|_| chance.hits(500)).collect();
+    let share = *chance.pick(&[150, 300, 500]);
+    let mut kinds: Vec<Kind> = KINDS.into_iter().filter(|_| chance.hits(share)).collect();
     if kinds.is_empty() {
         kinds.push(Kind::CrashOne);
     }
-    let mut draft = Draft { plan: Plan::new(), nodes, chance, cuts: 0 };
+    let pace_ms = *chance.pick(&[1_500, 3_000, 3_000, 8_000]);
+    let mut draft = Draft { steps: Vec::new(), nodes, chance, cuts: 0 };
     let mut at = draft.chance.millis(1_000..3_000);
     while at < length {
         let is_long = draft.chance.hits(LONG_PER_MILLE);
@@ -73,14 +103,14 @@ pub fn plan(seed: u64, nodes: &[NodeId], length: Duration) -> Plan {
         let kind = *draft.chance.pick(&kinds);
         draft.add(kind, at, end);
         // The next one may begin before this one ends.
-        at += draft.chance.millis(200..3_000);
+        at += draft.chance.millis(200..pace_ms);
     }
-    draft.end(length)
+    Plan { kinds, pace_ms, steps: draft.end(length) }
 }
 
 /// A plan in the making.
 struct Draft<'a> {
-    plan: Plan,
+    steps: Vec<(Duration, Fault)>,
     nodes: &'a [NodeId],
     chance: Chance,
     cuts: CutId,
@@ -107,8 +137,8 @@ impl Draft<'_> {
             }
             Kind::CrashMetadataLeader => {
                 // In the middle of a change.
-                self.plan.push((at, Fault::Hurry));
-                self.plan.push((at + self.chance.millis(0..30), Fault::CrashMetadataLeader));
+                self.steps.push((at, Fault::Hurry));
+                self.steps.push((at + self.chance.millis(0..30), Fault::CrashMetadataLeader));
                 (Fault::Hurry, Fault::RestartAll)
             }
             Kind::Weather => (Fault::Weather(self.weather()), Fault::Weather(Weather::FAIR)),
@@ -118,16 +148,52 @@ impl Draft<'_> {
                 let ahead_ms = if self.chance.hits(500) { -ahead_ms } else { ahead_ms };
                 (Fault::Clock(node, ahead_ms), Fault::Clock(node, 0))
             }
-            Kind::SlowDisk => (Fault::SlowDisk(node, self.chance.within(5..2_500)), Fault::SlowDisk(node, 1)),
+            Kind::ClockDrift => {
+                let gains = self.chance.within(0..200) as i64 - 100;
+                (Fault::ClockGains(node, gains), Fault::Clock(node, 0))
+            }
+            Kind::FailingPower => return self.fail_power(node, at, end),
+            Kind::FailingDisk => {
+                let part = *self.chance.pick(&[Part::JournalWrite, Part::JournalSync, Part::EngineFlush]);
+                self.steps.push((end, Fault::ReplaceDisk(node)));
+                (Fault::FailDisk(node, part), Fault::Restart(node))
+            }
+            Kind::FullDisk => (Fault::Full(node, true), Fault::Full(node, false)),
+            Kind::Rot => (Fault::Rot(node, self.chance.any() >> 32), Fault::Restart(node)),
+            Kind::Pause => (Fault::Pause(node, true), Fault::Pause(node, false)),
+            Kind::SlowDisk => {
+                if self.chance.hits(400) {
+                    // It dies in the middle of what it does so slowly.
+                    let lasts = (end - at).as_millis().max(1) as u64;
+                    self.steps.push((at + self.chance.millis(0..lasts), Fault::Crash(node)));
+                    self.steps.push((end, Fault::Restart(node)));
+                }
+                (Fault::SlowDisk(node, self.chance.within(5..2_500)), Fault::SlowDisk(node, 1))
+            }
         };
-        self.plan.push((at, fault));
-        self.plan.push((end, remedy));
+        self.steps.push((at, fault));
+        self.steps.push((end, remedy));
+    }
+
+    /// Power fails at any durable step, also of the start that follows.
+    fn fail_power(&mut self, node: NodeId, at: Duration, end: Duration) {
+        let store = *self.chance.pick(&[Store::Journal, Store::Journal, Store::Engine]);
+        let operations = match store {
+            Store::Journal => self.chance.within(1..60),
+            Store::Engine => self.chance.within(1..8),
+        };
+        self.steps.push((at, Fault::FailPowerAfter(node, store, operations)));
+        let middle = at + (end - at) / 2;
+        if self.chance.hits(300) {
+            self.steps.push((middle, Fault::FailPowerAfter(node, Store::Journal, self.chance.within(1..12))));
+        }
+        self.steps.push((end, Fault::Restart(node)));
     }
 
     fn crash_all(&mut self, at: Duration, end: Duration) {
         for node in self.nodes {
-            self.plan.push((at, Fault::Crash(*node)));
-            self.plan.push((end + self.chance.millis(0..500), Fault::Restart(*node)));
+            self.steps.push((at, Fault::Crash(*node)));
+            self.steps.push((end + self.chance.millis(0..500), Fault::Restart(*node)));
         }
     }
 
@@ -171,19 +237,19 @@ impl Draft<'_> {
     }
 
     /// The world is made whole.
-    fn end(self, length: Duration) -> Plan {
-        let Draft { mut plan, nodes, .. } = self;
-        plan.push((length, Fault::MendAll));
-        plan.push((length, Fault::Weather(Weather::FAIR)));
-        for node in nodes {
-            plan.push((length, Fault::Clock(*node, 0)));
-            plan.push((length, Fault::SlowDisk(*node, 1)));
-            plan.push((length, Fault::Restart(*node)));
-        }
+    fn end(self, length: Duration) -> Vec<(Duration, Fault)> {
+        let Draft { mut steps, nodes, .. } = self;
         // Nothing goes wrong any more once the world is whole.
-        plan.retain(|(at, fault)| *at < length || !matches!(fault, Fault::CrashMetadataLeader));
-        plan.sort_by_key(|(at, _)| *at);
-        plan
+        steps.retain(|(at, _)| *at < length);
+        let mut mended = vec![Fault::MendAll, Fault::Weather(Weather::FAIR)];
+        for node in nodes.iter().copied() {
+            mended.extend([Fault::Clock(node, 0), Fault::SlowDisk(node, 1), Fault::Full(node, false)]);
+            mended.extend([Fault::Pause(node, false), Fault::KeepPower(node)]);
+            mended.extend([Fault::ReplaceDisk(node), Fault::Restart(node)]);
+        }
+        steps.extend(mended.into_iter().map(|fault| (length, fault)));
+        steps.sort_by_key(|(at, _)| *at);
+        steps
     }
 }
 
@@ -200,7 +266,7 @@ mod tests {
             let first = plan(seed, &NODES, length);
             assert_eq!(first, plan(seed, &NODES, length));
             for node in NODES {
-                let newest = first.iter().rev().find_map(|(_, fault)| match fault {
+                let newest = first.steps.iter().rev().find_map(|(_, fault)| match fault {
                     Fault::Crash(crashed) if *crashed == node => Some(false),
                     Fault::CrashMetadataLeader => Some(false),
                     Fault::Restart(started) if *started == node => Some(true),
@@ -209,6 +275,7 @@ mod tests {
                 assert_eq!(newest, Some(true), "seed {seed}: node {node} stays down");
             }
             let link = first
+                .steps
                 .iter()
                 .rev()
                 .find(|(_, fault)| matches!(fault, Fault::Cut(..) | Fault::CutLeader(..) | Fault::MendAll));
@@ -219,7 +286,7 @@ mod tests {
     #[test]
     fn every_kind_of_cut_is_drawn() {
         let plans: Vec<Plan> = (0..50).map(|seed| plan(seed, &NODES, Duration::from_secs(20))).collect();
-        let faults = || plans.iter().flatten().map(|(_, fault)| fault);
+        let faults = || plans.iter().flat_map(|plan| &plan.steps).map(|(_, fault)| fault);
         let cuts: Vec<&Links> =
             faults().filter_map(|fault| if let Fault::Cut(_, links) = fault { Some(links) } else { None }).collect();
         for (links, what) in [(1, "one link"), (2, "a pair, or one way"), (3, "a ring"), (4, "a node alone")] {

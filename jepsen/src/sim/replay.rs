@@ -7,7 +7,10 @@ use super::{
     world::{Report, World},
 };
 use std::time::Duration;
-use tokio::runtime::{Builder, RngSeed};
+use tokio::{
+    runtime::{Builder, RngSeed},
+    time::Instant,
+};
 
 /// How runs are made.
 #[derive(Clone, Copy, Debug)]
@@ -35,8 +38,10 @@ pub fn run(seed: u64, options: Options) -> Report {
         .rng_seed(RngSeed::from_bytes(&seed.to_be_bytes()))
         .build()
         .expect("a runtime without sockets needs nothing that could be missing");
+    let began = Instant::now();
     let mut report = runtime.block_on(async move { World::new(seed, options.prints).run(options.length).await });
     report.violations.extend(panics::take());
+    report.took = began.elapsed();
     report
 }
 

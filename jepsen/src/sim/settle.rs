@@ -8,10 +8,11 @@
 //! **Invariant.** Everything here ends within a bound of simulated time, or is a violation.
 
 use super::{
-    history::{Finally, Key, violations},
+    history::{Key, Record, violations},
     observe::positions,
     remains::{Living, remains},
     steward::Grave,
+    verdict,
     workload::{Client, Desk},
     world::{CLIENTS, PATIENCE, World},
 };
@@ -51,10 +52,11 @@ impl World {
         desk.ledger.lock().leaving.retain(|keyspace| !map.keyspaces.contains_key(keyspace));
         last.touch_every_shard(&map).await;
         let finally = self.read_everything(desk, &map, &mut last).await;
-        let found = violations(&desk.history.lock(), &finally);
-        for violation in found {
+        let history = desk.history.lock().clone();
+        for violation in violations(&history, &finally).into_iter().chain(verdict::judge(&history, &finally)) {
             self.complain(violation);
         }
+        self.finally = finally;
         if !self.wait_until(PATIENCE, World::agrees).await {
             let stands: Vec<String> = self.running().map(|(id, node)| format!("{id}: {:?}", positions(node))).collect();
             self.complain(format!("replicas do not agree within {PATIENCE:?}: {}", stands.join(", ")));
@@ -66,15 +68,13 @@ impl World {
         }
     }
 
-    async fn read_everything(&mut self, desk: &Desk, map: &ClusterMap, reader: &mut Client) -> Finally {
+    async fn read_everything(&mut self, desk: &Desk, map: &ClusterMap, reader: &mut Client) -> Vec<Record> {
         let keys: BTreeSet<Key> = desk.history.lock().iter().map(|record| record.key.clone()).collect();
-        let mut finally = Finally::new();
+        let mut finally = Vec::new();
         for key in keys.into_iter().filter(|key| map.keyspaces.contains_key(&key.keyspace)) {
             self.look();
             match reader.read_finally(&key).await {
-                Ok(found) => {
-                    finally.insert(key, found);
-                }
+                Ok(found) => finally.push(found),
                 Err(why) => {
                     self.complain(why);
                     break;

@@ -91,10 +91,19 @@ impl Desk {
 /// What a session has seen of one keyspace: what the cluster makes of it, and what it truly was.
 #[derive(Clone, Debug)]
 pub struct Session {
+    /// Its name: no two clients share one.
+    pub name: String,
     /// What the replies carried.
     pub token: SessionToken,
     /// The newest version of each key.
     pub seen: BTreeMap<Bytes, Version>,
+}
+
+impl Session {
+    /// One that has seen nothing.
+    pub fn new(keyspace: KeyspaceId, name: String) -> Self {
+        Session { name, token: SessionToken::new(keyspace), seen: BTreeMap::new() }
+    }
 }
 
 /// One client.
@@ -112,8 +121,8 @@ pub struct Client {
     /// Who led the shard of a key when it was asked last.
     pub(super) leaders: BTreeMap<Key, NodeId>,
     pub(super) sessions: BTreeMap<KeyspaceId, Session>,
-    /// Versions it saw, for swaps.
-    seen: Option<(Key, Option<Version>)>,
+    /// What it saw, for swaps.
+    seen: Option<(Key, Option<(Version, Bytes)>)>,
 }
 
 impl Client {
@@ -169,12 +178,16 @@ impl Client {
     ///
     /// # Errors
     /// A sentence.
-    pub async fn read_finally(&mut self, key: &Key) -> Result<Option<(Version, Bytes)>, String> {
+    pub async fn read_finally(&mut self, key: &Key) -> Result<Record, String> {
         let deadline = Instant::now() + SETTLE;
         while Instant::now() < deadline {
-            let (attempt, _) = self.read(key, ReadLevel::Linearizable).await;
-            if let Attempt::Decided(Told::Found(found)) = attempt {
-                return Ok(found);
+            let asked = Asked::Read(ReadLevel::Linearizable);
+            let (invoked, began_at) = (self.desk.moment(), self.desk.began.elapsed());
+            if let (Attempt::Decided(told, receipt), _) = self.read(key, ReadLevel::Linearizable).await {
+                let (completed, at) = (self.desk.moment(), (began_at, self.desk.began.elapsed()));
+                let (client, key, receipt) = (self.id, key.clone(), Some(receipt));
+                let told = (told, receipt);
+                return Ok(Record::new((client, key, asked), (invoked, completed), at, told));
             }
             sleep(Duration::from_millis(100)).await;
         }
@@ -210,6 +223,8 @@ impl Client {
             }
             2 => {
                 if let Some((keyspace, session)) = self.desk.handed_on.lock().take() {
+                    // Two branches of one session are two: neither knows what the other one saw since.
+                    let session = Session { name: format!("c{}-{}", self.id, self.sequence), ..session };
                     self.sessions.insert(keyspace, session);
                 }
             }
@@ -237,7 +252,7 @@ impl Client {
             (0..=4, _) => (register, Asked::Put(value)),
             (5, _) => (key(format!("{letter}-t{lent}")), Asked::Lend(value)),
             (6..=9, _) => (counter, Asked::Increment),
-            (10..=12, Some((key, version))) if key.keyspace == keyspace => (key, Asked::Swap(version, value)),
+            (10..=12, Some((key, found))) if key.keyspace == keyspace => (key, Asked::Swap(found, value)),
             (10, _) => (counter, Asked::Read(level)),
             _ => (register, Asked::Read(level)),
         }
@@ -250,7 +265,7 @@ impl Client {
         self.sequence += 1;
         self.first_sent = Stamp::default();
         self.desk.audit.event(format_args!("client {} asks {asked:?} of {key}", self.id));
-        let (mut perhaps, mut within, mut floor) = (false, None, None);
+        let (mut perhaps, mut within, mut floor, mut receipt) = (false, None, None, None);
         let told = loop {
             let attempt = match &asked {
                 Asked::Read(level) => {
@@ -264,7 +279,10 @@ impl Client {
                 write => self.write(&key, write).await,
             };
             match attempt {
-                Attempt::Decided(told) => break told,
+                Attempt::Decided(told, said) => {
+                    receipt = Some(said);
+                    break told;
+                }
                 Attempt::Forgotten => break Told::Unknown,
                 Attempt::Nothing => {}
                 Attempt::Perhaps => perhaps = true,
@@ -282,11 +300,13 @@ impl Client {
         if let (Asked::Read(_), Told::Found(found)) = (&asked, &told)
             && key.name.get(2) == Some(&b'r')
         {
-            self.seen = Some((key.clone(), found.as_ref().map(|(version, _)| *version)));
+            self.seen = Some((key.clone(), found.clone()));
         }
         self.desk.audit.event(format_args!("client {} is told {told:?}", self.id));
         let (completed, at) = (self.desk.moment(), (began_at, self.desk.began.elapsed()));
-        let record = Record { client: self.id, key, asked, invoked, completed, at, told, within, floor };
+        let session = self.sessions.get(&key.keyspace).map(|session| session.name.clone());
+        let record = Record::new((self.id, key, asked), (invoked, completed), at, (told, receipt));
+        let record = Record { within, floor, session, ..record };
         self.see(&record);
         // What is lent goes away by itself: its versions prove nothing.
         if !matches!(record.asked, Asked::Lend(_)) {

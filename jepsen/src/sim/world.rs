@@ -18,14 +18,16 @@ use super::{
     chance::Chance,
     draw::Drawn,
     faults::{Fault, around},
-    history::Told,
-    machine::{Machine, Running, node_config, node_row},
+    history::{self, Told},
+    machine::{Machine, Running, node_config, node_row, timing_at},
     network::{Life, Link, Network},
-    observe::Observer,
+    observe::{Looked, Observer},
     plan::{Plan, plan},
     steward::Steward,
+    verdict,
     workload::{Client, Desk},
 };
+use crate::history::Record;
 use kvorum_api::NodeId;
 use kvorum_consensus::{
     Env, Node,
@@ -80,6 +82,12 @@ pub struct Report {
     pub openings: usize,
     /// What the seed drew.
     pub drawn: String,
+    /// What clients asked and were told, by file.
+    pub histories: Vec<(&'static str, Vec<Record>)>,
+    /// How long it lasted, simulated.
+    pub simulated: Duration,
+    /// How long that took.
+    pub took: Duration,
     /// The newest events, for whoever must understand a violation.
     pub newest: Vec<String>,
 }
@@ -98,6 +106,9 @@ pub struct World {
     /// What ends with a life, or after it: journals at work, and former lives on their way out.
     graveyard: JoinSet<()>,
     crashes: usize,
+    /// What was read at the end.
+    pub(super) finally: Vec<history::Record>,
+    born: Instant,
 }
 
 impl World {
@@ -113,13 +124,15 @@ impl World {
             network: Network::new(seed, audit.clone()),
             audit,
             chance: Chance::new(seed, "world"),
-            drawn,
             founding,
-            machines: ids.map(|id| (id, Machine::new(began))).collect(),
+            machines: ids.map(|id| (id, Machine::new(began, drawn.journal.clone()))).collect(),
             violations: Arc::default(),
+            drawn,
             observer: Observer::default(),
             graveyard: JoinSet::new(),
             crashes: 0,
+            finally: Vec::new(),
+            born: began,
         }
     }
 
@@ -127,8 +140,9 @@ impl World {
     pub async fn run(mut self, length: Duration) -> Report {
         let nodes: Vec<NodeId> = self.machines.keys().copied().collect();
         let plan = plan(self.seed, &nodes, length);
-        self.audit.event(format_args!("seed {} for {length:?}: {}", self.seed, self.drawn));
-        for (at, fault) in &plan {
+        self.audit.event(format_args!("seed {} for {length:?}: {}; {plan}", self.seed, self.drawn));
+        let drawn = format!("{}; {plan}", self.drawn);
+        for (at, fault) in &plan.steps {
             self.audit.event(format_args!("planned at {at:?}: {fault}"));
         }
         for node in &nodes {
@@ -175,7 +189,10 @@ impl World {
             crashes: self.crashes,
             closings: self.observer.closings,
             openings: self.observer.openings,
-            drawn: self.drawn.to_string(),
+            drawn,
+            histories: verdict::files(&history, &self.finally),
+            simulated: self.born.elapsed(),
+            took: Duration::ZERO,
             newest: self.audit.newest(),
         }
     }
@@ -188,7 +205,7 @@ impl World {
         }
         clients.spawn(Steward::new(self.seed, desk.clone()).run());
         let began = Instant::now();
-        for (at, fault) in plan {
+        for (at, fault) in plan.steps {
             self.look_until(began + at).await;
             self.befall(fault, desk);
         }
@@ -204,6 +221,8 @@ impl World {
     }
 
     fn befall(&mut self, fault: Fault, desk: &Desk) {
+        // Where the power has failed a moment ago, that comes first.
+        self.look();
         self.audit.event(format_args!("now: {fault}"));
         match fault {
             Fault::Crash(node) => self.crash(node),
@@ -220,7 +239,31 @@ impl World {
             Fault::MendAll => self.network.mend_all(),
             Fault::Weather(weather) => self.network.set_weather(weather),
             Fault::Clock(node, ahead_ms) => self.machine(node).clock.set_ahead_ms(ahead_ms),
+            Fault::ClockGains(node, gains) => self.machine(node).clock.set_gains(gains),
             Fault::SlowDisk(node, sync_ms) => self.machine(node).disk.set_sync_ms(sync_ms),
+            Fault::FailPowerAfter(node, store, operations) => {
+                let machine = self.machine(node);
+                machine.disk.fail_power_after(store, operations, machine.running.is_some());
+            }
+            Fault::KeepPower(node) => self.keep_power(node),
+            Fault::FailDisk(node, part) => {
+                let machine = self.machine(node);
+                if machine.running.is_some() {
+                    machine.disk.fail_next(part);
+                }
+            }
+            Fault::ReplaceDisk(node) => {
+                if self.machine(node).disk.has_failed() {
+                    self.crash(node);
+                }
+            }
+            Fault::Full(node, is_full) => self.machine(node).disk.set_full(is_full),
+            Fault::Rot(node, draw) => {
+                self.crash(node);
+                let rotten = self.machine(node).disk.rot(&mut Chance::new(draw, "rot"));
+                self.audit.event(format_args!("node {node}: {rotten:?}"));
+            }
+            Fault::Pause(node, is_paused) => self.network.set_paused(node, is_paused),
             Fault::Move(draw, to) => self.move_leader(draw, to),
             Fault::Hurry => desk.hurry.notify_one(),
             Fault::CrashMetadataLeader => {
@@ -239,6 +282,14 @@ impl World {
                 }
             }
         }
+    }
+
+    /// The power of a machine lasts; where it has just failed, the machine is down.
+    fn keep_power(&mut self, id: NodeId) {
+        if self.machine(id).disk.is_out_of_power() {
+            self.crash(id);
+        }
+        self.machine(id).disk.keep_power();
     }
 
     /// An operator asks whoever leads a shard to hand leadership to a node.
@@ -288,15 +339,18 @@ impl World {
             })
             .collect();
         let machine = self.machines.get_mut(&id).expect("the plan names machines of this world");
-        let opened = match machine.disk.open(&shards) {
+        let opened = match machine.disk.open(&shards, life.clone(), seed) {
             Ok(opened) => opened,
             Err(error) => return self.complain(format!("honest node {id} cannot open its disk: {error}")),
         };
+        for event in opened.events {
+            self.audit.event(format_args!("node {id}: {event}"));
+        }
         for violation in opened.violations {
             complain(&self.audit, &self.violations, format!("node {id} lost power: {violation}"));
         }
         let (engine, journal) = (opened.engine, opened.journal);
-        self.graveyard.spawn(Arc::clone(&journal).pump(life.clone()));
+        self.graveyard.spawn(Arc::clone(&journal).pump(id, Arc::clone(&self.network)));
         let env = Env {
             engine: Arc::clone(&engine),
             journal: Arc::clone(&journal) as Arc<dyn Journal>,
@@ -307,6 +361,8 @@ impl World {
         };
         let mut config = node_config(id, opened.start, boot_nonce, self.founding.clone());
         config.map = machine.kept_map(&mut self.chance);
+        let rate = self.drawn.rates_per_mille[(id.0 - 1) as usize % self.drawn.rates_per_mille.len()];
+        config.timing = timing_at(rate, config.timing);
         config.timing.idle_close_after = self.drawn.idle_close_after;
         let log_bytes = self.drawn.log_bytes;
         config.budget = Budget {
@@ -324,6 +380,7 @@ impl World {
         machine.running = Some(Running { node: Arc::clone(&node), life: life.clone(), engine, journal });
         self.network.connect(id, Arc::clone(&node), life.clone());
         let (audit, violations) = (self.audit.clone(), Arc::clone(&self.violations));
+        let may_fail = self.machine(id).disk.failures();
         // Beside everything else: the next crash may come while it opens.
         self.graveyard.spawn(async move {
             tokio::select! {
@@ -331,6 +388,7 @@ impl World {
                 () = life.ended() => {}
                 opened = node.open() => match opened {
                     Ok(()) => audit.event(format_args!("node {id} runs")),
+                    Err(error) if may_fail() => audit.event(format_args!("node {id} does not start: {error}")),
                     Err(error) => complain(&audit, &violations, format!("honest node {id} does not start: {error}")),
                 },
             }
@@ -339,14 +397,19 @@ impl World {
 
     /// Cuts the power of a machine.
     fn crash(&mut self, id: NodeId) {
-        let fate = self.chance.any();
         self.look();
+        self.end_in_a_crash(id);
+    }
+
+    fn end_in_a_crash(&mut self, id: NodeId) {
+        let fate = self.chance.any();
         self.observer.forget_life(id);
         let machine = self.machine(id);
         let Some(Running { node, life, journal, .. }) = machine.running.take() else { return };
         machine.keep_map(&node.map());
         life.end();
-        machine.disk.lose_power(fate);
+        let told = journal.last_synced();
+        machine.disk.lose_power(fate, told);
         // Whoever waits for the dead disk is told so: nothing that was is left waiting for ever.
         journal.stop();
         self.network.disconnect(id);
@@ -371,14 +434,23 @@ impl World {
     }
 
     pub(super) fn look(&mut self) {
-        let mut found = Vec::new();
-        for (id, machine) in &mut self.machines {
+        let powerless =
+            self.machines.iter().filter(|(_, machine)| machine.disk.is_out_of_power() && machine.running.is_some());
+        for id in powerless.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.audit.event(format_args!("the power of node {id} has failed"));
+            self.end_in_a_crash(id);
+        }
+        for machine in self.machines.values_mut() {
             if let Some(node) = machine.running.as_ref().map(|running| Arc::clone(&running.node)) {
                 machine.keep_map(&node.map());
-                found.extend(self.observer.look(*id, &node));
             }
         }
-        for violation in found {
+        let looked = self.machines.iter().filter_map(|(id, machine)| {
+            let running = machine.running.as_ref()?;
+            let (node, journal, has_failed) = (&*running.node, &*running.journal, machine.disk.has_failed());
+            Some(Looked { id: *id, node, journal, has_failed })
+        });
+        for violation in self.observer.look(looked) {
             self.complain(violation);
         }
     }

@@ -161,7 +161,9 @@ impl Caller {
     }
 }
 
-fn receipt_of(receipt: &kvorum_client::Receipt) -> Receipt {
+/// A receipt as it is written down.
+#[must_use]
+pub fn receipt_of(receipt: &kvorum_client::Receipt) -> Receipt {
     // Rounded up: a claim must not become better by being written down.
     let within_ms = receipt.staleness.map(|staleness| staleness.as_micros().div_ceil(1_000) as u64);
     let version = receipt.version.map(|version| {

@@ -25,7 +25,7 @@ mod scan;
 mod sessions;
 mod set;
 
-pub use caller::{Call, Caller, Setting};
+pub use caller::{Call, Caller, Setting, receipt_of, value_of};
 pub use recorder::{Recorder, Sample};
 
 use anyhow::Result;
