@@ -130,7 +130,7 @@ struct Sim {
     /// Where the history of clients goes, as history.jsonl; of several seeds, into a directory each.
     #[arg(long)]
     out: Option<PathBuf>,
-    /// How many seeds run at the same time, each in a process of its own; as many as there are processors, unless given.
+    /// How many seeds run at the same time, each in a process of its own; one a processor, unless given.
     #[arg(long)]
     jobs: Option<usize>,
     /// With the limits of one of many.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   --seed N        one run (or two, to compare the traces) in this process
-//!   --seeds A..B    one process per seed, several at a time ─▶ one line each, at the end what failed and how to replay it
+//!   --seeds A..B    one process per seed, several at a time ─▶ a line each, then what failed and how to replay it
 //! ```
 //!
 //! **Invariant.** Whatever ends the process of a seed (a panic, a signal, too much memory, no end) is that seed's
@@ -31,7 +31,7 @@ use tokio::time::Instant;
 const MEMORY_BYTES_MAX: u64 = 4 << 30;
 
 /// Processor seconds of the process of one seed.
-const CPU_SECONDS_MAX: u64 = 900;
+const CPU_SECONDS_MAX: u64 = 240;
 
 /// Lines of its complaints that are repeated when a process died.
 const LAST_LINES: usize = 12;

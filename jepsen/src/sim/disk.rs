@@ -60,8 +60,9 @@ pub struct SimDisk {
     has_failed: Arc<AtomicBool>,
     /// The journal as it was before it rotted.
     sound: Option<journal::MemDisk>,
-    /// After how many operations the power fails in the next start.
+    /// After how many operations of the journal the power fails in the next start, and of the engine from then on.
     fails_in_start: Option<u64>,
+    fails_from_start: Option<u64>,
 }
 
 /// What a new life finds.
@@ -91,6 +92,7 @@ impl SimDisk {
             has_failed: Arc::default(),
             sound: None,
             fails_in_start: None,
+            fails_from_start: None,
         }
     }
 
@@ -102,7 +104,8 @@ impl SimDisk {
     /// The power fails after this many durable operations; of a machine that is down, in its next start.
     pub fn fail_power_after(&mut self, store: Store, operations: u64, runs: bool) {
         match store {
-            _ if !runs => self.fails_in_start = Some(operations),
+            Store::Journal if !runs => self.fails_in_start = Some(operations),
+            Store::Engine if !runs => self.fails_from_start = Some(operations),
             Store::Journal => self.journal.fail_after_operations(operations),
             Store::Engine => self.engine.fail_after_operations(operations),
         }
@@ -110,7 +113,7 @@ impl SimDisk {
 
     /// The power lasts.
     pub fn keep_power(&mut self) {
-        self.fails_in_start = None;
+        (self.fails_in_start, self.fails_from_start) = (None, None);
         self.journal.keep_power();
         self.engine.keep_power();
     }
@@ -171,6 +174,9 @@ impl SimDisk {
         self.has_failed.store(false, Ordering::SeqCst);
         let (mut events, mut violations) = (Vec::new(), Vec::new());
         let engine = self.engine.open();
+        if let Some(operations) = self.fails_from_start.take() {
+            self.engine.fail_after_operations(operations);
+        }
         let mut stands = Vec::new();
         for (spec, is_dropped) in shards {
             stands.push((spec.shard, Shard::open(engine.clone(), *spec)?.state().applied, *is_dropped));
