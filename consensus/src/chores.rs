@@ -151,7 +151,15 @@ impl Node {
         }
         let timing = self.config.timing;
         let offset_max_ms = timing.clock_offset_max.as_millis() as u64;
-        let clock = suspect::judge(self.node_count(), &self.clock_offsets_ms(CLOCK_AGE_MAX), offset_max_ms);
+        let judge =
+            |after| suspect::judge(self.node_count(), &self.clock_offsets_ms(CLOCK_AGE_MAX, after), offset_max_ms);
+        let clock = judge(None);
+        // Rule T5: whoever was heard before the leap says nothing about it.
+        if let Some(leapt) = self.steady.leapt()
+            && matches!(judge(Some(leapt)), Judgement::Trusted(_))
+        {
+            self.steady.follow();
+        }
         self.health.set_clock_suspect(match clock {
             Judgement::Suspect(ahead_ms) => Some(suspect::sentence(ahead_ms, offset_max_ms)),
             Judgement::TooFewHeard | Judgement::Trusted(_) => None,

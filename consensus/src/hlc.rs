@@ -64,16 +64,32 @@ impl Hlc {
         Stamp(step(given.unwrap_or_else(|last| last)))
     }
 
-    /// The highest stamp given or adopted: what a message carries, so that its receiver orders itself after it.
+    /// The highest stamp given or adopted.
     pub fn highest(&self) -> Stamp {
         Stamp(self.last.load(Ordering::Acquire))
     }
 
-    /// Advances past a received stamp; one too far ahead of the physical clock is not adopted.
+    /// The highest stamp given or adopted, as far as others adopt it: what messages carry, so that whoever gets them
+    /// orders itself after them. A node whose earlier life had a wrong clock starts far ahead: it keeps that to itself.
+    pub fn told(&self) -> Stamp {
+        self.highest().min(Stamp::from_ms(self.physical_ms() + self.offset_max_ms))
+    }
+
+    /// The next stamp, as far as others adopt it: what clients are told.
+    pub fn now_told(&self) -> Stamp {
+        self.now();
+        self.told()
+    }
+
+    /// Advances past a received stamp; one too far ahead of the physical clock is not adopted, unless it lies behind
+    /// what was given or adopted already.
     ///
     /// # Errors
     /// How far it is ahead, milliseconds.
     pub fn observe(&self, stamp: Stamp) -> Result<(), u64> {
+        if stamp <= self.highest() {
+            return Ok(());
+        }
         let ahead_ms = stamp.ms().saturating_sub(self.physical_ms());
         if ahead_ms > self.offset_max_ms {
             return Err(ahead_ms);
@@ -146,6 +162,23 @@ mod tests {
         assert_eq!(hlc.now(), Stamp::from_ms(1_000));
         assert_eq!(hlc.observe(Stamp::from_ms(1_500)), Ok(()));
         assert!(hlc.now() > Stamp::from_ms(1_500), "what follows a received stamp is ordered after it");
+    }
+
+    /// Rule T5: what is told is taken, by whoever has a good clock and by itself.
+    #[test]
+    fn a_clock_that_starts_far_ahead_keeps_that_to_itself() {
+        let (ms, clock) = clock(1_000);
+        let ahead = Hlc::new(clock.clone(), Stamp::from_ms(208_000), 500);
+        let other = Hlc::new(clock, Stamp::default(), 500);
+        assert!(ahead.now() > Stamp::from_ms(208_000));
+        for told in [ahead.told(), ahead.now_told()] {
+            assert_eq!(told, Stamp::from_ms(1_500));
+            assert_eq!((other.observe(told), ahead.observe(told)), (Ok(()), Ok(())));
+        }
+        assert_eq!(ahead.observe(Stamp::from_ms(200_000)), Ok(()), "it was there already");
+        assert!(ahead.observe(Stamp::from_ms(300_000)).is_err());
+        ms.store(300_000, Ordering::SeqCst);
+        assert_eq!(ahead.now_told(), Stamp::from_ms(300_000), "time has caught up");
     }
 
     #[test]

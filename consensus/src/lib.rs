@@ -31,6 +31,7 @@ pub mod note;
 pub mod peers;
 pub mod replicator;
 pub mod status;
+pub mod steady;
 pub mod suspect;
 pub mod transport;
 pub mod worker;

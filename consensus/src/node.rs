@@ -33,6 +33,7 @@ use crate::{
     metadata::{ClusterMap, METADATA_SHARD, Study},
     peers::{Peers, TRACE},
     replicator::Replicator,
+    steady::Steady,
     suspect::Judgement,
     worker::Workers,
 };
@@ -84,6 +85,7 @@ pub struct Node {
     pub(crate) env: Env,
     pub(crate) config: NodeConfig,
     pub(crate) hlc: Arc<Hlc>,
+    pub(crate) steady: Arc<Steady>,
     pub(crate) health: Arc<Health>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) note: NoteKeeper,
@@ -126,12 +128,16 @@ impl Node {
     pub fn new(env: Env, config: NodeConfig) -> Result<Arc<Node>, StartError> {
         let note = NoteKeeper::read(Arc::clone(&env.journal), config.start, config.boot_nonce)?;
         let offset_max_ms = config.timing.clock_offset_max.as_millis() as u64;
+        // Peers are shown the clock on the wall; everything else goes by the steady one.
+        let walled = env.clone();
+        let steady = Steady::new(env.clock.clone(), offset_max_ms);
+        let env = Env { clock: steady.as_clock(), ..env };
         let hlc = Arc::new(Hlc::bounded(env.clock.clone(), note.kept().bound, offset_max_ms));
         let health = Arc::new(Health::default());
         let me =
             Identity { cluster: config.cluster, node: config.node, start: config.start, boot_nonce: config.boot_nonce };
         let nodes: BTreeSet<_> = config.nodes.keys().copied().collect();
-        let peers = Peers::new(me, &nodes, &note.kept().peers, &env, Arc::clone(&hlc), Arc::clone(&health));
+        let peers = Peers::new(me, &nodes, &note.kept().peers, &walled, Arc::clone(&hlc), Arc::clone(&health));
         let duties = Duties {
             is_fit: true,
             is_electable: true,
@@ -164,6 +170,7 @@ impl Node {
             env,
             config,
             hlc,
+            steady,
             health,
             peers,
             note,
@@ -255,9 +262,9 @@ impl Node {
         &self.groups
     }
 
-    /// The node's hybrid logical clock, now.
+    /// The node's hybrid logical clock, now, as others take it.
     pub fn stamp(&self) -> Stamp {
-        self.hlc.now()
+        self.hlc.now_told()
     }
 
     /// Adopts a stamp received from a client; `Err(ahead_ms)` if it is too far ahead (rule T1).
@@ -383,10 +390,11 @@ impl Node {
         sleep(Duration::from_millis(wait_ms.min(BOUND_AHEAD_MS))).await;
     }
 
-    /// Clock offsets measured within `age_max`.
-    pub(crate) fn clock_offsets_ms(&self, age_max: Duration) -> Vec<i64> {
+    /// Clock offsets measured within `age_max`, and after a moment if there is one.
+    pub(crate) fn clock_offsets_ms(&self, age_max: Duration, after: Option<Instant>) -> Vec<i64> {
         let now = Instant::now();
-        let fresh = |measured: Instant| now.duration_since(measured) <= age_max;
+        let fresh =
+            |measured: Instant| now.duration_since(measured) <= age_max && after.is_none_or(|after| measured > after);
         let seen = self.peers.seen();
         seen.values()
             .filter_map(|seen| seen.clock)

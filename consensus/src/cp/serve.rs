@@ -144,7 +144,7 @@ impl Group {
             position,
             staleness,
             durable_replicas: 0,
-            stamp: context.hlc.now(),
+            stamp: context.hlc.now_told(),
         }
     }
 }

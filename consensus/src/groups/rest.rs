@@ -93,7 +93,7 @@ impl Replica {
             position,
             staleness: None,
             durable_replicas: 0,
-            stamp: self.shared.hlc.now(),
+            stamp: self.shared.hlc.now_told(),
         }
     }
 }

@@ -18,7 +18,7 @@ mod merger;
 mod roll;
 
 use crate::{
-    env::Env,
+    env::{Clock, Env},
     envelope::{Envelope, Form, Refusal},
     health::Health,
     heartbeats::Heartbeat,
@@ -78,6 +78,8 @@ pub struct Peers {
     transport: Arc<dyn Transport>,
     journal: Arc<dyn Journal>,
     hlc: Arc<Hlc>,
+    /// The clock on the wall: what peers are shown, so that they can tell how wrong it is (rule T4).
+    wall: Clock,
     health: Arc<Health>,
     is_admitted: AtomicBool,
     roll: Mutex<Roll>,
@@ -101,6 +103,7 @@ impl Peers {
             transport: Arc::clone(&env.transport),
             journal: Arc::clone(&env.journal),
             hlc,
+            wall: env.clock.clone(),
             health,
             is_admitted: AtomicBool::new(false),
             roll: Mutex::new(Roll::new(&others, remembered)),
@@ -142,7 +145,7 @@ impl Peers {
     /// # Errors
     /// See [`CallError`].
     pub async fn hello(&self, to: NodeId, mine: &Hello, timeout: Duration) -> Result<(), CallError> {
-        let sent = (Instant::now(), self.hlc.physical_ms());
+        let sent = (Instant::now(), self.wall.now_ms());
         let answer = self
             .exchange(Outgoing {
                 to,
@@ -368,8 +371,8 @@ impl Peers {
                 boot_nonce: self.me.boot_nonce,
                 last_synced: self.journal.last_synced(),
             },
-            stamp: self.hlc.highest(),
-            physical_ms: self.hlc.physical_ms(),
+            stamp: self.hlc.told(),
+            physical_ms: self.wall.now_ms(),
             group: NODE_GROUP,
             from_replica: ReplicaId(0),
             to_replica: ReplicaId(0),

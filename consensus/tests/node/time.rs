@@ -1,10 +1,10 @@
 //! Clocks (rules T1, T4, R3).
 
 use crate::{
-    node::house::{BEGIN_MS, House, put, role},
-    support::wait_until,
+    node::house::{BEGIN_MS, House, SHARD, context, get, put, role},
+    support::{self, wait_until},
 };
-use kvorum_api::Stamp;
+use kvorum_api::{ReadLevel, Stamp};
 use kvorum_consensus::replicator::Role;
 use std::{sync::atomic::Ordering, time::Duration};
 use tokio::time::sleep;
@@ -67,6 +67,45 @@ async fn stamps_from_the_future_are_not_adopted() {
     house.machines[&2].ahead_ms.store(3_600_000, Ordering::SeqCst);
     sleep(Duration::from_secs(5)).await;
     assert!(node.stamp().ms() < now_ms + 60_000, "the stamps of a node an hour ahead did not spread");
+}
+
+/// Rule T5: a leader whose clock leaps for a moment expires nothing that is to live on, and gives no stamp that others
+/// refuse; its clients go from node to node as before.
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_leaps_alone_reaches_neither_stamps_nor_the_logged_time() {
+    let house = House::founded().await;
+    let leader = house.wait_for_leader().await;
+    let replicator = house.nodes[&leader].replicator(SHARD).unwrap();
+    replicator.write(support::put("mortal", "v", Some(60_000)), context()).await.unwrap();
+    let other = &house.nodes[&(1 + leader % 3)];
+    for _ in 0..3 {
+        house.machines[&leader].ahead_ms.store(207_000, Ordering::SeqCst);
+        for _ in 0..30 {
+            // Whoever leads, whoever is suspect: what the node says is taken.
+            let _ = put(&house.nodes[&leader], "k", "v").await;
+            assert_eq!(other.observe(house.nodes[&leader].stamp()), Ok(()));
+            sleep(Duration::from_millis(20)).await;
+        }
+        house.machines[&leader].ahead_ms.store(0, Ordering::SeqCst);
+        sleep(Duration::from_millis(200)).await;
+    }
+    house.put("k", "afterwards").await;
+    let told = get(&house.nodes[&house.wait_for_leader().await], "mortal", ReadLevel::Linearizable).await.unwrap();
+    assert_eq!(told.as_deref(), Some(&b"v"[..]), "it was to live for a minute");
+}
+
+/// Rule T5: clocks that leap together are right.
+#[tokio::test(start_paused = true)]
+async fn a_leap_of_all_clocks_is_followed() {
+    let house = House::founded().await;
+    let before_ms = house.nodes[&1].stamp().ms();
+    for machine in house.machines.values() {
+        machine.ahead_ms.store(3_600_000, Ordering::SeqCst);
+    }
+    let has_followed = || house.nodes.values().all(|node| node.stamp().ms() >= before_ms + 3_600_000);
+    wait_until("the hour that was put on", has_followed).await;
+    house.put("k", "v").await;
+    assert!(house.nodes.values().all(|node| node.status().degraded.is_empty()));
 }
 
 /// The clock starts above the bound of its earlier life, whatever the machine's clock says then.
