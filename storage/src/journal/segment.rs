@@ -84,7 +84,9 @@ impl Role {
         if digits.len() != 16 {
             return None;
         }
-        Some((role, Epoch(u64::from_str_radix(digits, 16).ok()?)))
+        let epoch = Epoch(u64::from_str_radix(digits, 16).ok()?);
+        // Capitals and signs are digits to the parser: another name of a file that is there, perhaps.
+        Some((role, epoch)).filter(|_| role.name(epoch) == name)
     }
 }
 
@@ -303,6 +305,14 @@ mod tests {
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         assert_eq!(hex(&segment_header().encode()), SEGMENT_FIXTURE);
         assert_eq!(hex(&batch_header().encode(Epoch(5))), BATCH_FIXTURE);
+    }
+
+    #[test]
+    fn a_name_that_only_reads_like_one_of_ours_is_of_another_file() {
+        assert_eq!(Role::parse("segment-00000000000000ab"), Some((Role::Segment, Epoch(0xab))));
+        for other in ["segment-00000000000000AB", "segment-+0000000000000ab", "segment-ab", "segment_00000000000000ab"] {
+            assert_eq!(Role::parse(other), None, "{other}");
+        }
     }
 
     const SEGMENT_FIXTURE: &str = concat!(
