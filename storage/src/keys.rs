@@ -228,6 +228,20 @@ pub fn client_age_range(shard: ShardId, before_ms: u64) -> KeyRange {
     KeyRange { start: client_age_key(shard, 0, 0).to_vec(), end: Some(client_age_key(shard, before_ms, 0).to_vec()) }
 }
 
+/// Whether a key of the `meta` column is one of its kind. What comes from elsewhere is asked before it is stored: the
+/// readers of this file take every key apart.
+#[must_use]
+pub fn is_meta_key(key: &[u8]) -> bool {
+    let Some(kind) = MetaKind::ALL.into_iter().find(|kind| key.first() == Some(&(*kind as u8))) else { return false };
+    let Some(more) = key.len().checked_sub(META_PREFIX_BYTES) else { return false };
+    match kind {
+        MetaKind::Position | MetaKind::State | MetaKind::Diary => more == 0,
+        MetaKind::Expiry => more >= 8,
+        MetaKind::Client => more == 16,
+        MetaKind::Outcome | MetaKind::ClientAge => more == 24,
+    }
+}
+
 /// Everything of one kind that a shard has in `meta`.
 #[must_use]
 pub fn meta_range(kind: MetaKind, shard: ShardId) -> KeyRange {
@@ -362,6 +376,17 @@ mod tests {
             prop_assert_eq!(client_age_range(shard, up_to).contains(&key), at < up_to);
             prop_assert_eq!(changes_from(shard, from).contains(&change_key(shard, at)), from <= at);
         }
+    }
+
+    #[test]
+    fn a_meta_key_has_the_length_of_its_kind() {
+        for (column, key) in keys_of(spec(2, 3), b"", 4, 5) {
+            assert_eq!(is_meta_key(&key), column == Column::Meta, "{key:?}");
+            assert!(!is_meta_key(&key[..key.len() - 1]), "{key:?}");
+        }
+        assert!(is_meta_key(&expiry_key(ShardId(2), 4, b"key")));
+        assert!(!is_meta_key(b"") && !is_meta_key(&[0; 9]) && !is_meta_key(&[8; 9]));
+        assert!(!is_meta_key(&[&meta_key(MetaKind::State, ShardId(2))[..], b"x"].concat()));
     }
 
     #[test]

@@ -126,6 +126,9 @@ impl SnapshotReceiver {
         let Some(at) = self.ranges.iter().position(holds) else {
             return Err(self.refused(format!("a row of column {} that is not this shard's", column.name())));
         };
+        if column == Column::Meta && !keys::is_meta_key(key) {
+            return Err(self.refused("a row whose key is not one of its kind"));
+        }
         self.ranges.drain(..at);
         // Checked before the stage does: to the engine it would be a mistake of this node.
         if self.last.as_ref().is_some_and(|(of, last)| *of == column && key <= last.as_ref()) {
@@ -199,6 +202,7 @@ fn file(reader: &mut Reader) -> Result<StageFile, StorageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::mem::MemEngine;
     use kvorum_api::LogPosition;
     use proptest::prelude::*;
 
@@ -235,6 +239,23 @@ mod tests {
             if let Ok(read) = StagedSnapshot::decode(&bytes) {
                 prop_assert_eq!(read.encode(), bytes);
             }
+        }
+    }
+
+    /// Such a row would make every later start panic: the expiry index is read at once.
+    #[test]
+    fn a_row_whose_key_is_not_one_of_its_kind_is_refused() {
+        let spec = ShardSpec { shard: ShardId(1), keyspace: KeyspaceId(2) };
+        for (more, is_refused) in [(7, true), (8, false)] {
+            let key = [&keys::meta_key(MetaKind::Expiry, spec.shard)[..], &[0; 8][..more]].concat();
+            let mut rows = chunk::RowsWriter::new(spec, 1, Column::Meta, 100);
+            rows.put(&key, keys::MARKER);
+            let head = Head { applied: Applied::default(), range: None };
+            let engine = MemEngine::fresh();
+            let mut receiver = SnapshotReceiver::begin(&*engine, spec, 1).unwrap();
+            receiver.put_chunk(&chunk::encode_head(spec, 0, &head)).unwrap();
+            let taken = receiver.put_chunk(&rows.finish());
+            assert_eq!(matches!(taken, Err(StorageError::Refused(_))), is_refused, "{taken:?}");
         }
     }
 
