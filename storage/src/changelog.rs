@@ -148,6 +148,7 @@ impl Change {
 mod tests {
     use super::*;
     use crate::entry::tests::any_entry;
+    use crate::spoil::raw_and_spoiled;
     use kvorum_api::{Actor, NodeId, Stamp, StartCount};
     use proptest::prelude::*;
 
@@ -195,6 +196,32 @@ mod tests {
                 prop_assert_eq!(read.encode(), bytes);
             }
         }
+    }
+
+    #[test]
+    fn fuzz_any_bytes_are_refused_or_read_as_exactly_what_they_say() {
+        let version = Version::default();
+        let entry = |value: &'static str| Some(Entry { version, value: Some(value.into()), expires_ms: Some(3) });
+        let sound = Change {
+            seq: 9,
+            is_last_of_batch: true,
+            kind: ChangeKind::Modify,
+            key: "key".into(),
+            version,
+            request: Some((4, 5)),
+            principal: "principal".into(),
+            time_ms: 6,
+            new: entry("new"),
+            old: entry("old"),
+        };
+        let sound = sound.encode();
+        bolero::check!().with_iterations(2_000).with_max_len(160).for_each(|input: &[u8]| {
+            for bytes in raw_and_spoiled(&sound, input) {
+                if let Ok(change) = Change::decode(9, bytes.clone()) {
+                    assert_eq!(change.encode(), bytes);
+                }
+            }
+        });
     }
 
     #[test]

@@ -77,6 +77,7 @@ impl Entry {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::spoil::raw_and_spoiled;
     use kvorum_api::{Actor, NodeId, Stamp, StartCount};
     use proptest::prelude::*;
 
@@ -108,16 +109,18 @@ pub(crate) mod tests {
         fn an_entry_reads_back(entry in any_entry()) {
             prop_assert_eq!(Entry::decode(entry.encode()).unwrap(), entry);
         }
+    }
 
-        #[test]
-        fn any_bytes_are_refused_or_read_as_exactly_what_they_say(
-            bytes in proptest::collection::vec(any::<u8>(), 0..60)
-        ) {
-            let bytes = Bytes::from(bytes);
-            if let Ok(entry) = Entry::decode(bytes.clone()) {
-                prop_assert_eq!(entry.encode(), bytes);
+    #[test]
+    fn fuzz_any_bytes_are_refused_or_read_as_exactly_what_they_say() {
+        let sound = Entry { version: Version::default(), value: Some("value".into()), expires_ms: Some(4) }.encode();
+        bolero::check!().with_iterations(2_000).with_max_len(60).for_each(|input: &[u8]| {
+            for bytes in raw_and_spoiled(&sound, input) {
+                if let Ok(entry) = Entry::decode(bytes.clone()) {
+                    assert_eq!(entry.encode(), bytes);
+                }
             }
-        }
+        });
     }
 
     #[test]

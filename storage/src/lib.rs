@@ -24,6 +24,8 @@ pub mod error;
 pub mod journal;
 pub mod keys;
 pub mod shard;
+#[cfg(any(test, feature = "suite"))]
+pub mod spoil;
 
 pub use blocking::Blocking;
 pub use command::{Command, Condition, Operation, OperationResult, Outcome, RequestId, WriteCommand};

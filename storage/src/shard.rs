@@ -58,6 +58,8 @@ mod remove;
 mod run;
 mod scan;
 mod snapshot;
+#[cfg(test)]
+mod spoiled;
 mod state;
 #[cfg(any(test, feature = "suite"))]
 pub mod suite;

@@ -162,6 +162,7 @@ fn result(reader: &mut Reader) -> Result<OperationResult, StorageError> {
 mod tests {
     use super::*;
     use crate::entry::tests::any_entry;
+    use crate::spoil::raw_and_spoiled;
     use kvorum_api::{Actor, NodeId, Stamp, StartCount, Version};
     use proptest::prelude::*;
 
@@ -222,6 +223,36 @@ mod tests {
                 prop_assert_eq!(encode_outcomes(&read), bytes);
             }
         }
+    }
+
+    #[test]
+    fn fuzz_any_bytes_are_refused_or_read_as_exactly_what_they_say() {
+        let entry =
+            |value: &'static str| Entry { version: Version::default(), value: Some(value.into()), expires_ms: None };
+        let result = |previous| OperationResult {
+            status: OperationStatus::Applied,
+            previous,
+            number: Some(-1),
+            version: Some(Version::default()),
+        };
+        let results = vec![
+            result(Previous::Found(entry("v"))),
+            result(Previous::Forgotten(Version::default())),
+            result(Previous::Absent),
+        ];
+        let sound = encode_outcomes(&[
+            Outcome::Written { applied: true, repeated: false, results },
+            Outcome::RequestIdExpired { why: ExpiredBecause::TooOld },
+            Outcome::Expired { removed: 5, more: true },
+            Outcome::OutOfRange { epoch: 6 },
+        ]);
+        bolero::check!().with_iterations(2_000).with_max_len(160).for_each(|input: &[u8]| {
+            for bytes in raw_and_spoiled(&sound, input) {
+                if let Ok(outcomes) = decode_outcomes(bytes.clone()) {
+                    assert_eq!(encode_outcomes(&outcomes), bytes);
+                }
+            }
+        });
     }
 
     #[test]

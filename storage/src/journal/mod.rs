@@ -37,6 +37,8 @@ mod rewrite;
 mod segment;
 mod shared;
 mod spares;
+#[cfg(test)]
+mod spoiled;
 mod state;
 mod walk;
 mod writer;

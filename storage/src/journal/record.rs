@@ -338,11 +338,26 @@ mod tests {
             parts.put_record(GroupId(1), &content, seed);
             prop_assert_eq!(decode(&written(&parts), other), Err(BadRecord::Checksum));
         }
+    }
 
-        #[test]
-        fn decoding_any_bytes_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..100), seed: u32) {
-            let _ = decode(&Bytes::from(bytes), seed);
-        }
+    /// Also records whose length and checksum fit what they say.
+    #[test]
+    fn fuzz_any_bytes_are_refused_or_read_as_what_they_say() {
+        bolero::check!().with_iterations(4_000).with_max_len(100).for_each(|input: &[u8]| {
+            assert!(decode(&Bytes::copy_from_slice(input), 5).is_err(), "a checksum does not fit by chance");
+            let Some((kind, body)) = input.split_first() else { return };
+            let mut bytes =
+                [&(body.len() as u32).to_be_bytes()[..], &[0; 4], &7_u64.to_be_bytes(), &[kind % 12]].concat();
+            let checksum = checksum(5, &bytes, body);
+            bytes[4..8].copy_from_slice(&checksum.to_be_bytes());
+            bytes.extend_from_slice(body);
+            bytes.resize(padded(bytes.len()), 0);
+            if let Ok(decoded) = decode(&bytes.into(), 5) {
+                let mut parts = Parts::default();
+                parts.put_record(GroupId(7), &decoded.content, 5);
+                assert_eq!(decode(&written(&parts), 5), Ok(decoded));
+            }
+        });
     }
 
     #[test]

@@ -252,6 +252,7 @@ impl<'a> Window<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spoil::spoiled;
     use proptest::prelude::*;
 
     fn segment_header() -> SegmentHeader {
@@ -310,7 +311,8 @@ mod tests {
     #[test]
     fn a_name_that_only_reads_like_one_of_ours_is_of_another_file() {
         assert_eq!(Role::parse("segment-00000000000000ab"), Some((Role::Segment, Epoch(0xab))));
-        for other in ["segment-00000000000000AB", "segment-+0000000000000ab", "segment-ab", "segment_00000000000000ab"] {
+        for other in ["segment-00000000000000AB", "segment-+0000000000000ab", "segment-ab", "segment_00000000000000ab"]
+        {
             assert_eq!(Role::parse(other), None, "{other}");
         }
     }
@@ -329,12 +331,46 @@ mod tests {
                 prop_assert_eq!(Role::parse(&role.name(Epoch(epoch))), Some((role, Epoch(epoch))));
             }
         }
+    }
 
-        #[test]
-        fn decoding_any_bytes_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
-            let _ = SegmentHeader::decode(&bytes, Epoch(5), "s");
-            prop_assert_eq!(BatchHeader::decode(&bytes, Epoch(5), 64), None);
-            let _ = Role::parse(&String::from_utf8_lossy(&bytes));
-        }
+    /// Also headers whose checksum fits what they say.
+    #[test]
+    fn fuzz_any_bytes_are_no_header_or_read_as_what_they_say() {
+        let (segment, batch) = (segment_header().encode(), batch_header().encode(Epoch(5)));
+        bolero::check!().with_iterations(4_000).with_max_len(100).for_each(|input: &[u8]| {
+            assert_eq!(SegmentHeader::decode(input, Epoch(5), "s"), Ok(None));
+            assert_eq!(BatchHeader::decode(input, Epoch(5), 64), None);
+
+            let mut bytes = spoiled(&segment, input);
+            bytes.resize(SEGMENT_HEADER_BYTES, 0);
+            bytes[..4].copy_from_slice(SEGMENT_MAGIC);
+            bytes[8..12].fill(0);
+            let bytes: [u8; SEGMENT_HEADER_BYTES] = sealed(bytes, 8, Epoch(5).seed());
+            if let Ok(Some(header)) = SegmentHeader::decode(&bytes, Epoch(5), "s") {
+                assert_eq!(SegmentHeader::decode(&header.encode(), Epoch(5), "s"), Ok(Some(header)));
+            }
+
+            let mut bytes = spoiled(&batch, input);
+            bytes.resize(BATCH_HEADER_BYTES, 0);
+            bytes[..4].copy_from_slice(BATCH_MAGIC);
+            bytes[4..8].fill(0);
+            let bytes: [u8; BATCH_HEADER_BYTES] = sealed(bytes, 4, Epoch(5).seed());
+            if let Some(header) = BatchHeader::decode(&bytes, Epoch(5), 64) {
+                assert_eq!(BatchHeader::decode(&header.encode(Epoch(5)), Epoch(5), 64), Some(header));
+            }
+        });
+    }
+
+    #[test]
+    fn fuzz_any_name_is_of_a_role_or_of_another_file() {
+        bolero::check!().with_iterations(2_000).with_max_len(40).for_each(|input: &[u8]| {
+            let spoiled = spoiled(Role::Rewrite.name(Epoch(0xa5)).as_bytes(), input);
+            for name in [input, &spoiled] {
+                let name = String::from_utf8_lossy(name);
+                if let Some((role, epoch)) = Role::parse(&name) {
+                    assert_eq!(role.name(epoch), name);
+                }
+            }
+        });
     }
 }

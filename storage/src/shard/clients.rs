@@ -272,6 +272,21 @@ fn decode_outcome(bytes: Bytes) -> Result<Outcome, StorageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spoil::raw_and_spoiled;
+
+    #[test]
+    fn fuzz_any_remembered_outcome_is_refused_or_read() {
+        let outcome = Outcome::Written { applied: true, repeated: true, results: Vec::new() };
+        let sound = encode_outcome(b"key", &outcome);
+        bolero::check!().with_iterations(2_000).with_max_len(80).for_each(|input: &[u8]| {
+            for bytes in raw_and_spoiled(&sound, input) {
+                if let Ok(outcome) = decode_outcome(bytes) {
+                    let again = encode_outcome(b"key", &outcome);
+                    assert_eq!(encode_outcome(b"key", &decode_outcome(again.clone()).unwrap()), again);
+                }
+            }
+        });
+    }
 
     #[test]
     fn format_1_is_what_it_was() {

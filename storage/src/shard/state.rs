@@ -219,7 +219,7 @@ impl ShardState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{command::Images, engine::Engine, engine::mem::MemEngine};
+    use crate::{command::Images, engine::Engine, engine::mem::MemEngine, spoil::raw_and_spoiled};
     use kvorum_api::{Actor, NodeId, Stamp, StartCount};
 
     const SPEC: ShardSpec = ShardSpec { shard: ShardId(1), keyspace: KeyspaceId(2) };
@@ -282,6 +282,25 @@ mod tests {
         assert_eq!(value(MetaKind::Position), position);
         assert_eq!(value(MetaKind::State), replicated);
         assert_eq!(value(MetaKind::Diary), &[1, 0, 0, 0, 0, 0, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0, 14][..]);
+    }
+
+    #[test]
+    fn fuzz_any_records_are_refused_or_read_as_exactly_what_they_say() {
+        let state = state();
+        let (applied, replicated) = (state.applied.encode(), state.encode_replicated());
+        bolero::check!().with_iterations(2_000).with_max_len(120).for_each(|input: &[u8]| {
+            for bytes in raw_and_spoiled(&applied, input) {
+                if let Ok(read) = Applied::decode(bytes.clone()) {
+                    assert_eq!(read.encode(), bytes);
+                }
+            }
+            for bytes in raw_and_spoiled(&replicated, input) {
+                let mut read = ShardState::default();
+                if read.take_replicated(bytes.clone()).is_ok() {
+                    assert_eq!(read.encode_replicated(), bytes);
+                }
+            }
+        });
     }
 
     /// The layout with a range, an epoch and leases.
