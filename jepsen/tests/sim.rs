@@ -67,7 +67,7 @@ fn seeds_close_and_open_groups() {
     assert!(closings > 20 && openings > 20, "{closings} closings and {openings} openings in six seeds");
 }
 
-/// `jepsen/planted.sh` builds each planted bug in turn and runs this.
+/// `jepsen/planted.sh` builds each planted bug in turn and tells which seed finds it.
 #[test]
 fn a_planted_bug_is_found() {
     let found = (1..=if HAS_BUG { SEEDS_MAX } else { 2 }).find_map(|seed| {

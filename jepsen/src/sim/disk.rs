@@ -58,6 +58,8 @@ pub struct SimDisk {
     told: BatchNumber,
     /// Whether something of it was made to fail in this life: a node on it may say so.
     has_failed: Arc<AtomicBool>,
+    /// Whether there is room for nothing more.
+    is_full: bool,
     /// The journal as it was before it rotted.
     sound: Option<journal::MemDisk>,
     /// After how many operations of the journal the power fails in the next start, and of the engine from then on.
@@ -90,6 +92,7 @@ impl SimDisk {
             sync_ms: Arc::new(AtomicU64::new(1)),
             told: BatchNumber(0),
             has_failed: Arc::default(),
+            is_full: false,
             sound: None,
             fails_in_start: None,
             fails_from_start: None,
@@ -144,8 +147,14 @@ impl SimDisk {
         move || has_failed.load(Ordering::SeqCst) || journal.is_out_of_power() || engine.is_out_of_power()
     }
 
+    /// Whether there is room for nothing more.
+    pub fn is_full(&self) -> bool {
+        self.is_full
+    }
+
     /// There is room for nothing more, or for everything.
-    pub fn set_full(&self, is_full: bool) {
+    pub fn set_full(&mut self, is_full: bool) {
+        self.is_full = is_full;
         self.journal.set_capacity_bytes(is_full.then(|| self.journal.used_bytes()));
     }
 

@@ -2,10 +2,10 @@
 //!
 //! **Invariant.** A function of the seed, told with every run.
 
-use super::chance::Chance;
+use super::{chance::Chance, machine::timing_at};
 use bytes::Bytes;
-use kvorum_api::Sharding;
-use kvorum_consensus::metadata::KeyspaceWish;
+use kvorum_api::{NodeId, Sharding};
+use kvorum_consensus::{metadata::KeyspaceWish, node::Timing};
 use kvorum_storage::{command::Images, journal::JournalOptions};
 use std::{fmt, time::Duration};
 
@@ -61,6 +61,15 @@ impl Drawn {
                 [1_000; 3]
             },
         }
+    }
+}
+
+impl Drawn {
+    /// What a node waits for, by its own clock.
+    #[must_use]
+    pub fn timing(&self, id: NodeId, timing: Timing) -> Timing {
+        let rate = self.rates_per_mille[(id.0 - 1) as usize % self.rates_per_mille.len()];
+        Timing { idle_close_after: self.idle_close_after, ..timing_at(rate, timing) }
     }
 }
 

@@ -224,7 +224,7 @@ impl Client {
             2 => {
                 if let Some((keyspace, session)) = self.desk.handed_on.lock().take() {
                     // Two branches of one session are two: neither knows what the other one saw since.
-                    let session = Session { name: format!("c{}-{}", self.id, self.sequence), ..session };
+                    let session = Session { name: format!("c{}-{}-handed", self.id, self.sequence), ..session };
                     self.sessions.insert(keyspace, session);
                 }
             }

@@ -19,7 +19,7 @@ use super::{
     draw::Drawn,
     faults::{Fault, around},
     history::{self, Told},
-    machine::{Machine, Running, node_config, node_row, timing_at},
+    machine::{Machine, Running, node_config, node_row},
     network::{Life, Link, Network},
     observe::{Looked, Observer},
     plan::{Plan, plan},
@@ -36,7 +36,7 @@ use kvorum_consensus::{
     node::Budget,
     replicator::{ReplicaStatus, Role},
 };
-use kvorum_storage::{Blocking, Journal, shard::ShardSpec};
+use kvorum_storage::{Blocking, Journal, StorageError, shard::ShardSpec};
 use parking_lot::Mutex;
 use std::{
     collections::BTreeMap,
@@ -341,6 +341,10 @@ impl World {
         let machine = self.machines.get_mut(&id).expect("the plan names machines of this world");
         let opened = match machine.disk.open(&shards, life.clone(), seed) {
             Ok(opened) => opened,
+            // It says so, and starts once there is room.
+            Err(StorageError::DiskFull(why)) if machine.disk.is_full() => {
+                return self.audit.event(format_args!("node {id} does not start on a full disk: {why}"));
+            }
             Err(error) => return self.complain(format!("honest node {id} cannot open its disk: {error}")),
         };
         for event in opened.events {
@@ -361,9 +365,7 @@ impl World {
         };
         let mut config = node_config(id, opened.start, boot_nonce, self.founding.clone());
         config.map = machine.kept_map(&mut self.chance);
-        let rate = self.drawn.rates_per_mille[(id.0 - 1) as usize % self.drawn.rates_per_mille.len()];
-        config.timing = timing_at(rate, config.timing);
-        config.timing.idle_close_after = self.drawn.idle_close_after;
+        config.timing = self.drawn.timing(id, config.timing);
         let log_bytes = self.drawn.log_bytes;
         config.budget = Budget {
             journal_bytes_max: log_bytes,
