@@ -164,6 +164,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kvorum_storage::spoil::raw_and_spoiled;
     use proptest::prelude::*;
 
     fn heartbeat(group: u64) -> Heartbeat {
@@ -264,16 +265,29 @@ mod tests {
                 .collect();
             prop_assert_eq!(decode_outcomes(encode_outcomes(&outcomes)), Ok(outcomes));
         }
+    }
 
-        #[test]
-        fn no_bytes_make_decoding_panic(
-            mut bytes in proptest::collection::vec(any::<u8>(), 0..200), fix in any::<bool>()
-        ) {
-            if fix && bytes.len() > 5 {
-                bytes[..5].copy_from_slice(&[1, 0, 0, 0, 2]);
+    /// Also two of anything.
+    #[test]
+    fn fuzz_any_bytes_are_refused_or_read_as_what_they_say() {
+        let sound = [
+            encode_heartbeats(&[heartbeat(1), heartbeat(2)]),
+            encode_outcomes(&[
+                Outcome::Answered(Bytes::from_static(b"a")),
+                Outcome::Refused("b".into()),
+                Outcome::Late,
+            ]),
+        ];
+        bolero::check!().with_iterations(2_000).with_max_len(200).for_each(|input: &[u8]| {
+            let two = Bytes::from([&[1, 0, 0, 0, 2], input].concat());
+            for bytes in sound.iter().flat_map(|sound| raw_and_spoiled(sound, input)).chain([two]) {
+                if let Ok(heartbeats) = decode_heartbeats(bytes.clone()) {
+                    assert_eq!(encode_heartbeats(&heartbeats), bytes);
+                }
+                if let Ok(outcomes) = decode_outcomes(bytes) {
+                    assert_eq!(decode_outcomes(encode_outcomes(&outcomes)), Ok(outcomes));
+                }
             }
-            let _ = decode_heartbeats(bytes.clone().into());
-            let _ = decode_outcomes(bytes.into());
-        }
+        });
     }
 }

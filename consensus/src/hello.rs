@@ -188,6 +188,7 @@ pub fn founding(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kvorum_storage::spoil::raw_and_spoiled;
     use proptest::prelude::*;
 
     const GROUP: GroupId = GroupId(7);
@@ -277,13 +278,19 @@ mod tests {
             let hello = Hello { is_disk_full, is_poisoned, groups, past };
             prop_assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
         }
+    }
 
-        #[test]
-        fn no_bytes_make_decoding_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
-            if let Some(first) = bytes.first_mut() {
-                *first %= 3;
+    #[test]
+    fn fuzz_any_bytes_are_refused_or_read_as_what_they_say() {
+        let past = vec![PastLife { start: StartCount(3), boot_nonce: 4, found: BatchNumber(5) }];
+        let sound = Hello { past, ..hello(12, true) }.encode();
+        bolero::check!().with_iterations(2_000).with_max_len(100).for_each(|input: &[u8]| {
+            let of_format = Bytes::from([&[FORMAT], input].concat());
+            for bytes in raw_and_spoiled(&sound, input).into_iter().chain([of_format]) {
+                if let Ok(hello) = Hello::decode(&bytes) {
+                    assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
+                }
             }
-            let _ = Hello::decode(&bytes);
-        }
+        });
     }
 }

@@ -121,6 +121,7 @@ fn decode_lives(bytes: &[u8]) -> Option<Lives> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kvorum_storage::spoil::raw_and_spoiled;
     use proptest::prelude::*;
 
     #[test]
@@ -170,13 +171,21 @@ mod tests {
             let note = NodeNote { bound: Stamp(bound), peers, lives };
             prop_assert_eq!(NodeNote::decode(&note.encode()), Ok(note));
         }
+    }
 
-        #[test]
-        fn no_bytes_make_decoding_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
-            if let Some(first) = bytes.first_mut() {
-                *first %= 3;
+    #[test]
+    fn fuzz_any_bytes_are_refused_or_read_as_what_they_say() {
+        let life = Life { start: StartCount(3), boot_nonce: 4, last_synced: BatchNumber(5) };
+        let past = vec![PastLife { start: StartCount(6), boot_nonce: 7, found: BatchNumber(8) }];
+        let lives = Lives { current: Some((StartCount(10), 11)), past };
+        let sound = NodeNote { bound: Stamp(9), peers: BTreeMap::from([(NodeId(2), life)]), lives }.encode();
+        bolero::check!().with_iterations(2_000).with_max_len(100).for_each(|input: &[u8]| {
+            let of_a_format = Bytes::from([&[input.len() as u8 % 3], input].concat());
+            for bytes in raw_and_spoiled(&sound, input).into_iter().chain([of_a_format]) {
+                if let Ok(note) = NodeNote::decode(&bytes) {
+                    assert_eq!(NodeNote::decode(&note.encode()), Ok(note));
+                }
             }
-            let _ = NodeNote::decode(&bytes);
-        }
+        });
     }
 }

@@ -1,6 +1,7 @@
 //! Rows and maps read back, whatever is in them, and nothing makes reading panic.
 
 use super::*;
+use kvorum_storage::spoil::raw_and_spoiled;
 use proptest::{collection::vec, option, prelude::*};
 
 fn any_bytes() -> impl Strategy<Value = Bytes> {
@@ -125,31 +126,64 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_reading_panic(bytes in vec(any::<u8>(), 0..200), kind in 0..5_usize, fix in any::<bool>()) {
-        let mut bytes = bytes;
-        if fix && !bytes.is_empty() {
-            bytes[0] = FORMAT;
-        }
-        let bytes = Bytes::from(bytes);
-        let _ = RowKey::decode(&bytes);
-        let _ = ClusterMap::decode(bytes.clone());
-        let keys = [
-            RowKey::Node(NodeId(1)),
-            RowKey::Keyspace(KeyspaceId(1)),
-            RowKey::Shard(ShardId(1)),
-            RowKey::Metadata,
-            RowKey::Counters,
-        ];
-        let _ = Row::decode(keys[kind], bytes);
-    }
-
-    #[test]
     fn a_damaged_map_never_panics(map in any_map(), at in any::<prop::sample::Index>(), bit in 0..8_u32) {
         let mut bytes = map.encode().to_vec();
         let at = at.index(bytes.len());
         bytes[at] ^= 1 << bit;
         let _ = ClusterMap::decode(Bytes::from(bytes));
     }
+}
+
+#[test]
+fn fuzz_any_bytes_are_refused_or_read_as_what_they_say() {
+    let replicas = vec![(ReplicaId(5), NodeId(6))];
+    let shard = Row::Shard(ShardRow {
+        shard: ShardId(7),
+        keyspace: KeyspaceId(2),
+        range: PlacementRange { start: "a".into(), end: Some("mm".into()) },
+        epoch: 3,
+        incarnation: 4,
+        founders: replicas.clone(),
+        leader_wish: NodeId(6),
+        stage: ShardStage::Ready,
+    });
+    let node = NodeRow { node: NodeId(9), client: "c".into(), peer: "p".into(), zone: "z".into(), directory: 3 };
+    let keyspace = Row::Keyspace(KeyspaceRow {
+        id: KeyspaceId(2),
+        name: "orders".into(),
+        mode: Mode::Cp,
+        sharding: Sharding::Hash,
+        replicas: 3,
+        read_level: ReadLevel::Bounded(Duration::from_millis(200)),
+        limits: Limits { key_bytes_max: 1, value_bytes_max: 2, batch_operations_max: 3, batch_bytes_max: 4 },
+        images: Images::NewAndOld,
+        has_leases: true,
+        created_ms: 5,
+    });
+    let rows = [shard, Row::Node(node), keyspace, Row::Metadata(replicas), Row::Counters(Counters::default())];
+    let mut map = ClusterMap { revision: 8, ..ClusterMap::default() };
+    rows.iter().for_each(|row| map.apply(RowEdit::Put(row.clone())));
+    let (rows, map) = (rows.map(|row| (row.key(), row.encode())), map.encode());
+    bolero::check!().with_iterations(1_000).with_max_len(200).for_each(|input: &[u8]| {
+        let of_format = Bytes::from([&[FORMAT], input].concat());
+        for (key, row) in &rows {
+            for bytes in raw_and_spoiled(&key.encode(), input) {
+                if let Some(key) = RowKey::decode(&bytes) {
+                    assert_eq!(key.encode(), bytes);
+                }
+            }
+            for bytes in raw_and_spoiled(row, input).into_iter().chain([of_format.clone()]) {
+                if let Ok(row) = Row::decode(*key, bytes) {
+                    assert_eq!(Row::decode(*key, row.encode()).unwrap(), row);
+                }
+            }
+        }
+        for bytes in raw_and_spoiled(&map, input).into_iter().chain([of_format]) {
+            if let Ok(map) = ClusterMap::decode(bytes) {
+                assert_eq!(ClusterMap::decode(map.encode()).unwrap(), map);
+            }
+        }
+    });
 }
 
 /// The bytes of format 1, for ever.
