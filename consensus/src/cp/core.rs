@@ -3,9 +3,10 @@
 //! **Invariant.** Nothing here keeps the Raft instance alive: its tasks hold this, so it must not hold them.
 
 use super::{
+    answered::Answered,
     codec::message::{AppendNotes, Moment, ReplyNotes},
     group::GroupContext,
-    lease::Lease,
+    lease::{Lease, majority_of_each},
     staleness::Staleness,
     store::ReplicaStore,
     types::{Metrics, Types},
@@ -47,6 +48,7 @@ pub(crate) struct Core {
     transfer: Mutex<Option<(u64, Instant)>>,
     metrics: OnceLock<MetricsReceiver>,
     followers: Mutex<BTreeMap<u64, ReplyNotes>>,
+    pub(crate) answered: Answered,
 }
 
 /// The part this replica plays now.
@@ -84,6 +86,7 @@ impl Core {
             transfer: Mutex::default(),
             metrics: OnceLock::new(),
             followers: Mutex::default(),
+            answered: Answered::default(),
             context,
             store,
         })
@@ -179,7 +182,14 @@ impl Core {
             }
             let is_alone = metrics.membership_config.voter_ids().all(|voter| voter == self.replica.0);
             // Nobody else could have acknowledged anything.
-            if is_alone { Some(Instant::now()) } else { metrics.last_quorum_acked.and_then(|acked| moment(*acked)) }
+            if is_alone {
+                return Some(Instant::now());
+            }
+            let acked = metrics.last_quorum_acked.and_then(|acked| moment(*acked))?;
+            let configs = metrics.membership_config.membership().get_joint_config();
+            let answered =
+                majority_of_each(configs, self.replica.0, |voter| self.answered.in_term(metrics.current_term, voter));
+            answered.map(|answered| answered.min(acked))
         })
         .flatten()
     }

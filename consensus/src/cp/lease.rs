@@ -158,7 +158,7 @@ impl Lease {
         if applied.term != term || is_given_up {
             return false;
         }
-        let acknowledged = core.look(|metrics| acknowledged(metrics, core.replica.0, term, known_at)).flatten();
+        let acknowledged = core.look(|metrics| acknowledged(core, metrics, term, known_at)).flatten();
         acknowledged.is_some_and(|moment| Some(moment) >= trust.from && moment.elapsed() < self.trusted_for)
     }
 }
@@ -195,7 +195,7 @@ pub(super) async fn stand_after_guard(core: Arc<Core>, raft: Raft<Types, StateMa
 
 /// When what a majority acknowledged last was sent, counting only voters whose log reaches to `known_at`; `None` also
 /// if this replica does not lead in `term`, or has not committed an entry of it.
-fn acknowledged(metrics: &Metrics, own: u64, term: u64, known_at: u64) -> Option<Instant> {
+fn acknowledged(core: &Core, metrics: &Metrics, term: u64, known_at: u64) -> Option<Instant> {
     let is_settled = metrics.state == ServerState::Leader
         && metrics.current_term == term
         && metrics.cluster_committed.is_some_and(|log_id| log_id.leader_id.term == term);
@@ -206,12 +206,19 @@ fn acknowledged(metrics: &Metrics, own: u64, term: u64, known_at: u64) -> Option
     let sent = |voter: u64| {
         let knows = matched.get(&voter).copied().flatten().is_some_and(|log_id| log_id.index >= known_at);
         let heard = heard.get(&voter).copied().flatten().and_then(|heard| moment(*heard));
-        heard.filter(|_| knows)
+        // Openraft's moment may be later than what was answered: see `answered`.
+        heard.filter(|_| knows).min(core.answered.in_term(term, voter))
     };
-    let configs = metrics.membership_config.membership().get_joint_config();
-    let moments = configs.iter().map(|voters| majority_moment(voters, own, Instant::now(), sent));
-    // A joint configuration needs a majority of each.
-    moments.min().flatten()
+    majority_of_each(metrics.membership_config.membership().get_joint_config(), core.replica.0, sent)
+}
+
+/// The newest moment that a majority of each of these sets of voters has reached: a joint configuration has two.
+pub(super) fn majority_of_each(
+    configs: &[BTreeSet<u64>],
+    own: u64,
+    reached: impl Fn(u64) -> Option<Instant>,
+) -> Option<Instant> {
+    configs.iter().map(|voters| majority_moment(voters, own, Instant::now(), &reached)).min().flatten()
 }
 
 /// The newest moment that a majority of `voters` has reached; `own` is always at `now`.

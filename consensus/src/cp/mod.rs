@@ -17,6 +17,7 @@
 //!
 //! **Deliberately absent.** Which groups there are, and which of them are open: that is `groups`. Membership changes.
 
+mod answered;
 mod answers;
 pub(crate) mod close;
 pub mod codec;

@@ -38,6 +38,7 @@ use openraft::{
     },
 };
 use std::{future::Future, sync::Arc, time::Duration};
+use tokio::time::Instant;
 
 /// Makes links to the other replicas.
 pub struct Network {
@@ -154,6 +155,7 @@ impl Route {
         let timeout = self.append_timeout(&request, &option);
         let message = self.message(self.append_lane, MessageKind::Append, payload, timeout);
         let peers = &self.core.context.peers;
+        let sent = Instant::now();
         let answer = match (request.entries.first(), request.entries.last()) {
             (Some(first), Some(last)) => {
                 let trace = self.core.store.traces.first_of(first.log_id.index..=last.log_id.index);
@@ -166,6 +168,10 @@ impl Route {
         let answer = self.judge(answer, RPCTypes::AppendEntries)?;
         let (reply, notes) = decode_append_reply(answer).map_err(unreadable)?;
         self.core.heard(self.target, notes);
+        // Whoever finds a conflict follows, too; whoever knows of a later vote does not.
+        if !matches!(reply, AppendEntriesResponse::HigherVote(_)) {
+            self.core.answered.note(self.target, request.vote.leader_id.term, sent);
+        }
         Ok(reply)
     }
 }

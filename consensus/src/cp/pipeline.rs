@@ -122,7 +122,7 @@ where
     }
 
     /// Holds back what brings nothing but a commit index to a follower that was sent everything before, if entries can be
-    /// expected soon. Openraft counts a request as answered once a later one is: what takes its place answers for it.
+    /// expected soon. What takes its place tells the same, and its answer is all that openraft waits for.
     fn start_or_hold(&mut self, request: AppendEntriesRequest<Types>) {
         let tells_only_of_a_commit = request.entries.is_empty() && self.sent == Some(request.prev_log_id);
         match self.pace.patience().filter(|_| tells_only_of_a_commit) {
