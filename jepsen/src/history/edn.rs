@@ -270,7 +270,7 @@ impl Parser {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+    use kvorum_storage::spoil::raw_and_spoiled;
 
     fn one(text: &str) -> Edn {
         read_forms(text).unwrap().remove(0).1
@@ -303,14 +303,20 @@ mod tests {
         assert!(refusal(&"{".repeat(10_000)).contains("nested deeper"));
     }
 
-    proptest! {
-        #[test]
-        fn any_text_is_read_without_panic(text in "[\\[\\]{}()#:;\"\\\\a-c0-9_ \n,^@u-]{0,60}") {
-            if let Ok(forms) = read_forms(&text) {
-                for (_, form) in forms {
-                    let _ = form.to_string();
+    /// Letters of the notation and of nothing else get further than any letters.
+    const LETTERS: &[u8] = b"[]{}()#:;\"\\abcu0123456789_-^@, \n";
+
+    #[test]
+    fn fuzz_any_text_is_refused_or_read_as_what_it_says() {
+        let sound = br#"[{:a 1 :b [nil true -2 3.5 "t\n" \c] :c #{x/y} :d #inst "2020"} (1 2)]"#;
+        bolero::check!().with_iterations(3_000).with_max_len(60).for_each(|input: &[u8]| {
+            let letters: Vec<u8> = input.iter().map(|byte| LETTERS[usize::from(*byte) % LETTERS.len()]).collect();
+            for bytes in raw_and_spoiled(sound, input).into_iter().chain([letters.into()]) {
+                for (_, form) in read_forms(&String::from_utf8_lossy(&bytes)).unwrap_or_default() {
+                    let again = read_forms(&format!("[{form}]")).unwrap();
+                    assert_eq!(again.into_iter().map(|(_, form)| form).collect::<Vec<_>>(), [form]);
                 }
             }
-        }
+        });
     }
 }

@@ -261,7 +261,7 @@ pub(super) const fn effect_word(effect: Effect) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+    use kvorum_storage::spoil::raw_and_spoiled;
 
     fn read(text: &str) -> Result<Vec<Record>, String> {
         JsonLines::new(text.as_bytes()).map(|next| next.map(|(_, record)| record).map_err(|e| e.to_string())).collect()
@@ -319,10 +319,20 @@ mod tests {
         }
     }
 
-    proptest! {
-        #[test]
-        fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = JsonLines::new(bytes.as_slice()).collect::<Vec<_>>();
-        }
+    #[test]
+    fn fuzz_any_bytes_are_refused_or_read_as_what_they_say() {
+        let sound = r#"{"time_ns":12,"process":3,"kind":"invoke","operation":"read","key":"x","level":"bounded(20ms)"}
+{"time_ns":22,"process":3,"kind":"ok","operation":"read","value":[1,null,"a"],"session":"a","receipt":{"version":[7,1]}}
+{"time_ns":30,"process":"nemesis","kind":"info","operation":"partition","value":{"phase":"start"}}
+"#;
+        bolero::check!().with_iterations(2_000).with_max_len(200).for_each(|input: &[u8]| {
+            for bytes in raw_and_spoiled(sound.as_bytes(), input) {
+                let Ok(records) = JsonLines::new(&bytes[..]).collect::<Result<Vec<_>, _>>() else { continue };
+                let records: Vec<Record> = records.into_iter().map(|(_, record)| record).collect();
+                let mut written = Vec::new();
+                write_jsonl(&mut written, &records).unwrap();
+                assert_eq!(read(std::str::from_utf8(&written).unwrap()).unwrap(), records);
+            }
+        });
     }
 }

@@ -92,6 +92,32 @@ fn told_by_first_line(reader: &mut impl BufRead, start: &mut Vec<u8>) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kvorum_storage::spoil::raw_and_spoiled;
+
+    /// What one format reads, as a file of that format or as a file that says itself what it is.
+    #[test]
+    fn fuzz_any_file_is_refused_or_read() {
+        let edn = "[{:process 1, :type :invoke, :f :cas, :value [1 2], :time 5}\n{:process 1, :type :ok, :f :cas}\n\
+                   {:process :nemesis, :type :info, :f :start, :value nil}]";
+        let log = "INFO  jepsen.util - 1\t:invoke\t:cas\t[1 2]\nINFO  jepsen.util - 1\t:fail\t:cas\t[1 2]\n\
+                   INFO  jepsen.util - 2\t:invoke\t:read\tnil\nINFO  jepsen.util - 2\t:info\t:read\t:timed-out\n";
+        let json = "{\"time_ns\":1,\"process\":1,\"kind\":\"invoke\",\"operation\":\"read\",\"key\":\"x\"}\n\
+                    {\"time_ns\":2,\"process\":1,\"kind\":\"ok\",\"operation\":\"read\",\"value\":4}\n";
+        let formats = [Format::Auto, Format::Jsonl, Format::Edn, Format::PorcupineEtcd, Format::PorcupineKv];
+        bolero::check!().with_iterations(1_000).with_max_len(100).for_each(|input: &[u8]| {
+            for bytes in [edn, log, json].iter().flat_map(|sound| raw_and_spoiled(sound.as_bytes(), input)) {
+                for format in formats {
+                    let Ok(history) = read(&bytes[..], format) else { continue };
+                    let lines = bytes.split(|byte| *byte == b'\n' || *byte == b'{').count();
+                    assert!(
+                        history.operations.len() <= lines,
+                        "{} operations of {lines} lines",
+                        history.operations.len()
+                    );
+                }
+            }
+        });
+    }
 
     #[test]
     fn the_format_is_told_by_the_first_line() {
