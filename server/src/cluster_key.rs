@@ -193,6 +193,7 @@ impl ClusterKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kvorum_storage::spoil::raw_and_spoiled;
     use proptest::prelude::*;
     use std::os::unix::fs::PermissionsExt as _;
 
@@ -240,6 +241,22 @@ mod tests {
         assert!(!key().has_proven("join", &[b"ab", b"c"], &[]));
         assert!(!ClusterKey::new([7; 32]).has_proven("join", &[b"ab", b"c"], &proof));
         assert_ne!(key().derive("gossip"), key().derive("join"));
+    }
+
+    #[test]
+    fn fuzz_any_file_is_refused_or_read_as_the_key_it_holds() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("key");
+        key().write_new(&file).unwrap();
+        bolero::check!().with_iterations(300).with_max_len(80).for_each(|input: &[u8]| {
+            for bytes in raw_and_spoiled(key().to_hex().as_bytes(), input) {
+                fs::write(&file, &bytes).unwrap();
+                if let Ok(read) = ClusterKey::read(&file) {
+                    let text = String::from_utf8(bytes.to_vec()).unwrap().to_lowercase();
+                    assert_eq!(read.to_hex().trim_end(), text.trim_end());
+                }
+            }
+        });
     }
 
     proptest! {

@@ -209,6 +209,8 @@ impl Stream for Frames {
 mod tests {
     use super::*;
     use futures::{FutureExt as _, StreamExt as _};
+    use kvorum_storage::spoil::raw_and_spoiled;
+    use prost::Message as _;
     use std::time::Duration;
 
     fn next(frames: &mut Frames) -> Option<Vec<u64>> {
@@ -261,6 +263,27 @@ mod tests {
         let _kept = calls.add(Bytes::from_static(b"later")).unwrap();
         assert!(old.next().now_or_never().unwrap().is_none(), "the old one ends");
         assert_eq!(next(&mut calls.frames()), Some(vec![2]));
+    }
+
+    /// A frame from the wire tells those who wait what it says, once, and nobody else.
+    #[test]
+    fn fuzz_any_frame_is_refused_or_tells_those_it_names() {
+        let answers = [(1, &b"one"[..]), (3, b"three"), (3, b"again"), (9, b"nobody")];
+        let answers = answers.map(|(id, envelope)| LaneCall { id, envelope: Bytes::from_static(envelope) });
+        let sound = LaneFrame { calls: answers.into() }.encode_to_vec();
+        bolero::check!().with_iterations(2_000).with_max_len(100).for_each(|input: &[u8]| {
+            for bytes in raw_and_spoiled(&sound, input) {
+                let Ok(frame) = LaneFrame::decode(bytes) else { continue };
+                let calls = Arc::new(Calls::default());
+                let mut waiting: Vec<Call> = (0..4).map(|_| calls.add(Bytes::new()).unwrap()).collect();
+                calls.complete(frame.clone());
+                for call in &mut waiting {
+                    let told = call.answer().now_or_never();
+                    let named = frame.calls.iter().find(|answer| answer.id == call.id);
+                    assert_eq!(told, named.map(|answer| Ok(answer.envelope.clone())), "call {}", call.id);
+                }
+            }
+        });
     }
 
     #[tokio::test]
