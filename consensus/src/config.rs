@@ -100,8 +100,8 @@ pub struct Budget {
     pub proposal_bytes_max: usize,
     /// Commands of one proposal.
     pub proposal_commands_max: usize,
-    /// Proposals in flight per group. Each costs every replica messages, a record and an apply, so few large ones beat many
-    /// small ones; two keep the log moving while one is on its way.
+    /// Proposals in flight per group. Each costs every replica messages, a record and an apply, so few large ones beat
+    /// many small ones; two keep the log moving while one is on its way.
     pub proposals_in_flight_max: usize,
     /// Bytes of commands queued per group.
     pub queue_bytes_max: usize,

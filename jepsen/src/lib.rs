@@ -7,6 +7,7 @@
 //!   real      real nodes as processes, a network that can be broken, faults
 //!   workload  what clients do meanwhile
 //!   experiment  a claim about all of this, as a file; the verdict on it, and a report
+//!   campaign  many seeds and many runs, and a ledger of all there were
 //!   sim       three nodes in one thread and one seed: crashes, losses, skewed clocks, power cut between two sectors
 //! ```
 //!
@@ -16,6 +17,7 @@
 //!
 //! **Deliberately absent.** Private items of the house: what is inspected is what everybody else uses.
 
+pub mod campaign;
 pub mod check;
 pub mod experiment;
 pub mod history;

@@ -1,8 +1,9 @@
 //! `jepsen`: tries to break the house, and says how to see it again.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kvorum_jepsen::{
+    campaign::command::{self as campaigns, Campaign},
     check::{
         Verdict,
         command::{self, Request},
@@ -34,6 +35,11 @@ enum Command {
     /// Attacks a cluster of real nodes on this machine and judges what its clients saw. Ends with 0 ok, 1 violation, 2
     /// no verdict, 3 unknown, 4 vacuous.
     Run(Run),
+    /// Simulates many seeds, then runs experiments in turn, and writes every result into a ledger as soon as it is
+    /// known. Ends like `run`, with the worst there was.
+    Campaign(CampaignArguments),
+    /// Adds up what a ledger says, by commit.
+    Ledger(LedgerArguments),
     /// Lists experiments, workloads, faults and probes.
     List,
     /// Ends what killed runs left running, and removes what their nodes stored and their networks.
@@ -66,6 +72,54 @@ struct Run {
     #[arg(long, value_enum, default_value_t)]
     network: Choice,
 }
+
+#[derive(Args)]
+struct CampaignArguments {
+    /// How many seeds to simulate, or which ones: `50`, `100..150`; `0` = none.
+    #[arg(long, default_value = "0", value_parser = parse_seeds_or_none)]
+    seeds: SeedsOrNone,
+    /// How long clients of each simulated world work while things go wrong, simulated seconds.
+    #[arg(long, default_value_t = replay::LENGTH.as_secs(), value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+    /// How many seeds run at the same time; as many as there are processors, unless given.
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// How many experiments run on real nodes.
+    #[arg(long, default_value_t = 0)]
+    runs: u64,
+    /// Which ones, in turn, separated by commas; all of `jepsen list` unless given.
+    #[arg(long, value_delimiter = ',')]
+    experiments: Vec<String>,
+    /// The seed of the first of them; the others count on.
+    #[arg(long, default_value_t = 1)]
+    first_seed: u64,
+    /// How long faults happen in each.
+    #[arg(long, default_value_t = 60)]
+    run_seconds: u64,
+    /// The program kvd; the one beside this program, unless given.
+    #[arg(long)]
+    kvd: Option<PathBuf>,
+    /// The library that is loaded into kvd for faults of disks and clocks; the one built with this program, unless
+    /// given.
+    #[arg(long)]
+    shim: Option<PathBuf>,
+    /// What connects nodes and clients.
+    #[arg(long, value_enum, default_value_t)]
+    network: Choice,
+    /// The ledger: a line is appended for every fifty seeds and every run.
+    #[arg(long, default_value = LEDGER)]
+    ledger: PathBuf,
+}
+
+#[derive(Args)]
+struct LedgerArguments {
+    /// The ledger.
+    #[arg(default_value = LEDGER)]
+    file: PathBuf,
+}
+
+/// Where campaigns are written down.
+const LEDGER: &str = "docs/campaigns.jsonl";
 
 #[derive(Args)]
 struct Clean {
@@ -152,6 +206,8 @@ fn main() -> Result<ExitCode> {
         Command::Sim(sim) => simulate(&sim),
         Command::Check(check) => Ok(judge(check)),
         Command::Run(run) => Ok(attack(run)),
+        Command::Campaign(arguments) => Ok(campaign(arguments)),
+        Command::Ledger(LedgerArguments { file }) => Ok(tell(campaigns::totals(&file).map(|text| (text, Verdict::Ok)))),
         Command::List => {
             line(&experiments::list());
             Ok(ExitCode::SUCCESS)
@@ -211,6 +267,38 @@ fn attack(run: Run) -> ExitCode {
     tell(answer.map(|answer| (answer.text, answer.verdict)))
 }
 
+/// Something without verdict among the results is no verdict, but all are told.
+fn campaign(arguments: CampaignArguments) -> ExitCode {
+    let options = Options { length: Duration::from_secs(arguments.seconds), prints: false };
+    let campaign = Campaign {
+        seeds: arguments.seeds.0,
+        simulation: simulation::Request { options, is_once: true, out: None },
+        jobs: arguments.jobs.unwrap_or_else(simulation::jobs),
+        runs: arguments.runs,
+        experiments: arguments.experiments,
+        first_seed: arguments.first_seed,
+        run_seconds: arguments.run_seconds,
+        kvd: arguments.kvd,
+        shim: arguments.shim,
+        network: arguments.network,
+        ledger: arguments.ledger,
+    };
+    if campaign.seeds.is_none() && campaign.runs == 0 {
+        return tell(Err(anyhow!("nothing to do: say how many --seeds to simulate, how many --runs on real nodes")));
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let done =
+        runtime.context("no threads to run on").and_then(|runtime| runtime.block_on(campaigns::run(&campaign, &line)));
+    match done {
+        Ok((text, Some(verdict))) => tell(Ok((text, verdict))),
+        Ok((text, None)) => {
+            line(&text);
+            tell(Err(anyhow!("some runs have no verdict: see above")))
+        }
+        Err(error) => tell(Err(error)),
+    }
+}
+
 fn simulate(sim: &Sim) -> Result<ExitCode> {
     if sim.trace && std::env::var_os("RUST_LOG").is_some() {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
@@ -225,9 +313,20 @@ fn simulate(sim: &Sim) -> Result<ExitCode> {
     let request = simulation::Request { options, is_once: sim.once, out: sim.out.clone() };
     let is_clean = match seeds {
         Seeds::One(seed) => simulation::one(seed, &request, sim.limited, &line)?,
-        Seeds::Many(seeds) => simulation::many(seeds, &request, sim.jobs.unwrap_or_else(simulation::jobs), &line)?,
+        Seeds::Many(seeds) => {
+            let jobs = sim.jobs.unwrap_or_else(simulation::jobs);
+            simulation::many(seeds, &request, jobs, &line)?.failed.is_empty()
+        }
     };
     Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Seeds, if any.
+#[derive(Clone)]
+struct SeedsOrNone(Option<RangeInclusive<u64>>);
+
+fn parse_seeds_or_none(text: &str) -> Result<SeedsOrNone> {
+    if text == "0" { Ok(SeedsOrNone(None)) } else { parse_seeds(text).map(|seeds| SeedsOrNone(Some(seeds))) }
 }
 
 /// `5` is 1 to 5, `7..9` is 7 and 8.

@@ -170,3 +170,45 @@ fn what_cannot_be_run_has_no_verdict_and_says_why() {
         assert_eq!(text(&output.stdout), "", "no verdict");
     }
 }
+
+#[test]
+fn a_campaign_writes_down_whatever_ran_and_adds_it_up() {
+    let home = tempfile::tempdir().unwrap();
+    let mut arguments =
+        vec!["campaign", "--seeds", "3..5", "--seconds", "4", "--jobs", "1", "--ledger", "ledger.jsonl"];
+    if kvd().is_some() {
+        arguments.extend(["--runs", "1", "--experiments", "smoke", "--run-seconds", "8", "--first-seed", "5"]);
+    }
+    let output = jepsen(home.path(), &arguments);
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{out}\n{err}");
+    let totals = text(&jepsen(home.path(), &["ledger", "ledger.jsonl"]).stdout);
+    assert!(totals.contains("simulated: 2 seeds") && totals.contains("0 failed"), "{totals}");
+    if kvd().is_some() {
+        assert!(totals.contains("real nodes: 1 runs, 8 s of faults: 1 ok"), "{totals}");
+        assert!(totals.contains("killed leader to next acknowledged write: median"), "{totals}");
+    }
+    // A harness that cannot run is written down, too, and is no verdict.
+    let broken = ["campaign", "--runs", "1", "--experiments", "smoke", "--kvd", "/nowhere", "--ledger", "ledger.jsonl"];
+    assert_eq!(jepsen(home.path(), &broken).status.code(), Some(2));
+    let totals = text(&jepsen(home.path(), &["ledger", "ledger.jsonl"]).stdout);
+    assert!(totals.contains("1 none"), "{totals}");
+}
+
+#[test]
+fn a_campaign_that_cannot_begin_says_why() {
+    let home = tempfile::tempdir().unwrap();
+    fs::write(home.path().join("torn"), "{\"commit\": \"a").unwrap();
+    for (arguments, why) in [
+        (&["campaign"][..], "nothing to do"),
+        (&["campaign", "--runs", "1", "--experiments", "smoke,leader-kiled"], "did you mean leader-killed"),
+        (&["campaign", "--seeds", "9..9"], "names no seed"),
+        (&["ledger", "absent"], "absent cannot be read"),
+        (&["ledger", "torn"], "torn: line 1"),
+    ] {
+        let output = jepsen(home.path(), arguments);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(said.contains(why), "{arguments:?}: {said}");
+    }
+}

@@ -287,8 +287,8 @@ async fn a_keyspace_dropped_under_load_answers_everybody_and_leaves_nothing() {
     assert_eq!(value, None);
 }
 
-/// A node that was down while a keyspace was dropped has nothing of it left once it is back: neither when its own copy of
-/// the map still names the shards, nor when it starts from a copy that has forgotten them.
+/// A node that was down while a keyspace was dropped has nothing of it left once it is back: neither when its own copy
+/// of the map still names the shards, nor when it starts from a copy that has forgotten them.
 #[tokio::test]
 async fn a_node_that_was_down_while_a_keyspace_was_dropped_keeps_nothing_of_it() {
     let mut cluster = Cluster::start(3).await;

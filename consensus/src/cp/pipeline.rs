@@ -5,8 +5,8 @@
 //! ```
 //!
 //! A follower syncs what arrives together, so entries need not wait for the round trip of those before them. The news
-//! that something was committed has no entries of its own. Where entries follow each other closely it waits for the next
-//! ones and rides along, which halves the messages of a busy shard; where they do not, it is sent at once.
+//! that something was committed has no entries of its own. Where entries follow each other closely it waits for the
+//! next ones and rides along, which halves the messages of a busy shard; where they do not, it is sent at once.
 //!
 //! **Invariant.** A peer that cannot be reached costs one request taken from openraft's stream (rule G7): its pause
 //! between attempts happens before it hands over the next one. So a link takes one request at first and the next ones
@@ -121,8 +121,8 @@ where
         }
     }
 
-    /// Holds back what brings nothing but a commit index to a follower that was sent everything before, if entries can be
-    /// expected soon. What takes its place tells the same, and its answer is all that openraft waits for.
+    /// Holds back what brings nothing but a commit index to a follower that was sent everything before, if entries can
+    /// be expected soon. What takes its place tells the same, and its answer is all that openraft waits for.
     fn start_or_hold(&mut self, request: AppendEntriesRequest<Types>) {
         let tells_only_of_a_commit = request.entries.is_empty() && self.sent == Some(request.prev_log_id);
         match self.pace.patience().filter(|_| tells_only_of_a_commit) {

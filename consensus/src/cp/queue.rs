@@ -136,8 +136,8 @@ impl Queue {
         }
     }
 
-    /// Lets everything that is ready to run do so first, as long as that brings more commands: callers that were answered
-    /// together come back together, and share an entry. Costs a caller who is alone one turn of the scheduler.
+    /// Lets everything that is ready to run do so first, as long as that brings more commands: callers that were
+    /// answered together come back together, and share an entry. Costs a caller who is alone one turn of the scheduler.
     pub(crate) async fn gather(&self) {
         let mut gathered = 0;
         for _ in 0..GATHER_TURNS_MAX {

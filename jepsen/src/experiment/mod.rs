@@ -11,7 +11,7 @@
 
 pub mod command;
 mod judge;
-mod library;
+pub mod library;
 mod measure;
 mod nemeses;
 mod probe;

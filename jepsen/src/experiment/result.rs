@@ -2,6 +2,7 @@
 
 use super::{
     judge::{Judged, Judgement},
+    measure::recovery_ms,
     nemeses::{Tried, word},
     probe::Measured,
     run::{Request, Shown},
@@ -42,7 +43,7 @@ pub fn to_json(request: &Request, shown: &Shown, judgement: &Judgement) -> Json 
         "hypothesis": claims(hypothesis),
         "histories": judgement.judged.iter().map(history).collect::<Vec<_>>(),
         "schedule": shown.events.iter().map(|event| scheduled(request, event)).collect::<Vec<_>>(),
-        "faults": shown.tried.iter().map(fault).collect::<Vec<_>>(),
+        "faults": shown.tried.iter().map(|tried| fault(shown, tried)).collect::<Vec<_>>(),
         "operations": {
             "ok": count(shown, Kind::Ok),
             "fail": count(shown, Kind::Fail),
@@ -110,7 +111,8 @@ fn scheduled(request: &Request, event: &Event) -> Json {
     })
 }
 
-fn fault(tried: &Tried) -> Json {
+fn fault(shown: &Shown, tried: &Tried) -> Json {
+    let recovery_ms = recovery_ms(&shown.samples, tried.from_ns, &tried.shards).map(|ms| ms.round() as u64);
     let told = match &tried.outcome {
         Outcome::Installed(seen) => seen.to_json(),
         Outcome::Skipped(reason) | Outcome::Indeterminate(reason) => json!(reason),
@@ -123,5 +125,6 @@ fn fault(tried: &Tried) -> Json {
         "told": told,
         "seen": tried.seen.to_json(),
         "leader_of_shards": tried.shards,
+        "recovery_ms": recovery_ms,
     })
 }

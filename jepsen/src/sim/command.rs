@@ -24,14 +24,18 @@ use std::{
     process::{Command, Output, Stdio},
     sync::atomic::{AtomicU64, Ordering},
     thread,
+    time::Duration,
 };
 use tokio::time::Instant;
 
 /// Memory of the process of one seed.
 const MEMORY_BYTES_MAX: u64 = 4 << 30;
 
-/// Processor seconds of the process of one seed.
+/// Processor seconds of the process of one seed, and more for each second it simulates.
 const CPU_SECONDS_MAX: u64 = 240;
+
+/// Wall seconds of the process of one seed for each of its processor seconds: one that waits for ever ends, too.
+const WALL_PER_CPU_MAX: u64 = 20;
 
 /// Lines of its complaints that are repeated when a process died.
 const LAST_LINES: usize = 12;
@@ -55,7 +59,10 @@ pub fn one(seed: u64, request: &Request, is_limited: bool, say: &dyn Fn(&str)) -
     if is_limited {
         let limit = |most| Rlimit { current: Some(most), maximum: Some(most) };
         setrlimit(Resource::As, limit(MEMORY_BYTES_MAX)).context("memory cannot be limited")?;
-        setrlimit(Resource::Cpu, limit(CPU_SECONDS_MAX)).context("processor time cannot be limited")?;
+        let runs = if request.is_once { 1 } else { 2 };
+        let cpu_s_max = CPU_SECONDS_MAX + runs * request.options.length.as_secs();
+        setrlimit(Resource::Cpu, limit(cpu_s_max)).context("processor time cannot be limited")?;
+        end_after(Duration::from_secs(cpu_s_max * WALL_PER_CPU_MAX));
     }
     let run = if request.is_once { replay::run } else { replay::run_twice };
     let report = run(seed, request.options);
@@ -64,6 +71,15 @@ pub fn one(seed: u64, request: &Request, is_limited: bool, say: &dyn Fn(&str)) -
     }
     say(&told(&report));
     Ok(report.violations.is_empty())
+}
+
+/// Ends this process if it is still there then.
+#[expect(clippy::disallowed_methods, reason = "what it watches is stuck: only a thread of its own still runs")]
+fn end_after(patience: Duration) {
+    thread::spawn(move || {
+        thread::sleep(patience);
+        std::process::abort();
+    });
 }
 
 fn write(directory: &Path, report: &Report) -> Result<()> {
@@ -80,8 +96,8 @@ fn write(directory: &Path, report: &Report) -> Result<()> {
 fn told(report: &Report) -> String {
     let verdict = if report.violations.is_empty() { "ok" } else { "VIOLATION" };
     let mut text = format!(
-        "seed {}: {} decided, {} unknown, {} crashes, {} groups closed and {} opened, {} s in {} ms, trace {}: {verdict}\n  \
-         drawn: {}",
+        "seed {}: {} decided, {} unknown, {} crashes, {} groups closed and {} opened, {} s in {} ms, trace {}: \
+         {verdict}\n  drawn: {}",
         report.seed,
         report.decided,
         report.unknown,
@@ -99,11 +115,20 @@ fn told(report: &Report) -> String {
     text
 }
 
-/// Runs many seeds, each in a process of its own, `jobs` at a time. Says whether all passed.
+/// What came of many seeds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Swept {
+    /// Those that failed, ascending.
+    pub failed: Vec<u64>,
+    /// Wall time of all.
+    pub took: Duration,
+}
+
+/// Runs many seeds, each in a process of its own, `jobs` at a time.
 ///
 /// # Errors
 /// This program cannot be started again.
-pub fn many(seeds: RangeInclusive<u64>, request: &Request, jobs: usize, say: &(dyn Fn(&str) + Sync)) -> Result<bool> {
+pub fn many(seeds: RangeInclusive<u64>, request: &Request, jobs: usize, say: &(dyn Fn(&str) + Sync)) -> Result<Swept> {
     let program = std::env::current_exe().context("this program does not know where it lies")?;
     let (began, count) = (Instant::now(), seeds.end() - seeds.start() + 1);
     let next = AtomicU64::new(*seeds.start());
@@ -148,7 +173,7 @@ pub fn many(seeds: RangeInclusive<u64>, request: &Request, jobs: usize, say: &(d
         jobs.max(1),
         simulated.as_secs_f64() / took.as_secs_f64().max(0.001),
     ));
-    Ok(failed.is_empty())
+    Ok(Swept { failed, took })
 }
 
 fn child(program: &Path, seed: u64, request: &Request) -> Command {
@@ -186,7 +211,7 @@ pub fn jobs() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{os::unix::process::ExitStatusExt as _, time::Duration};
+    use std::os::unix::process::ExitStatusExt as _;
 
     #[test]
     fn a_process_that_dies_is_a_failure_of_its_seed() {

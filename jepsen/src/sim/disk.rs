@@ -247,7 +247,8 @@ impl SimDisk {
                     _ if groups(&rotten) == groups(&expected) => Rot::Harmless,
                     // Rule J1: rot inside the very last batch that was synced looks like a torn tail.
                     Some((group, index, batch)) if batch < self.told => Rot::Unseen(format!(
-                        "entry {index} of group {group} is gone, which batch {} held, of {} that were told to be durable",
+                        "entry {index} of group {group} is gone, which batch {} held, of {} that were told to be \
+                         durable",
                         batch.0, self.told.0
                     )),
                     lost => Rot::Repaired(format!("its end was cut: {lost:?}")),

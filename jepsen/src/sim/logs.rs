@@ -67,7 +67,8 @@ impl Logs {
             if differs {
                 let other = known.node;
                 found.push(format!(
-                    "group {group} has two entries {index} of term {term}, or two logs before it: nodes {other} and {node}"
+                    "group {group} has two entries {index} of term {term}, or two logs before it: \
+                     nodes {other} and {node}"
                 ));
             }
         }

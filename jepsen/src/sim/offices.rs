@@ -48,8 +48,8 @@ impl Offices {
             let (newest, decided) = (self.terms.get(&shard).copied(), self.decided(shard));
             if newest == Some(term) && last_log_index < decided {
                 found.push(format!(
-                    "node {} leads shard {shard} in term {term} and its log ends at {last_log_index}, before {decided}, \
-                     which is decided",
+                    "node {} leads shard {shard} in term {term} and its log ends at {last_log_index}, before \
+                     {decided}, which is decided",
                     seen.node
                 ));
             }
@@ -63,7 +63,8 @@ impl Offices {
             if let Some(later) = later {
                 let (node, other, elected) = (trusting.node, later.node, later.status.term);
                 found.push(format!(
-                    "node {node} trusts its lease on shard {shard} of term {term}, and node {other} leads in term {elected}"
+                    "node {node} trusts its lease on shard {shard} of term {term}, and node {other} leads in term \
+                     {elected}"
                 ));
             }
         }

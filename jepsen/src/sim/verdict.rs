@@ -101,7 +101,11 @@ fn convict(records: &[&Record], checks: &[&str], found: &mut Vec<String>) {
                 let told = report.findings.iter().take(FINDINGS_MAX);
                 found.extend(told.map(|finding| format!("{name}: {}", finding.what)));
             }
-            // Too few operations, or a search that was given up: the other checks have looked at the same.
+            // A search that was given up has shown nothing.
+            Ok(report) if report.verdict == Verdict::Unknown => {
+                found.push(format!("{name}: unknown: {}", report.reasons.join("; ")));
+            }
+            // Right, or too few operations to tell: a short world.
             Ok(_) => {}
         }
     }

@@ -1,7 +1,7 @@
 //! # Spoiled snapshots: what a receiver makes of chunks that no honest sender makes
 //!
-//! **Invariant.** A snapshot with spoiled contents under sound checksums is refused, or taken in whole; a shard that took
-//! it in answers, and never panics over a row it holds.
+//! **Invariant.** A snapshot with spoiled contents under sound checksums is refused, or taken in whole; a shard that
+//! took it in answers, and never panics over a row it holds.
 
 use super::{
     Shard,
