@@ -402,8 +402,7 @@ mod tests {
         let mut is_answering = true;
         let results = Pipeline::new(Box::pin(input), &mut is_answering, send).results();
         assert!(results.collect::<Vec<_>>().await.iter().all(Result::is_ok));
-        let told = told.lock().clone();
-        told
+        std::mem::take(&mut *told.lock())
     }
 
     #[tokio::test(start_paused = true)]
