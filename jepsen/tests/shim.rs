@@ -51,7 +51,7 @@ impl Place {
     /// A script, in the data directory.
     fn run(&self, script: &str) -> Output {
         let mut command = Command::new("/bin/sh");
-        self.shim.dress(&mut command);
+        self.shim.dress(&mut command).unwrap();
         command.arg("-c").arg(script).current_dir(self.data()).output().unwrap()
     }
 
@@ -219,4 +219,24 @@ fn what_cannot_be_undone_is_counted() {
     place.done("ln -s f link");
     let why = place.shim.is_not_covered().unwrap();
     assert_eq!(why, "1 calls cannot be undone, the first was a symbolic link");
+}
+
+#[test]
+fn a_stream_over_an_open_file_is_counted_unless_it_is_the_log_of_the_engine() {
+    let Some(place) = Place::new() else { return };
+    let source = place.root.path().join("stream.c");
+    let program = "#include <fcntl.h>\n#include <stdio.h>\nint main(int count, char **name) {\n\
+                   FILE *stream = fdopen(open(name[1], O_RDWR | O_CREAT, 0600), name[2]);\n\
+                   if (*name[2] != 'r') fputs(\"x\", stream);\nreturn fclose(stream);\n}\n";
+    fs::write(&source, program).unwrap();
+    let compiled = Command::new("cc").args(["-o", "stream", "stream.c"]).current_dir(place.root.path()).status();
+    if !compiled.is_ok_and(|status| status.success()) {
+        println!("SKIPPED: there is no compiler for C");
+        return;
+    }
+    place.done("../stream f r && ../stream LOG w");
+    assert_eq!(place.shim.is_not_covered(), None);
+    place.done("../stream f w");
+    let why = place.shim.is_not_covered().unwrap();
+    assert_eq!(why, "1 calls cannot be undone, the first was a stream of the C library");
 }

@@ -141,6 +141,7 @@ exported! {
 
     fn fopen(path: *const c_char, mode: *const c_char) -> *mut FILE { stream(path, mode, c"fopen") }
     fn fopen64(path: *const c_char, mode: *const c_char) -> *mut FILE { stream(path, mode, c"fopen64") }
+    fn fdopen(file: c_int, mode: *const c_char) -> *mut FILE { stream_of(file, mode) }
     fn mmap(
         address: *mut c_void, length: size_t, protection: c_int, flags: c_int, file: c_int, offset: off_t,
     ) -> *mut c_void {
@@ -196,8 +197,7 @@ unsafe fn write_with_flags(file: c_int, parts: *const iovec, count: c_int, offse
 unsafe fn stream(path: *const c_char, mode: *const c_char, name: &std::ffi::CStr) -> *mut FILE {
     // SAFETY: the caller's; what is found by that name has that type.
     unsafe {
-        let is_written = std::ffi::CStr::from_ptr(mode).to_bytes().iter().any(|letter| b"wa+".contains(letter));
-        if is_written {
+        if is_written(mode) {
             count_if_below(AT_FDCWD, path, Unmodelled::Stream);
         }
         let found = libc::dlsym(libc::RTLD_NEXT, name.as_ptr());
@@ -208,4 +208,32 @@ unsafe fn stream(path: *const c_char, mode: *const c_char, name: &std::ffi::CStr
         type Open = unsafe extern "C" fn(*const c_char, *const c_char) -> *mut FILE;
         std::mem::transmute::<*mut c_void, Open>(found)(path, mode)
     }
+}
+
+/// What is written to a stream is not seen. RocksDB's own LOG is one; nobody reads that again.
+///
+/// # Safety
+/// As `fdopen`.
+unsafe fn stream_of(file: c_int, mode: *const c_char) -> *mut FILE {
+    // SAFETY: the caller's; what is found by that name has that type.
+    unsafe {
+        if is_written(mode) && is_known(file) {
+            let is_log = system::directory_path(file).is_some_and(|path| path.ends_with(b"/LOG"));
+            state().filter(|_| !is_log).inspect(|state| state.unmodelled(Unmodelled::Stream));
+        }
+        let found = libc::dlsym(libc::RTLD_NEXT, c"fdopen".as_ptr());
+        if found.is_null() {
+            system::fail(libc::ENOSYS);
+            return std::ptr::null_mut();
+        }
+        type Open = unsafe extern "C" fn(c_int, *const c_char) -> *mut FILE;
+        std::mem::transmute::<*mut c_void, Open>(found)(file, mode)
+    }
+}
+
+/// # Safety
+/// `mode` ends with a zero.
+unsafe fn is_written(mode: *const c_char) -> bool {
+    // SAFETY: the caller's.
+    unsafe { std::ffi::CStr::from_ptr(mode) }.to_bytes().iter().any(|letter| b"wa+".contains(letter))
 }

@@ -128,7 +128,7 @@ impl Node {
         command.arg("--config").arg(self.directory.join("node.toml"));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         if let Ok(shim) = &self.shim {
-            shim.dress(&mut command);
+            shim.dress(&mut command)?;
         }
         let mut child = command.spawn().with_context(|| format!("{} cannot be started", kvd.display()))?;
         fabric.started(self.number, child.id());

@@ -117,9 +117,11 @@ impl Shim {
         Ok(shim)
     }
 
-    /// Starts a program with it.
-    pub fn dress(&self, command: &mut Command) {
+    /// Starts a program with it. Nobody else that has it may run meanwhile: what the last one left is put right.
+    pub fn dress(&self, command: &mut Command) -> Result<()> {
+        power::mend_log(&self.home)?;
         command.env("LD_PRELOAD", &self.library).env(HOME_VARIABLE, &self.home).env(DATA_VARIABLE, &self.data);
+        Ok(())
     }
 
     /// What is in the way of believing it: it was not loaded, or saw something that it cannot undo.
@@ -149,6 +151,16 @@ impl Shim {
             0 => None,
             calls => Some(format!("{calls} calls cannot be undone, the first was {first}")),
         }
+    }
+
+    /// Why the loss of power would show nothing, if it would not: nothing is written down, or no sync of the journal was
+    /// ever seen, so that a write-ahead log that bypasses the shim would survive whole.
+    #[must_use]
+    pub fn has_nothing_to_lose(&self) -> Option<&'static str> {
+        if self.word(Word::Recording as u64) != 1 {
+            return Some("what is not synced is not written down");
+        }
+        (self.seen(Part::Journal).0 == 0).then_some("no sync of the journal was ever seen")
     }
 
     /// Sets a fault: for which parts (a sum of [`Part`]), how often, with which parameter.
@@ -254,5 +266,20 @@ mod tests {
         shim.heal().unwrap();
         assert_eq!((shim.word(Fault::FailSync as u64), shim.word(Word::StrobePeriod as u64)), (0, 0));
         assert_eq!(shim.check().as_deref(), Some("the shim was not loaded"));
+    }
+
+    #[test]
+    fn power_is_not_lost_where_that_would_show_nothing() {
+        let home = tempfile::tempdir().unwrap();
+        let prepare = |is_recording| {
+            Shim::prepare(Path::new("x"), home.path().join("shim"), home.path().join("data"), is_recording)
+        };
+        let shim = prepare(false).unwrap();
+        shim.set(Counter::SyncsJournal as u64, 5).unwrap();
+        assert_eq!(shim.has_nothing_to_lose(), Some("what is not synced is not written down"));
+        let shim = prepare(true).unwrap();
+        assert_eq!(shim.has_nothing_to_lose(), Some("no sync of the journal was ever seen"));
+        shim.set(Counter::SyncsJournal as u64, 5).unwrap();
+        assert_eq!(shim.has_nothing_to_lose(), None);
     }
 }

@@ -79,6 +79,34 @@ pub fn lose(data: &Path, home: &Path, loses_all: bool, chance: &mut SmallRng) ->
     Ok(lost)
 }
 
+/// Cuts off the record that a killed process did not finish: the next one appends behind it, and nobody could tell any
+/// more where records begin. Not for a log that somebody still writes to.
+pub fn mend_log(home: &Path) -> Result<()> {
+    let path = home.join(LOG);
+    let file = match OpenOptions::new().read(true).write(true).open(&path) {
+        Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened.with_context(|| path.display().to_string())?,
+    };
+    let length = file.metadata()?.len();
+    let mut whole = length.min(1);
+    loop {
+        let mut record_bytes = [0; 4];
+        if whole == 0 || length - whole < 4 {
+            break;
+        }
+        file.read_exact_at(&mut record_bytes, whole)?;
+        let next = whole + 4 + u64::from(u32::from_be_bytes(record_bytes));
+        if next > length {
+            break;
+        }
+        whole = next;
+    }
+    if whole < length {
+        file.set_len(whole)?;
+    }
+    Ok(())
+}
+
 /// What stands in a log; an incomplete record at its end describes nothing.
 fn read_log(path: &Path) -> Result<Vec<Record>> {
     let bytes = fs::read(path).with_context(|| path.display().to_string())?;

@@ -281,6 +281,32 @@ fn records_are_read_as_they_were_written_up_to_an_incomplete_one() {
 }
 
 #[test]
+fn what_is_appended_to_a_log_that_was_cut_anywhere_is_read_after_it_was_mended() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join(LOG);
+    mend_log(home.path()).unwrap();
+    assert!(!path.exists(), "there was none");
+    let mut log = vec![VERSION];
+    one_of_each().iter().for_each(|record| record.encode(&mut log));
+    let later = Record::Born { file: 77 };
+    for cut in 0..=log.len() {
+        fs::write(&path, &log[..cut]).unwrap();
+        mend_log(home.path()).unwrap();
+        let mut next = fs::read(&path).unwrap();
+        // As the shim does when it is loaded.
+        if next.is_empty() {
+            next.push(VERSION);
+        }
+        later.encode(&mut next);
+        fs::write(&path, &next).unwrap();
+        let mut read = read_log(&path).unwrap();
+        assert_eq!(read.pop().as_ref(), Some(&later), "cut at {cut}");
+        assert!(one_of_each().starts_with(&read), "cut at {cut}");
+        assert_eq!(read.len() == one_of_each().len(), cut == log.len());
+    }
+}
+
+#[test]
 fn the_first_version_of_a_record_stays_readable() {
     let fixture = [0, 0, 0, 25, 5, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 4, b'd', b'a', b't', b'a'];
     let record = Record::Created { directory: 3, name: b"data".to_vec(), is_directory: true };
