@@ -1,7 +1,8 @@
 //! The verdict on a run.
 //!
 //! ```text
-//!   violation   a check found a broken promise, a node panicked, the cluster did not come back, a claim does not hold
+//!   violation   a check found a broken promise, a node panicked, ended by itself or promised nothing more without a
+//!               reason on its disk, the cluster did not come back, a claim does not hold
 //!   unknown     a check met a limit, or there was no steady state to begin with
 //!   vacuous     a fault never took hold, a claim had nothing to measure, a check had nothing to judge
 //! ```
@@ -9,6 +10,7 @@
 //! **Invariant.** The worst decides, and every reason is given.
 
 use super::{
+    nemeses::Tried,
     probe::Measured,
     run::{Done, Shown},
     spec::Experiment,
@@ -16,7 +18,7 @@ use super::{
 use crate::{
     check::{self, Options, Report, Verdict},
     history::{History, Record},
-    real::nemesis::Outcome,
+    real::{nemesis::Outcome, node::Downfall},
 };
 use anyhow::{Context, Result};
 use std::{
@@ -70,6 +72,7 @@ pub fn judge(experiment: &Experiment, shown: &mut Shown) -> Result<Judgement> {
         }
     }
     reasons.extend(shown.panics.iter().map(|line| (Verdict::Violation, format!("a node panicked: {line}"))));
+    reasons.extend(unexcused(&shown.downfalls));
     reasons.extend(shown.failures.iter().map(|failure| (Verdict::Violation, failure.clone())));
     let [warm_up, attacked, quiet] = &shown.phases;
     let measure = |claims: &[super::probe::Claim], stretch| claims.iter().map(|claim| claim.measure(stretch)).collect();
@@ -79,16 +82,28 @@ pub fn judge(experiment: &Experiment, shown: &mut Shown) -> Result<Judgement> {
         measure(&experiment.hypothesis, attacked),
     ];
     weigh_claims(&claims, &mut reasons);
-    for fault in &experiment.faults {
-        let name = fault.plan.name();
-        let has_hold =
-            |tried: &&super::nemeses::Tried| tried.name == name && matches!(tried.outcome, Outcome::Installed(_));
-        if shown.tried.iter().filter(has_hold).count() == 0 {
-            reasons.push((Verdict::Vacuous, format!("the fault {name} never took hold")));
-        }
-    }
+    let names: Vec<String> = experiment.faults.iter().map(|fault| fault.plan.name()).collect();
+    reasons.extend(without_hold(&names, &shown.tried));
     let verdict = reasons.iter().map(|(verdict, _)| *verdict).max().unwrap_or(Verdict::Ok);
     Ok(Judgement { verdict, reasons, judged, claims })
+}
+
+/// Nodes that fell although nothing that was done to them lets them.
+fn unexcused(downfalls: &[Downfall]) -> impl Iterator<Item = (Verdict, String)> {
+    let unexcused = downfalls.iter().filter(|downfall| downfall.excuse.is_none());
+    unexcused.map(|downfall| (Verdict::Violation, downfall.sentence()))
+}
+
+/// Faults of the experiment, by their names, that never took hold. Each by its place: two may be of one name.
+fn without_hold(names: &[String], tried: &[Tried]) -> Vec<(Verdict, String)> {
+    let has_hold =
+        |place: usize| tried.iter().any(|tried| tried.fault == place && matches!(tried.outcome, Outcome::Installed(_)));
+    let without = names.iter().enumerate().filter(|(place, _)| !has_hold(*place));
+    let sentence = |(place, name)| match names.iter().filter(|other| *other == name).count() {
+        1 => format!("the fault {name} never took hold"),
+        _ => format!("the fault {name}, number {} of the experiment, never took hold", place + 1),
+    };
+    without.map(|fault| (Verdict::Vacuous, sentence(fault))).collect()
 }
 
 fn by_checks(name: &str, path: &Path, records: Vec<Record>, checks: &[&str]) -> Result<Judged> {
@@ -122,6 +137,32 @@ fn weigh_claims(claims: &[Vec<Measured>; 3], reasons: &mut Vec<(Verdict, String)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::history::Value;
+
+    #[test]
+    fn one_entry_of_a_kind_and_target_does_not_stand_for_another() {
+        let names = ["kill one", "partition one", "kill one"].map(str::to_owned);
+        let tried = |fault: usize, outcome: &Outcome| {
+            let (name, outcome) = (names[fault].clone(), outcome.clone());
+            Tried { fault, name, from_ns: 0, until_ns: 0, outcome, seen: Value::Nil, shards: Vec::new() }
+        };
+        let (installed, skipped) = (Outcome::Installed(Value::Nil), Outcome::Skipped("no node is up".to_owned()));
+        let tries = [tried(0, &installed), tried(1, &installed), tried(2, &skipped)];
+        let without: Vec<String> = without_hold(&names, &tries).into_iter().map(|(_, reason)| reason).collect();
+        assert_eq!(without, ["the fault kill one, number 3 of the experiment, never took hold"]);
+        assert!(without_hold(&names, &[&tries[..], &[tried(2, &installed)]].concat()).is_empty());
+    }
+
+    #[test]
+    fn a_node_that_falls_without_an_excuse_is_a_violation() {
+        let fell = |excuse: Option<&str>| Downfall {
+            node: 2,
+            how: "ended by itself (signal: 6): kvd: why".to_owned(),
+            excuse: excuse.map(str::to_owned),
+        };
+        let reasons: Vec<_> = unexcused(&[fell(Some("its syncs failed")), fell(None)]).collect();
+        assert_eq!(reasons, [(Verdict::Violation, "n2 ended by itself (signal: 6): kvd: why".to_owned())]);
+    }
 
     #[test]
     fn a_broken_claim_weighs_by_where_it_broke() {

@@ -7,7 +7,7 @@ use crate::{
     history::Value,
     real::{
         cluster::Cluster,
-        nemesis::{Nemesis, Outcome},
+        nemesis::{Nemesis, Outcome, Seen},
         schedule::{Event, Recurring},
     },
 };
@@ -19,6 +19,8 @@ use tokio::time::{Instant, sleep_until};
 /// One fault that was tried.
 #[derive(Clone, Debug)]
 pub struct Tried {
+    /// Its place among the faults of the experiment.
+    pub fault: usize,
     /// `kill leader`.
     pub name: String,
     /// When it began.
@@ -31,6 +33,16 @@ pub struct Tried {
     pub seen: Value,
     /// Shards that were led by those it hit.
     pub shards: Vec<u64>,
+}
+
+impl Tried {
+    /// What was seen until the end decides what became of it.
+    fn end(&mut self, seen: Seen) {
+        self.seen = seen.value;
+        if let (Some(doubt), Outcome::Installed(_)) = (seen.doubt, &self.outcome) {
+            self.outcome = Outcome::Indeterminate(doubt);
+        }
+    }
 }
 
 /// Begins or ends.
@@ -69,15 +81,17 @@ pub async fn carry_out(
             let shards = leaders.iter().filter(|(_, leader)| is_hit(&outcome, **leader)).map(|(shard, _)| *shard);
             let shards = shards.collect();
             clockwork.say(&told(&name, &outcome));
-            open.insert(
-                event,
-                (nemesis, Tried { name, from_ns, until_ns: from_ns, outcome, seen: Value::Nil, shards }),
-            );
+            let (fault, until_ns, seen) = (events[event].fault, from_ns, Value::Nil);
+            open.insert(event, (nemesis, Tried { fault, name, from_ns, until_ns, outcome, seen, shards }));
         } else if let Some((mut nemesis, mut fault)) = open.remove(&event) {
-            fault.seen = nemesis.stop(cluster).await.with_context(|| format!("{name} cannot be ended"))?;
+            let seen = nemesis.stop(cluster).await.with_context(|| format!("{name} cannot be ended"))?;
+            fault.end(seen);
             let word = Value::from(word(&fault.outcome));
             fault.until_ns = clockwork.note(&name, phase("stop", [("outcome", word), ("seen", fault.seen.clone())]));
             clockwork.say(&format!("{name} over: {}", fault.seen));
+            if let Outcome::Indeterminate(_) = &fault.outcome {
+                clockwork.say(&told(&name, &fault.outcome));
+            }
             tried.push(fault);
         }
     }
@@ -116,6 +130,23 @@ fn is_hit(outcome: &Outcome, node: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_in_doubt_at_its_end_did_not_take_hold() {
+        let installed = Outcome::Installed(Value::Nil);
+        let end = |outcome: &Outcome, doubt: Option<&str>| {
+            let (name, outcome) = ("partition one".to_owned(), outcome.clone());
+            let mut tried =
+                Tried { fault: 0, name, from_ns: 0, until_ns: 0, outcome, seen: Value::Nil, shards: Vec::new() };
+            tried.end(Seen { value: Value::Bool(true), doubt: doubt.map(str::to_owned) });
+            assert_eq!(tried.seen, Value::Bool(true));
+            tried.outcome
+        };
+        assert_eq!(end(&installed, None), installed);
+        assert_eq!(end(&installed, Some("bytes passed")), Outcome::Indeterminate("bytes passed".to_owned()));
+        let skipped = Outcome::Skipped("no node is up".to_owned());
+        assert_eq!(end(&skipped, Some("nobody met it")), skipped);
+    }
 
     #[test]
     fn who_is_named_was_hit_and_a_skipped_fault_hits_nobody() {

@@ -135,6 +135,13 @@ fn faults(page: &mut String, tried: &[Tried], shown: &Shown) {
         );
     }
     page.push_str("</table>");
+    if !shown.downfalls.is_empty() {
+        page.push_str("<p>Nodes that ended although nobody ended them, or promised nothing more:</p><ul>");
+        for downfall in &shown.downfalls {
+            let _ = write!(page, "<li>{}</li>", escape(&downfall.sentence()));
+        }
+        page.push_str("</ul>");
+    }
 }
 
 fn checks(page: &mut String, judgement: &Judgement) {

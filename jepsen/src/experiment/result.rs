@@ -10,7 +10,7 @@ use super::{
 use crate::{
     check::Report,
     history::Kind,
-    real::{fabric::Choice, nemesis::Outcome, schedule::Event},
+    real::{fabric::Choice, nemesis::Outcome, node::Downfall, schedule::Event},
 };
 use serde_json::{Value as Json, json};
 
@@ -43,6 +43,7 @@ pub fn to_json(request: &Request, shown: &Shown, judgement: &Judgement) -> Json 
         "hypothesis": claims(hypothesis),
         "histories": judgement.judged.iter().map(history).collect::<Vec<_>>(),
         "schedule": shown.events.iter().map(|event| scheduled(request, event)).collect::<Vec<_>>(),
+        "downfalls": shown.downfalls.iter().map(downfall).collect::<Vec<_>>(),
         "faults": shown.tried.iter().map(|tried| fault(shown, tried)).collect::<Vec<_>>(),
         "operations": {
             "ok": count(shown, Kind::Ok),
@@ -109,6 +110,10 @@ fn scheduled(request: &Request, event: &Event) -> Json {
         "begin_ms": event.begin.as_millis(),
         "hold_ms": event.hold.as_millis(),
     })
+}
+
+fn downfall(downfall: &Downfall) -> Json {
+    json!({"node": format!("n{}", downfall.node), "how": downfall.how, "excuse": downfall.excuse})
 }
 
 fn fault(shown: &Shown, tried: &Tried) -> Json {

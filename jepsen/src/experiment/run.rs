@@ -21,6 +21,7 @@ use crate::{
         directory::RunDirectory,
         fabric::{self, Choice, Made},
         nemesis::Needs,
+        node::Downfall,
         observer::{Hash, Observer},
         schedule::{self, Event},
         shim::{Preload, layout::Part},
@@ -121,6 +122,8 @@ pub struct Shown {
     pub hashes: (PathBuf, Vec<Record>),
     /// From healing to the end of 2.5 s in which every write that ended was acknowledged.
     pub calm_after_ms: u64,
+    /// Nodes that ended although nobody ended them, or promised nothing more.
+    pub downfalls: Vec<Downfall>,
     /// What nodes and clients could not do although everything was whole again.
     pub failures: Vec<String>,
     /// Lines of logs that no node should ever write.
@@ -206,6 +209,7 @@ pub async fn run(request: &Request, directory: RunDirectory) -> Result<Shown> {
 
     failures.extend(crew.stop().await?);
     sleep(SETTLE).await;
+    cluster.look().await?;
     let samples = crew.clockwork.samples();
     let mut phases = [(begun_ns, attacked_ns), (attacked_ns, healed_ns), (quiet_ns, ended_ns)]
         .map(|(from_ns, until_ns)| Stretch::of(&samples, from_ns, until_ns));
@@ -222,6 +226,7 @@ pub async fn run(request: &Request, directory: RunDirectory) -> Result<Shown> {
         hashes: hashes(&path, &cluster.observer)?,
         calm_after_ms: (quiet_ns - healed_ns) / 1_000_000,
         failures,
+        downfalls: cluster.nodes.iter().flat_map(|node| node.downfalls().to_vec()).collect(),
         panics: cluster.nodes.iter().flat_map(|node| node.panics()).collect(),
         directory: path,
     })

@@ -14,6 +14,7 @@ use super::{
     fabric::Fabric,
     node::{Node, Readiness},
     observer::Observer,
+    seats::Seat,
     shim::Preload,
 };
 use anyhow::{Context, Result, bail};
@@ -105,17 +106,67 @@ impl Cluster {
         self.nodes.iter().map(|node| node.addresses.client.to_string()).collect()
     }
 
-    /// Starts a node's process, unless it runs: another fault that ended meanwhile may have started it.
+    /// Starts a node's process, unless it runs (another fault that ended meanwhile may have started it), or a fault
+    /// holds it down.
     pub fn launch(&mut self, number: u64) -> Result<()> {
         let (fabric, kvd) = (self.fabric.clone(), self.kvd.clone());
         let node = self.node(number);
-        if node.is_running() {
+        if node.is_running() || node.is_held_down() {
             return Ok(());
         }
-        // One that ended by itself is still to be waited for.
-        node.kill()?;
-        let process = node.start(fabric.as_ref(), &kvd)?;
-        self.directory.note(process)
+        node.look()?;
+        match node.start(fabric.as_ref(), &kvd)? {
+            Some(process) => self.directory.note(process),
+            None => Ok(()),
+        }
+    }
+
+    /// Kills these as the failure of one machine's power would: all, before any of them is waited for, so that none
+    /// hears of another's end. They stay down until brought back. Gives those that ran.
+    pub fn bring_down(&mut self, numbers: &[u64]) -> Result<Vec<u64>> {
+        let mut struck = Vec::new();
+        for number in numbers {
+            if self.node(*number).strike()? {
+                struck.push(*number);
+            }
+        }
+        for number in &struck {
+            let node = self.node(*number);
+            node.bury()?;
+            node.hold_down(true);
+        }
+        Ok(struck)
+    }
+
+    /// Starts those that were brought down.
+    pub fn bring_back(&mut self, numbers: &[u64]) -> Result<()> {
+        for number in numbers {
+            self.node(*number).hold_down(false);
+            self.launch(*number)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the same of all these nodes, or of none: then why.
+    ///
+    /// # Errors
+    /// `n2's clock is already wrong`.
+    pub fn take(&mut self, numbers: &[u64], seat: Seat) -> Result<(), String> {
+        for number in numbers {
+            self.node(*number).is_free(seat)?;
+        }
+        numbers.iter().for_each(|number| self.node(*number).take(seat));
+        Ok(())
+    }
+
+    /// Notes who ended by itself or promises nothing more.
+    pub async fn look(&mut self) -> Result<()> {
+        for node in &mut self.nodes {
+            node.look()?;
+            // What it says is noted; nobody starts it again.
+            let _ = node.is_poisoned().await;
+        }
+        Ok(())
     }
 
     /// The node that leads the one shard of [`ORDERED`], as last heard.
@@ -143,11 +194,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// Starts a node anew if it ended or promises nothing more, as its operator would once the disk is well again. Says
-    /// whether it had to.
+    /// Starts a node anew if it ended or promises nothing more, as its operator would once the disk is well again, unless
+    /// a fault holds it down. Says whether it had to.
     pub async fn revive(&mut self, number: u64) -> Result<bool> {
         let node = self.node(number);
-        if node.is_running() && !node.is_poisoned().await {
+        if node.is_held_down() || node.is_running() && !node.is_poisoned().await {
             return Ok(false);
         }
         self.node(number).kill()?;
@@ -166,7 +217,7 @@ impl Cluster {
                 node.pause(false)?;
             }
             self.node(number).heal_shim()?;
-            self.launch(number)?;
+            self.bring_back(&[number])?;
         }
         for number in self.numbers() {
             self.revive(number).await?;

@@ -7,6 +7,7 @@
 //!     shim     a disk and a clock that misbehave, per process        power: what is left when it fails
 //!     observer who leads which shard, since when
 //!   nemesis  faults, each in its file        schedule  when they happen, drawn from a seed
+//!   seats      what of a node only one fault at a time can use
 //!   directory  where a run lies, and what a killed run left behind
 //! ```
 //!
@@ -25,5 +26,6 @@ pub mod node;
 pub mod observer;
 pub mod power;
 pub mod schedule;
+pub mod seats;
 pub mod shim;
 pub mod units;

@@ -1,20 +1,24 @@
 //! One real node: its place on disk, its process if it runs, what it says of itself.
 //!
-//! **Invariant.** No process outlives this.
+//! **Invariant.** No process outlives this. One that ended although nobody ended it, or that promised nothing more, is
+//! noted as a [`Downfall`], whoever starts it again.
 
 use super::{
     directory::ProcessName,
     fabric::{Addresses, Fabric},
+    seats::{Seat, Seats},
     shim::{Preload, Shim},
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use kvorum_api::proto::{NodeStatusReply, NodeStatusRequest, admin_client::AdminClient};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     net::SocketAddr,
+    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
-    process::{Child, Stdio},
+    process::{Child, ExitStatus, Stdio},
     time::Duration,
 };
 use tokio::{
@@ -43,6 +47,26 @@ pub enum Readiness {
     Ended(String),
 }
 
+/// A process that ended although nobody ended it, or promised nothing more until it was started again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Downfall {
+    /// Whose.
+    pub node: u64,
+    /// How it ended, and its last words.
+    pub how: String,
+    /// What was done to it since its last start that lets it; `None` = nothing does.
+    pub excuse: Option<String>,
+}
+
+impl Downfall {
+    /// For people.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let excuse = self.excuse.as_ref().map(|excuse| format!("; as it may: {excuse}")).unwrap_or_default();
+        format!("n{} {}{excuse}", self.node, self.how)
+    }
+}
+
 /// One node.
 pub struct Node {
     /// Its number.
@@ -52,6 +76,15 @@ pub struct Node {
     directory: PathBuf,
     child: Option<Child>,
     is_paused: bool,
+    is_held_down: bool,
+    seats: Seats,
+    /// What was done to it since its last start that lets it end by itself.
+    excuses: BTreeSet<&'static str>,
+    /// What was done to its disk since it went down.
+    spoiled: Option<&'static str>,
+    downfalls: Vec<Downfall>,
+    /// How long its log was when it was last started.
+    log_bytes: usize,
     shim: Result<Shim, String>,
     admin: AdminClient<Channel>,
 }
@@ -65,7 +98,21 @@ impl Node {
         let channel = endpoint.connect_timeout(Duration::from_secs(1)).connect_lazy();
         let shim = Err("the experiment was started without the shim".to_owned());
         let admin = AdminClient::new(channel);
-        Ok(Node { number, addresses, directory, child: None, is_paused: false, shim, admin })
+        Ok(Node {
+            number,
+            addresses,
+            directory,
+            child: None,
+            is_paused: false,
+            is_held_down: false,
+            seats: Seats::default(),
+            excuses: BTreeSet::new(),
+            spoiled: None,
+            downfalls: Vec::new(),
+            log_bytes: 0,
+            shim,
+            admin,
+        })
     }
 
     /// Has it started with the shim from now on, if there is one.
@@ -92,8 +139,33 @@ impl Node {
         }
     }
 
-    /// Ends whatever its shim does wrong.
-    pub fn heal_shim(&self) -> Result<()> {
+    /// Whether no fault uses that of it; otherwise `n2's clock is already wrong`.
+    ///
+    /// # Errors
+    /// That sentence.
+    pub fn is_free(&self, seat: Seat) -> Result<(), String> {
+        self.seats.is_free(seat).map_err(|taken| format!("n{}'s {taken}", self.number))
+    }
+
+    /// Takes what is free.
+    pub fn take(&mut self, seat: Seat) {
+        self.seats.take(seat);
+        self.excuses.extend(seat.excuse());
+    }
+
+    /// Gives it back.
+    pub fn release(&mut self, seat: Seat) {
+        self.seats.release(seat);
+    }
+
+    /// Something was done to what it has on disk while it was down: once started, it may end for that.
+    pub fn excuse(&mut self, reason: &'static str) {
+        self.spoiled = Some(reason);
+    }
+
+    /// Ends whatever its shim does wrong, whoever wanted it.
+    pub fn heal_shim(&mut self) -> Result<()> {
+        self.seats.clear();
         self.shim.as_ref().map_or(Ok(()), Shim::heal)
     }
 
@@ -117,10 +189,11 @@ impl Node {
         Ok(fs::write(self.directory.join("node.toml"), text)?)
     }
 
-    /// Starts its process and gives its name.
-    pub fn start(&mut self, fabric: &dyn Fabric, kvd: &Path) -> Result<ProcessName> {
+    /// Starts its process and gives its name; `None` = it ended at once, which is noted.
+    pub fn start(&mut self, fabric: &dyn Fabric, kvd: &Path) -> Result<Option<ProcessName>> {
         assert!(self.child.is_none(), "a node has one process");
         let log = File::options().create(true).append(true).open(self.log())?;
+        self.log_bytes = usize::try_from(log.metadata()?.len())?;
         let mut command = fabric.command(self.number, kvd);
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("KV__")) {
             command.env_remove(name);
@@ -130,24 +203,79 @@ impl Node {
         if let Ok(shim) = &self.shim {
             shim.dress(&mut command)?;
         }
-        let mut child = command.spawn().with_context(|| format!("{} cannot be started", kvd.display()))?;
+        let child = command.spawn().with_context(|| format!("{} cannot be started", kvd.display()))?;
         fabric.started(self.number, child.id());
-        let Some(name) = ProcessName::of(child.id()) else {
-            let _ = child.wait();
-            bail!("n{} ended at once: {}", self.number, self.last_words());
-        };
+        let name = ProcessName::of(child.id());
         self.child = Some(child);
         self.is_paused = false;
+        self.excuses = self.seats.excuses().chain(self.spoiled.take()).collect();
+        self.look()?;
         Ok(name)
     }
 
     /// Ends its process as a crash would, and sees that it is gone. `false` = it did not run.
     pub fn kill(&mut self) -> Result<bool> {
-        let Some(mut child) = self.child.take() else { return Ok(false) };
-        self.is_paused = false;
+        let is_struck = self.strike()?;
+        self.bury()?;
+        Ok(is_struck)
+    }
+
+    /// Ends its process as a crash would, without waiting until it is gone. `false` = it did not run.
+    pub fn strike(&mut self) -> Result<bool> {
+        self.look()?;
+        let Some(child) = &mut self.child else { return Ok(false) };
         child.kill()?;
-        child.wait()?;
         Ok(true)
+    }
+
+    /// Waits until the process that was struck is gone.
+    pub fn bury(&mut self) -> Result<()> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        self.is_paused = false;
+        let status = child.wait()?;
+        if status.signal() != Some(Signal::KILL.as_raw()) {
+            self.ended(status);
+        }
+        Ok(())
+    }
+
+    /// Notes its process if it ended and nobody ended it.
+    pub fn look(&mut self) -> Result<()> {
+        let Some(child) = &mut self.child else { return Ok(()) };
+        if let Some(status) = child.try_wait()? {
+            self.child = None;
+            self.is_paused = false;
+            self.ended(status);
+        }
+        Ok(())
+    }
+
+    fn ended(&mut self, status: ExitStatus) {
+        let how = format!("ended by itself ({status}): {}", self.last_words());
+        self.fell(how);
+    }
+
+    fn fell(&mut self, how: String) {
+        let excuses: Vec<&str> = self.excuses.iter().copied().collect();
+        let excuse = (!excuses.is_empty()).then(|| excuses.join(", "));
+        self.downfalls.push(Downfall { node: self.number, how, excuse });
+    }
+
+    /// How its processes fell, so far.
+    #[must_use]
+    pub fn downfalls(&self) -> &[Downfall] {
+        &self.downfalls
+    }
+
+    /// A fault wants it to stay down, or no longer.
+    pub fn hold_down(&mut self, is_held_down: bool) {
+        self.is_held_down = is_held_down;
+    }
+
+    /// Whether a fault wants it to stay down.
+    #[must_use]
+    pub fn is_held_down(&self) -> bool {
+        self.is_held_down
     }
 
     /// Stops its time, or lets it go on. `false` = it does not run.
@@ -190,9 +318,15 @@ impl Node {
         }
     }
 
-    /// Whether it says that it promises nothing more until it is started again.
+    /// Whether it says that it promises nothing more until it is started again; that is noted.
     pub async fn is_poisoned(&mut self) -> bool {
-        matches!(self.readiness(Duration::ZERO).await, Readiness::NotReady(why) if why.contains("poisoned"))
+        match self.readiness(Duration::ZERO).await {
+            Readiness::NotReady(why) if why.contains("poisoned") => {
+                self.fell(format!("promises nothing more: {}", why.trim()));
+                true
+            }
+            Readiness::NotReady(_) | Readiness::Ready | Readiness::Ended(_) => false,
+        }
     }
 
     /// Asks it how it is, without waiting for this borrow.
@@ -205,11 +339,11 @@ impl Node {
         self.directory.join("kvd.log")
     }
 
-    /// The sentence it ended with, or its last line.
+    /// The sentence it ended with, or its last line, since it was last started.
     #[must_use]
     pub fn last_words(&self) -> String {
         let log = fs::read(self.log()).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
+        let log = String::from_utf8_lossy(log.get(self.log_bytes..).unwrap_or_default());
         let words = log.lines().rev().find(|line| line.starts_with("kvd: "));
         words.or_else(|| log.lines().last()).unwrap_or("it said nothing").to_owned()
     }
@@ -249,4 +383,87 @@ async fn http_get(address: SocketAddr, page: &str) -> Option<(u16, String)> {
         Some((status, answer.split_once("\r\n\r\n")?.1.to_owned()))
     };
     timeout(READY_ANSWER_MAX, exchange).await.ok()?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// A node whose process is a script.
+    fn running(directory: &Path, script: &str) -> Node {
+        let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
+        let [listen_client, listen_peer, listen_admin, client, peer, watch] = [nobody; 6];
+        let addresses = Addresses { listen_client, listen_peer, listen_admin, client, peer, watch };
+        let mut node = Node::new(1, directory.to_owned(), addresses).unwrap();
+        let log = File::options().create(true).append(true).open(node.log()).unwrap();
+        node.log_bytes = usize::try_from(log.metadata().unwrap().len()).unwrap();
+        node.child = Some(Command::new("/bin/sh").arg("-c").arg(script).stdout(log).spawn().unwrap());
+        node
+    }
+
+    async fn until_down(node: &Node) {
+        while node.is_running() {
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    fn falls(node: &Node) -> Vec<(&str, Option<&str>)> {
+        node.downfalls().iter().map(|fall| (fall.how.as_str(), fall.excuse.as_deref())).collect()
+    }
+
+    #[tokio::test]
+    async fn who_ends_by_itself_is_noted_with_status_and_last_words_and_who_is_killed_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("kvd.log"), "kvd: said at an earlier start\n").unwrap();
+        let mut node = running(directory.path(), "echo 'kvd: out of luck'; echo more; exit 3");
+        until_down(&node).await;
+        assert!(!node.kill().unwrap(), "there was nobody to kill");
+        assert_eq!(falls(&node), [("ended by itself (exit status: 3): kvd: out of luck", None)]);
+        let mut node = running(directory.path(), "kill -SEGV $$");
+        until_down(&node).await;
+        node.look().unwrap();
+        assert!(falls(&node)[0].0.starts_with("ended by itself (signal: 11"), "{:?}", falls(&node));
+        assert!(falls(&node)[0].0.ends_with("it said nothing"), "not what it said before");
+        let mut node = running(directory.path(), "exec sleep 100");
+        assert!(node.kill().unwrap());
+        assert_eq!((falls(&node), node.is_running()), (Vec::new(), false));
+    }
+
+    #[tokio::test]
+    async fn whose_disk_was_bad_since_its_start_may_end() {
+        let directory = tempfile::tempdir().unwrap();
+        for (seat, excuse) in [(Seat::FailSync, Some("its syncs failed")), (Seat::SlowSync, None), (Seat::Clock, None)]
+        {
+            let mut node = running(directory.path(), "exit 1");
+            node.take(seat);
+            node.release(seat);
+            until_down(&node).await;
+            node.look().unwrap();
+            assert_eq!(node.downfalls()[0].excuse.as_deref(), excuse);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_one_fault_has_taken_no_other_gets_before_it_is_given_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut node = running(directory.path(), "exec sleep 100");
+        node.take(Seat::Clock);
+        assert_eq!(node.is_free(Seat::Clock), Err("n1's clock is already wrong".to_owned()));
+        assert_eq!(node.is_free(Seat::SlowSync), Ok(()));
+        node.release(Seat::Clock);
+        assert_eq!(node.is_free(Seat::Clock), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn who_is_struck_dies_before_anybody_waits_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut nodes = [0, 1].map(|_| running(directory.path(), "exec sleep 100"));
+        assert!(nodes.iter_mut().all(|node| node.strike().unwrap()));
+        for node in &mut nodes {
+            until_down(node).await;
+            node.bury().unwrap();
+            assert!(node.downfalls().is_empty());
+        }
+    }
 }

@@ -45,6 +45,10 @@ pub async fn relay(
                 let (door, links, due) = (doors[&sender].clone(), links.clone(), Instant::now() + wait);
                 under_way.spawn(async move {
                     sleep_until(due).await;
+                    if links.state(link).is_cut() {
+                        links.count(link, |carried| carried.dropped_bytes += bytes.len() as u64);
+                        return;
+                    }
                     if door.send_to(&bytes, target).await.is_ok() {
                         links.count(link, |carried| carried.passed_bytes += bytes.len() as u64);
                     }

@@ -5,10 +5,10 @@
 //!
 //! **Deliberately absent.** The monotonic clock: no machine sets it.
 
-use super::{Cluster, Nemesis, Outcome, Wish, aim, count, told};
+use super::{Cluster, Nemesis, Outcome, Seen, Wish, aim, count, numbers, told};
 use crate::{
     history::Value,
-    real::{shim::layout::Counter, units},
+    real::{seats::Seat, shim::layout::Counter, units},
 };
 use anyhow::{Context, Result};
 use futures::future::BoxFuture;
@@ -48,11 +48,16 @@ impl WrongClock {
     }
 
     fn counted(&self, cluster: &mut Cluster) -> u64 {
-        let counts = self.hit.iter().map(|(node, before)| {
+        self.reads(cluster).into_iter().map(|(_, reads)| reads).sum()
+    }
+
+    /// By node, those that were told none left out.
+    fn reads(&self, cluster: &mut Cluster) -> Vec<(u64, u64)> {
+        let reads = self.hit.iter().map(|(node, before)| {
             let now = cluster.node(*node).shim().map_or(0, |shim| shim.count(Counter::ClockReads));
-            now.saturating_sub(*before)
+            (*node, now.saturating_sub(*before))
         });
-        counts.sum()
+        reads.filter(|(_, reads)| *reads > 0).collect()
     }
 }
 
@@ -63,12 +68,17 @@ impl Nemesis for WrongClock {
                 Ok(nodes) => nodes,
                 Err(reason) => return Ok(Outcome::Skipped(reason)),
             };
+            let mut hit = Vec::new();
             for number in &nodes {
                 match cluster.node(*number).shim() {
-                    Ok(shim) => self.hit.push((*number, shim.count(Counter::ClockReads))),
+                    Ok(shim) => hit.push((*number, shim.count(Counter::ClockReads))),
                     Err(reason) => return Ok(Outcome::Skipped(reason)),
                 }
             }
+            if let Err(reason) = cluster.take(&nodes, Seat::Clock) {
+                return Ok(Outcome::Skipped(reason));
+            }
+            self.hit = hit;
             let offset_ns = self.offset_ms * 1_000_000;
             let mut seen = vec![("offset_ms", Value::Int(self.offset_ms))];
             for number in &nodes {
@@ -88,20 +98,21 @@ impl Nemesis for WrongClock {
                 }
                 sleep(Duration::from_millis(20)).await;
             }
-            Ok(Outcome::Installed(told(&nodes, seen)))
+            Ok(Outcome::Installed(told(&numbers(&self.reads(cluster)), seen)))
         })
     }
 
-    fn stop<'a>(&'a mut self, cluster: &'a mut Cluster) -> BoxFuture<'a, Result<Value>> {
+    fn stop<'a>(&'a mut self, cluster: &'a mut Cluster) -> BoxFuture<'a, Result<Seen>> {
         Box::pin(async move {
-            let reads = self.counted(cluster);
+            let reads = self.reads(cluster);
             for (number, _) in &self.hit {
+                cluster.node(*number).release(Seat::Clock);
                 if let Ok(shim) = cluster.node(*number).shim() {
                     shim.set_clock(0, 0, 0)?;
                 }
             }
-            let nodes: Vec<u64> = self.hit.iter().map(|(number, _)| *number).collect();
-            Ok(told(&nodes, [("wrong_times_told", count(reads))]))
+            let told_wrong = reads.iter().map(|(_, reads)| reads).sum();
+            Ok(told(&numbers(&reads), [("wrong_times_told", count(told_wrong))]).into())
         })
     }
 }

@@ -6,11 +6,12 @@
 //! **Invariant.** It is installed once the shim has counted that it struck. When it is over, whoever ended or promises
 //! nothing more is started again, as an operator would once the disk is well.
 
-use super::{Cluster, Nemesis, Outcome, Wish, aim, count, told};
+use super::{Cluster, Nemesis, Outcome, Seen, Wish, aim, count, numbers, told};
 use crate::{
     history::Value,
     real::{
         names,
+        seats::Seat,
         shim::layout::{ALL_PARTS, Counter, Fault, Part},
         units,
     },
@@ -105,12 +106,17 @@ impl BadDisk {
     }
 
     fn counted(&self, cluster: &mut Cluster) -> u64 {
+        self.strikes_by_node(cluster).into_iter().map(|(_, strikes)| strikes).sum()
+    }
+
+    /// How often it struck, those left out whom it did not.
+    fn strikes_by_node(&self, cluster: &mut Cluster) -> Vec<(u64, u64)> {
         let (_, counter) = self.trouble.counter();
         let counts = self.hit.iter().map(|(node, before)| {
             let now = cluster.node(*node).shim().map_or(0, |shim| shim.count(counter));
-            now.saturating_sub(*before)
+            (*node, now.saturating_sub(*before))
         });
-        counts.sum()
+        counts.filter(|(_, strikes)| *strikes > 0).collect()
     }
 
     async fn strikes(&self, cluster: &mut Cluster, patience: Duration) -> bool {
@@ -133,13 +139,18 @@ impl Nemesis for BadDisk {
                 Err(reason) => return Ok(Outcome::Skipped(reason)),
             };
             let (name, counter) = self.trouble.counter();
+            let mut hit = Vec::new();
             for number in &nodes {
                 let shim = match cluster.node(*number).shim() {
                     Ok(shim) => shim,
                     Err(reason) => return Ok(Outcome::Skipped(reason)),
                 };
-                self.hit.push((*number, shim.count(counter)));
+                hit.push((*number, shim.count(counter)));
             }
+            if let Err(reason) = cluster.take(&nodes, Seat::from(self.trouble.fault())) {
+                return Ok(Outcome::Skipped(reason));
+            }
+            self.hit = hit;
             for number in &nodes {
                 let delay_ns = u64::try_from(self.delay.as_nanos())?;
                 if let Ok(shim) = cluster.node(*number).shim() {
@@ -157,30 +168,33 @@ impl Nemesis for BadDisk {
                     return Ok(Outcome::Indeterminate(format!("{nodes:?} did not run into it, nor at a start")));
                 }
             }
+            let struck = self.strikes_by_node(cluster);
             let mut seen = vec![(name, count(self.counted(cluster))), ("started_on_it", Value::Bool(started_on_it))];
             if self.trouble == Trouble::SlowSync {
                 seen.push(("delay_ms", count(u64::try_from(self.delay.as_millis())?)));
             }
-            Ok(Outcome::Installed(told(&nodes, seen)))
+            Ok(Outcome::Installed(told(&numbers(&struck), seen)))
         })
     }
 
-    fn stop<'a>(&'a mut self, cluster: &'a mut Cluster) -> BoxFuture<'a, Result<Value>> {
+    fn stop<'a>(&'a mut self, cluster: &'a mut Cluster) -> BoxFuture<'a, Result<Seen>> {
         Box::pin(async move {
             let (name, _) = self.trouble.counter();
-            let struck = self.counted(cluster);
+            let struck = self.strikes_by_node(cluster);
             let mut started_again = Vec::new();
             for (number, _) in &self.hit {
                 if let Ok(shim) = cluster.node(*number).shim() {
                     shim.disarm(self.trouble.fault())?;
                 }
+                cluster.node(*number).release(Seat::from(self.trouble.fault()));
                 let said = cluster.node(*number).last_words();
                 if cluster.revive(*number).await? {
                     started_again.push(Value::Text(format!("n{number}: {said}")));
                 }
             }
-            let nodes: Vec<u64> = self.hit.iter().map(|(number, _)| *number).collect();
-            Ok(told(&nodes, [(name, count(struck)), ("started_again", Value::List(started_again))]))
+            let strikes = struck.iter().map(|(_, strikes)| strikes).sum();
+            let seen = [(name, count(strikes)), ("started_again", Value::List(started_again))];
+            Ok(told(&numbers(&struck), seen).into())
         })
     }
 }

@@ -6,7 +6,7 @@
 //! **Invariant.** The node refuses to start, or recovers from bytes nobody needs any more. What it refused is flipped
 //! back before it is started again, because a disk that is gone for good is another fault.
 
-use super::{Cluster, Nemesis, Outcome, aim, count, told};
+use super::{Cluster, Nemesis, Outcome, Seen, aim, count, told};
 use crate::{history::Value, real::node::Readiness};
 use anyhow::{Context, Result};
 use futures::future::BoxFuture;
@@ -29,13 +29,14 @@ pub struct Flip {
     target: String,
     chance: SmallRng,
     node: u64,
+    is_held_down: bool,
     flipped: Vec<(PathBuf, u64, u8)>,
 }
 
 impl Flip {
     /// Flips nothing yet.
     pub fn new(target: &str, chance: SmallRng) -> Self {
-        Flip { target: target.to_owned(), chance, node: 0, flipped: Vec::new() }
+        Flip { target: target.to_owned(), chance, node: 0, is_held_down: false, flipped: Vec::new() }
     }
 
     fn flip(&mut self, data: &Path) -> Result<bool> {
@@ -100,11 +101,17 @@ impl Nemesis for Flip {
                 cluster.launch(self.node)?;
                 return Ok(Outcome::Skipped(format!("n{} has nothing in its journal", self.node)));
             }
+            cluster.node(self.node).excuse("bits of its journal were flipped");
             cluster.launch(self.node)?;
             let answer = cluster.node(self.node).readiness(ANSWER_MAX).await;
             let (word, said) = match answer {
                 Readiness::Ready => ("recovered", String::new()),
-                Readiness::Ended(words) => ("refused", words),
+                Readiness::Ended(words) => {
+                    // Started by anybody else, it would refuse again.
+                    cluster.node(self.node).hold_down(true);
+                    self.is_held_down = true;
+                    ("refused", words)
+                }
                 Readiness::NotReady(why) => {
                     return Ok(Outcome::Indeterminate(format!("n{} neither refuses nor serves: {why}", self.node)));
                 }
@@ -118,17 +125,21 @@ impl Nemesis for Flip {
         })
     }
 
-    fn stop<'a>(&'a mut self, cluster: &'a mut Cluster) -> BoxFuture<'a, Result<Value>> {
+    fn stop<'a>(&'a mut self, cluster: &'a mut Cluster) -> BoxFuture<'a, Result<Seen>> {
         Box::pin(async move {
-            if self.node == 0 || cluster.node(self.node).is_running() {
-                return Ok(told(&[], []));
+            if self.node == 0 {
+                return Ok(told(&[], []).into());
+            }
+            let node = cluster.node(self.node);
+            if node.is_running() || (node.is_held_down() && !self.is_held_down) {
+                return Ok(told(&[], []).into());
             }
             cluster.node(self.node).kill()?;
             for (file, at, mask) in self.flipped.iter().rev() {
                 flip_at(file, *at, *mask)?;
             }
-            cluster.launch(self.node)?;
-            Ok(told(&[self.node], [("flipped_back", Value::Bool(true))]))
+            cluster.bring_back(&[self.node])?;
+            Ok(told(&[self.node], [("flipped_back", Value::Bool(true))]).into())
         })
     }
 }

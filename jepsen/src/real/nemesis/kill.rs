@@ -1,6 +1,6 @@
 //! `kill -9`: of one node, the leader, a minority, all.
 
-use super::{Cluster, Nemesis, Outcome, aim, count, told};
+use super::{Cluster, Nemesis, Outcome, Seen, aim, count, told};
 use crate::history::Value;
 use anyhow::Result;
 use futures::future::BoxFuture;
@@ -31,11 +31,7 @@ impl Nemesis for Kill {
             };
             let leader = cluster.leader();
             self.since = Instant::now();
-            for number in nodes {
-                if cluster.node(number).kill()? {
-                    self.killed.push(number);
-                }
-            }
+            self.killed = cluster.bring_down(&nodes)?;
             if self.killed.is_empty() {
                 return Ok(Outcome::Skipped("no node is up".to_owned()));
             }
@@ -44,17 +40,16 @@ impl Nemesis for Kill {
         })
     }
 
-    fn stop<'a>(&'a mut self, cluster: &'a mut Cluster) -> BoxFuture<'a, Result<Value>> {
+    fn stop<'a>(&'a mut self, cluster: &'a mut Cluster) -> BoxFuture<'a, Result<Seen>> {
         Box::pin(async move {
             let changes = cluster.observer.changes_since(self.since);
             let led_anew = changes.iter().find(|change| change.shard == 1 && !self.killed.contains(&change.node));
             let new_leader = led_anew
                 .map(|change| count(u64::try_from((change.at - self.since).as_millis()).unwrap_or(u64::MAX)))
                 .unwrap_or_default();
-            for number in &self.killed {
-                cluster.launch(*number)?;
-            }
-            Ok(told(&self.killed, [("started_again", Value::Bool(true)), ("new_leader_after_ms", new_leader)]))
+            cluster.bring_back(&self.killed)?;
+            let seen = [("started_again", Value::Bool(true)), ("new_leader_after_ms", new_leader)];
+            Ok(told(&self.killed, seen).into())
         })
     }
 }

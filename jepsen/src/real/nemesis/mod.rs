@@ -39,13 +39,28 @@ pub enum Outcome {
     Indeterminate(String),
 }
 
+/// What was seen of a fault until its end.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Seen {
+    /// All of it.
+    pub value: Value,
+    /// Why nobody can say any more that it took hold, although its beginning looked so.
+    pub doubt: Option<String>,
+}
+
+impl From<Value> for Seen {
+    fn from(value: Value) -> Self {
+        Seen { value, doubt: None }
+    }
+}
+
 /// One fault, once.
 pub trait Nemesis: Send {
     /// Begins.
     fn start<'a>(&'a mut self, cluster: &'a mut Cluster) -> BoxFuture<'a, Result<Outcome>>;
 
     /// Ends, and says what was seen meanwhile.
-    fn stop<'a>(&'a mut self, cluster: &'a mut Cluster) -> BoxFuture<'a, Result<Value>>;
+    fn stop<'a>(&'a mut self, cluster: &'a mut Cluster) -> BoxFuture<'a, Result<Seen>>;
 }
 
 /// A fault as an experiment writes it.
@@ -299,6 +314,11 @@ fn told(nodes: &[u64], more: impl IntoIterator<Item = (&'static str, Value)>) ->
     let nodes = nodes.iter().map(|node| Value::Text(format!("n{node}"))).collect();
     let fields = more.into_iter().chain([("nodes", Value::List(nodes))]);
     Value::Map(fields.map(|(name, value)| (name.to_owned(), value)).collect::<BTreeMap<_, _>>())
+}
+
+/// Nodes of which something was counted.
+fn numbers(counted: &[(u64, u64)]) -> Vec<u64> {
+    counted.iter().map(|(node, _)| *node).collect()
 }
 
 /// A count as histories write it.

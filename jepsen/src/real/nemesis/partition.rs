@@ -9,7 +9,7 @@
 //!
 //! **Invariant.** Clients reach every node but an unreachable one: who is on the wrong side must say so by itself.
 
-use super::{Cluster, Nemesis, Outcome, aim, count, told};
+use super::{Cluster, Nemesis, Outcome, Seen, aim, count, told};
 use crate::{
     history::Value,
     real::fabric::{Carried, End, Link, Observed},
@@ -17,10 +17,14 @@ use crate::{
 use anyhow::Result;
 use futures::future::BoxFuture;
 use rand::{rngs::SmallRng, seq::SliceRandom as _};
-use tokio::time::Instant;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
 
 /// Nodes of which a ring can be made: with fewer, keeping both neighbours is keeping everybody.
 const RING_NODES_MIN: usize = 5;
+
+/// How long what was under way when a link was cut may still arrive.
+const UNDER_WAY: Duration = Duration::from_millis(50);
 
 /// Cut links.
 pub struct Partition {
@@ -30,6 +34,8 @@ pub struct Partition {
     off: Vec<u64>,
     cut: Vec<Link>,
     before: Observed,
+    /// A moment after the cut.
+    after: Observed,
     since: Instant,
     leader: Option<u64>,
 }
@@ -43,6 +49,7 @@ impl Partition {
             off: Vec::new(),
             cut: Vec::new(),
             before: Observed::default(),
+            after: Observed::default(),
             since: Instant::now(),
             leader: None,
         }
@@ -129,6 +136,17 @@ pub(super) fn meanwhile(links: &[Link], before: &Observed, now: &Observed) -> Ca
     sum
 }
 
+/// Why nobody can say that these links were cut: something passed although they were, or nothing was to be stopped.
+fn doubt(links: &[Link], before: &Observed, after: &Observed, now: &Observed) -> Option<String> {
+    let passed = |link: &Link| (*link, meanwhile(&[*link], after, now).passed_bytes);
+    if let Some((link, bytes)) = links.iter().map(passed).find(|(_, bytes)| *bytes > 0) {
+        return Some(format!("{bytes} bytes passed {link} although it was cut"));
+    }
+    let Carried { held_bytes, dropped_bytes, disturbed, resets, .. } = meanwhile(links, before, now);
+    let is_unmet = held_bytes + dropped_bytes + disturbed + resets == 0;
+    is_unmet.then(|| "nobody said anything over the links that were cut".to_owned())
+}
+
 impl Nemesis for Partition {
     fn start<'a>(&'a mut self, cluster: &'a mut Cluster) -> BoxFuture<'a, Result<Outcome>> {
         Box::pin(async move {
@@ -140,30 +158,32 @@ impl Nemesis for Partition {
             self.since = Instant::now();
             self.before = cluster.fabric.observed();
             self.cut.iter().for_each(|link| cluster.fabric.cut(*link));
+            sleep(UNDER_WAY).await;
+            self.after = cluster.fabric.observed();
             let links = self.cut.iter().map(|link| Value::Text(link.to_string())).collect();
             let leader = self.leader.map(|leader| Value::Text(format!("n{leader}"))).unwrap_or_default();
             Ok(Outcome::Installed(told(&self.off, [("cut", Value::List(links)), ("leader_before", leader)])))
         })
     }
 
-    fn stop<'a>(&'a mut self, cluster: &'a mut Cluster) -> BoxFuture<'a, Result<Value>> {
+    fn stop<'a>(&'a mut self, cluster: &'a mut Cluster) -> BoxFuture<'a, Result<Seen>> {
         Box::pin(async move {
-            let carried = meanwhile(&self.cut, &self.before, &cluster.fabric.observed());
+            let now = cluster.fabric.observed();
+            let carried = meanwhile(&self.cut, &self.before, &now);
+            let doubt = doubt(&self.cut, &self.before, &self.after, &now);
             self.cut.iter().for_each(|link| cluster.fabric.mend(*link));
             let changes = cluster.observer.changes_since(self.since);
             let led_anew = changes.iter().find(|change| change.shard == 1 && Some(change.node) != self.leader);
             let new_leader = led_anew
                 .map(|change| count(u64::try_from((change.at - self.since).as_millis()).unwrap_or(u64::MAX)))
                 .unwrap_or_default();
-            Ok(told(
-                &self.off,
-                [
-                    ("passed_bytes", count(carried.passed_bytes)),
-                    ("held_bytes", count(carried.held_bytes)),
-                    ("dropped_bytes", count(carried.dropped_bytes)),
-                    ("new_leader_after_ms", new_leader),
-                ],
-            ))
+            let seen = [
+                ("passed_bytes", count(carried.passed_bytes)),
+                ("held_bytes", count(carried.held_bytes)),
+                ("dropped_bytes", count(carried.dropped_bytes)),
+                ("new_leader_after_ms", new_leader),
+            ];
+            Ok(Seen { value: told(&self.off, seen), doubt })
         })
     }
 }
@@ -182,6 +202,24 @@ mod tests {
             assert_eq!(lost.count(), 2, "keeps two neighbours and itself");
         }
         assert!(cut.iter().all(|link| cut.contains(&Link { from: link.to, to: link.from })));
+    }
+
+    #[test]
+    fn a_cut_that_lets_bytes_pass_or_that_nobody_met_is_in_doubt() {
+        let link = Link::between(1, 2);
+        let seen = |passed_bytes, held_bytes| {
+            let carried = Carried { passed_bytes, held_bytes, ..Carried::default() };
+            Observed::from([
+                (link, carried),
+                (Link::between(2, 1), Carried { passed_bytes: 999, ..Carried::default() }),
+            ])
+        };
+        let doubt = |before, after, now| doubt(&[link], &before, &after, &now);
+        assert_eq!(doubt(seen(5, 0), seen(9, 0), seen(9, 20)), None, "what was under way may arrive");
+        let passed = doubt(seen(5, 0), seen(9, 0), seen(12, 20));
+        assert_eq!(passed.as_deref(), Some("3 bytes passed n1→n2 although it was cut"));
+        let unmet = doubt(seen(5, 7), seen(9, 7), seen(9, 7));
+        assert_eq!(unmet.as_deref(), Some("nobody said anything over the links that were cut"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Pauses: a process stands still and then goes on, believing that no time has passed.
 
-use super::{Cluster, Nemesis, Outcome, aim, count, told};
+use super::{Cluster, Nemesis, Outcome, Seen, aim, count, told};
 use crate::history::Value;
 use anyhow::Result;
 use futures::future::BoxFuture;
@@ -42,7 +42,7 @@ impl Nemesis for Pause {
         })
     }
 
-    fn stop<'a>(&'a mut self, cluster: &'a mut Cluster) -> BoxFuture<'a, Result<Value>> {
+    fn stop<'a>(&'a mut self, cluster: &'a mut Cluster) -> BoxFuture<'a, Result<Seen>> {
         Box::pin(async move {
             let mut went_on = true;
             for number in &self.paused {
@@ -53,7 +53,8 @@ impl Nemesis for Pause {
             let new_leader = led_anew
                 .map(|change| count(u64::try_from((change.at - self.since).as_millis()).unwrap_or(u64::MAX)))
                 .unwrap_or_default();
-            Ok(told(&self.paused, [("went_on", Value::Bool(went_on)), ("new_leader_after_ms", new_leader)]))
+            let seen = [("went_on", Value::Bool(went_on)), ("new_leader_after_ms", new_leader)];
+            Ok(told(&self.paused, seen).into())
         })
     }
 }

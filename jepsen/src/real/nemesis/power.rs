@@ -5,12 +5,16 @@
 //! **Invariant.** Only nodes whose every change was written down lose power: what cannot be undone would make the
 //! result one that no disk shows.
 
-use super::{Cluster, Nemesis, Outcome, Wish, aim, count, told};
+use super::{Cluster, Nemesis, Outcome, Seen, Wish, aim, count, told};
 use crate::{
     history::Value,
     real::{
         power::Lost,
-        shim::layout::{ALL_PARTS, Fault},
+        seats::Seat,
+        shim::{
+            Shim,
+            layout::{ALL_PARTS, Fault},
+        },
         units,
     },
 };
@@ -41,6 +45,11 @@ impl PowerLoss {
     }
 }
 
+/// Whether there was nothing at stake: such a loss is no more than a kill.
+fn has_lost_nothing(lost: &Lost) -> bool {
+    lost.unsynced_sectors + lost.unsynced_names == 0
+}
+
 impl Nemesis for PowerLoss {
     fn start<'a>(&'a mut self, cluster: &'a mut Cluster) -> BoxFuture<'a, Result<Outcome>> {
         Box::pin(async move {
@@ -48,29 +57,36 @@ impl Nemesis for PowerLoss {
                 Ok(nodes) => nodes,
                 Err(reason) => return Ok(Outcome::Skipped(reason)),
             };
-            for number in &nodes {
-                if let Err(reason) = cluster.node(*number).shim() {
-                    return Ok(Outcome::Skipped(reason));
-                }
-            }
-            let delay_ns = u64::try_from(self.delay.as_nanos())?;
-            for number in nodes.iter().filter(|_| delay_ns > 0) {
-                if let Ok(shim) = cluster.node(*number).shim() {
-                    shim.arm(Fault::SlowSync, ALL_PARTS, None, delay_ns)?;
-                }
-            }
-            sleep(self.delay).await;
             let mut shims = Vec::new();
             for number in &nodes {
-                let node = cluster.node(*number);
-                let shim = node.shim().cloned();
-                // All of them at once, before anything of a disk is looked at.
-                if node.kill()? {
-                    self.dark.push(*number);
-                    shims.extend(shim);
+                let shim = match cluster.node(*number).shim() {
+                    Ok(shim) => shim.clone(),
+                    Err(reason) => return Ok(Outcome::Skipped(reason)),
+                };
+                if let Some(why) = shim.has_nothing_to_lose() {
+                    return Ok(Outcome::Skipped(format!("n{number}: {why}")));
                 }
+                shims.push((*number, shim));
             }
-            shims.iter().try_for_each(|shim| shim.disarm(Fault::SlowSync))?;
+            let delay_ns = u64::try_from(self.delay.as_nanos())?;
+            if delay_ns > 0 {
+                if let Err(reason) = cluster.take(&nodes, Seat::SlowSync) {
+                    return Ok(Outcome::Skipped(reason));
+                }
+                shims.iter().try_for_each(|(_, shim)| shim.arm(Fault::SlowSync, ALL_PARTS, None, delay_ns))?;
+            }
+            sleep(self.delay).await;
+            // All of them at once, before anything of a disk is looked at.
+            self.dark = cluster.bring_down(&nodes)?;
+            for (number, shim) in shims.iter().filter(|_| delay_ns > 0) {
+                shim.disarm(Fault::SlowSync)?;
+                cluster.node(*number).release(Seat::SlowSync);
+            }
+            let shims: Vec<Shim> =
+                shims.into_iter().filter(|(number, _)| self.dark.contains(number)).map(|(_, shim)| shim).collect();
+            if shims.is_empty() {
+                return Ok(Outcome::Skipped("no node is up".to_owned()));
+            }
             if let Some(why) = shims.iter().find_map(|shim| shim.is_not_covered()) {
                 return Ok(Outcome::Indeterminate(format!("killed, and nothing lost: {why}")));
             }
@@ -85,6 +101,9 @@ impl Nemesis for PowerLoss {
                 anyhow::Ok(all)
             };
             let lost = tokio::task::spawn_blocking(lose).await?.context("what is not synced cannot be undone")?;
+            if has_lost_nothing(&lost) {
+                return Ok(Outcome::Indeterminate("killed, and nothing was unsynced".to_owned()));
+            }
             let seen = [
                 ("syncs_slower_by_ms", count(delay_ns / 1_000_000)),
                 ("unsynced_sectors", count(lost.unsynced_sectors)),
@@ -98,12 +117,23 @@ impl Nemesis for PowerLoss {
         })
     }
 
-    fn stop<'a>(&'a mut self, cluster: &'a mut Cluster) -> BoxFuture<'a, Result<Value>> {
+    fn stop<'a>(&'a mut self, cluster: &'a mut Cluster) -> BoxFuture<'a, Result<Seen>> {
         Box::pin(async move {
-            for number in &self.dark {
-                cluster.launch(*number)?;
-            }
-            Ok(told(&self.dark, [("started_again", Value::Bool(true))]))
+            cluster.bring_back(&self.dark)?;
+            Ok(told(&self.dark, [("started_again", Value::Bool(true))]).into())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_with_nothing_at_stake_is_none() {
+        assert!(has_lost_nothing(&Lost::default()));
+        assert!(!has_lost_nothing(&Lost { unsynced_names: 1, ..Lost::default() }));
+        // At stake, and all of it survived.
+        assert!(!has_lost_nothing(&Lost { unsynced_sectors: 1, ..Lost::default() }));
     }
 }

@@ -1,7 +1,6 @@
 //! Restart storms: every node is killed and started, again and again, faster than it gets ready.
 
-use super::{Cluster, Nemesis, Outcome, count, told};
-use crate::history::Value;
+use super::{Cluster, Nemesis, Outcome, Seen, count, told};
 use anyhow::Result;
 use futures::future::BoxFuture;
 use rand::{Rng as _, rngs::SmallRng, seq::SliceRandom as _};
@@ -34,9 +33,9 @@ impl Nemesis for Storm {
             for _ in 0..ROUNDS {
                 numbers.shuffle(&mut self.chance);
                 for number in &numbers {
-                    cluster.node(*number).kill()?;
+                    // Who was brought down by another fault stays so.
+                    self.restarts += u64::from(cluster.node(*number).kill()?);
                     cluster.launch(*number)?;
-                    self.restarts += 1;
                     let pause_ms = self.chance.random_range(PAUSE_MS);
                     sleep(Duration::from_millis(pause_ms)).await;
                 }
@@ -45,11 +44,11 @@ impl Nemesis for Storm {
         })
     }
 
-    fn stop<'a>(&'a mut self, cluster: &'a mut Cluster) -> BoxFuture<'a, Result<Value>> {
+    fn stop<'a>(&'a mut self, cluster: &'a mut Cluster) -> BoxFuture<'a, Result<Seen>> {
         Box::pin(async move {
             let ended: Vec<u64> =
                 cluster.nodes.iter().filter(|node| !node.is_running()).map(|node| node.number).collect();
-            Ok(told(&ended, [("still_up", count((cluster.nodes.len() - ended.len()) as u64))]))
+            Ok(told(&ended, [("still_up", count((cluster.nodes.len() - ended.len()) as u64))]).into())
         })
     }
 }

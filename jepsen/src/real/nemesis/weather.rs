@@ -1,10 +1,10 @@
 //! Bad weather on the links between nodes: delay, jitter, loss, duplicates, reordering.
 
-use super::{Cluster, Nemesis, Outcome, Wish, aim, count, partition::meanwhile, told};
+use super::{Cluster, Nemesis, Outcome, Seen, Wish, aim, count, partition::meanwhile, told};
 use crate::{
     history::Value,
     real::{
-        fabric::{Link, Observed, Weather},
+        fabric::{Carried, Link, Observed, Weather},
         units,
     },
 };
@@ -48,6 +48,12 @@ impl BadWeather {
     }
 }
 
+/// Whether nothing that was said meanwhile was disturbed in any way.
+fn is_unmet(carried: &Carried) -> bool {
+    let Carried { disturbed, dropped_bytes, resets, duplicated, overtaken, .. } = carried;
+    [disturbed, dropped_bytes, resets, duplicated, overtaken].iter().all(|seen| **seen == 0)
+}
+
 /// `40 ms + 60 ms, 5 % lost`.
 fn words(weather: &Weather) -> String {
     let mut words = format!("{} ms + {} ms", weather.delay.as_millis(), weather.jitter.as_millis());
@@ -83,7 +89,7 @@ impl Nemesis for BadWeather {
         })
     }
 
-    fn stop<'a>(&'a mut self, cluster: &'a mut Cluster) -> BoxFuture<'a, Result<Value>> {
+    fn stop<'a>(&'a mut self, cluster: &'a mut Cluster) -> BoxFuture<'a, Result<Seen>> {
         Box::pin(async move {
             let carried = meanwhile(&self.links, &self.before, &cluster.fabric.observed());
             self.links.iter().for_each(|link| cluster.fabric.degrade(*link, Weather::default()));
@@ -94,7 +100,8 @@ impl Nemesis for BadWeather {
                 ("duplicated", count(carried.duplicated)),
                 ("overtaken", count(carried.overtaken)),
             ];
-            Ok(told(&[], seen))
+            let doubt = is_unmet(&carried).then(|| "no message met this weather".to_owned());
+            Ok(Seen { value: told(&[], seen), doubt })
         })
     }
 }
@@ -103,6 +110,12 @@ impl Nemesis for BadWeather {
 mod tests {
     use super::*;
     use rand::SeedableRng as _;
+
+    #[test]
+    fn weather_that_nobody_met_is_no_weather() {
+        assert!(is_unmet(&Carried { passed_bytes: 5_000, ..Carried::default() }));
+        assert!(!is_unmet(&Carried { disturbed: 1, ..Carried::default() }));
+    }
 
     #[test]
     fn weather_is_read_checked_and_told() {
