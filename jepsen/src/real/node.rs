@@ -33,6 +33,9 @@ pub const SHIM: &str = "shim";
 
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 
+/// What it writes into its log when it promises nothing more.
+const POISONED: &str = "the journal is poisoned";
+
 /// What a node that is well never needs to answer its readiness.
 const READY_ANSWER_MAX: Duration = Duration::from_secs(2);
 
@@ -83,6 +86,8 @@ pub struct Node {
     /// What was done to its disk since it went down.
     spoiled: Option<&'static str>,
     downfalls: Vec<Downfall>,
+    /// Whether one of them is of its present process.
+    is_fallen: bool,
     /// How long its log was when it was last started.
     log_bytes: usize,
     shim: Result<Shim, String>,
@@ -109,6 +114,7 @@ impl Node {
             excuses: BTreeSet::new(),
             spoiled: None,
             downfalls: Vec::new(),
+            is_fallen: false,
             log_bytes: 0,
             shim,
             admin,
@@ -208,6 +214,7 @@ impl Node {
         let name = ProcessName::of(child.id());
         self.child = Some(child);
         self.is_paused = false;
+        self.is_fallen = false;
         self.excuses = self.seats.excuses().chain(self.spoiled.take()).collect();
         self.look()?;
         Ok(name)
@@ -235,6 +242,9 @@ impl Node {
         let status = child.wait()?;
         if status.signal() != Some(Signal::KILL.as_raw()) {
             self.ended(status);
+        } else if let Some(line) = self.said(POISONED).filter(|_| !self.is_fallen) {
+            // Nobody had asked it yet.
+            self.fell(format!("promised nothing more when it was killed: {line}"));
         }
         Ok(())
     }
@@ -258,6 +268,7 @@ impl Node {
     fn fell(&mut self, how: String) {
         let excuses: Vec<&str> = self.excuses.iter().copied().collect();
         let excuse = (!excuses.is_empty()).then(|| excuses.join(", "));
+        self.is_fallen = true;
         self.downfalls.push(Downfall { node: self.number, how, excuse });
     }
 
@@ -342,10 +353,19 @@ impl Node {
     /// The sentence it ended with, or its last line, since it was last started.
     #[must_use]
     pub fn last_words(&self) -> String {
-        let log = fs::read(self.log()).unwrap_or_default();
-        let log = String::from_utf8_lossy(log.get(self.log_bytes..).unwrap_or_default());
+        let log = self.log_since_start();
         let words = log.lines().rev().find(|line| line.starts_with("kvd: "));
         words.or_else(|| log.lines().last()).unwrap_or("it said nothing").to_owned()
+    }
+
+    fn log_since_start(&self) -> String {
+        let log = fs::read(self.log()).unwrap_or_default();
+        String::from_utf8_lossy(log.get(self.log_bytes..).unwrap_or_default()).into_owned()
+    }
+
+    /// The first line with these words since it was last started.
+    fn said(&self, words: &str) -> Option<String> {
+        self.log_since_start().lines().find(|line| line.contains(words)).map(str::to_owned)
     }
 
     /// Lines of its log that no node should ever write.
@@ -428,6 +448,18 @@ mod tests {
         let mut node = running(directory.path(), "exec sleep 100");
         assert!(node.kill().unwrap());
         assert_eq!((falls(&node), node.is_running()), (Vec::new(), false));
+    }
+
+    #[tokio::test]
+    async fn who_is_killed_after_it_gave_up_had_given_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut node = running(directory.path(), "echo 'ERROR the journal is poisoned why=x'; exec sleep 100");
+        while node.said(POISONED).is_none() {
+            sleep(Duration::from_millis(2)).await;
+        }
+        assert!(node.kill().unwrap());
+        let how = "promised nothing more when it was killed: ERROR the journal is poisoned why=x";
+        assert_eq!(falls(&node), [(how, None)]);
     }
 
     #[tokio::test]
