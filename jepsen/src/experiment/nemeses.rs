@@ -41,6 +41,8 @@ impl Tried {
         self.seen = seen.value;
         if let (Some(doubt), Outcome::Installed(_)) = (seen.doubt, &self.outcome) {
             self.outcome = Outcome::Indeterminate(doubt);
+            // What nobody can say took hold has nothing to recover from.
+            self.shards.clear();
         }
     }
 }
