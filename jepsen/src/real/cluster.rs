@@ -194,8 +194,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Starts a node anew if it ended or promises nothing more, as its operator would once the disk is well again, unless
-    /// a fault holds it down. Says whether it had to.
+    /// Starts a node anew if it ended or promises nothing more, as its operator would once the disk is well again,
+    /// unless a fault holds it down. Says whether it had to.
     pub async fn revive(&mut self, number: u64) -> Result<bool> {
         let node = self.node(number);
         if node.is_held_down() || node.is_running() && !node.is_poisoned().await {

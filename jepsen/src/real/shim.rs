@@ -153,8 +153,8 @@ impl Shim {
         }
     }
 
-    /// Why the loss of power would show nothing, if it would not: nothing is written down, or no sync of the journal was
-    /// ever seen, so that a write-ahead log that bypasses the shim would survive whole.
+    /// Why the loss of power would show nothing, if it would not: nothing is written down, or no sync of the journal
+    /// was ever seen, so that a write-ahead log that bypasses the shim would survive whole.
     #[must_use]
     pub fn has_nothing_to_lose(&self) -> Option<&'static str> {
         if self.word(Word::Recording as u64) != 1 {
