@@ -192,6 +192,7 @@ impl Checkout {
         Checkout { commit, is_clean, processors }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "people want to know when; nothing is decided by it")]
     fn line(&self, what: What) -> Line {
         let ended = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         Line {
