@@ -9,7 +9,7 @@ use fake::{Fake, Fault, Seen, Told};
 use kvorum_api::{PlacementRange, Sharding};
 use kvorum_client::{Client, ClientError, Cp, Effect, FailureKind, Keyspace, Options, ReadLevel, Session, Transport};
 use std::{collections::BTreeSet, future::IntoFuture as _, time::Duration};
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 use tonic::Code;
 
 /// Long enough for any machine; tests that wait for a deadline choose their own.
@@ -481,8 +481,13 @@ async fn a_node_that_always_knows_better_is_given_up_in_time() {
     for _ in 0..1_000 {
         fake.fault(0, stale("STALE_EPOCH", &[("effect", "none"), ("retry", "elsewhere")]));
     }
+    let began = Instant::now();
     let error = orders.put("a", "1").timeout(Duration::from_millis(200)).await.unwrap_err();
-    assert_eq!((error.effect(), error.failure().unwrap().reason.as_str()), (Effect::None, "STALE_EPOCH"));
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    let reason = error.failure().unwrap().reason.clone();
+    // On a busy machine the deadline may meet an attempt under way.
+    assert!((reason == "STALE_EPOCH" && error.effect() == Effect::None) || reason == "DEADLINE_EXCEEDED", "{error:?}");
+    assert!(fake.seen("put").len() > 1, "it tried more than once");
 }
 
 /// The keyspace is dropped and made anew under its name by somebody else: other numbers, no epoch that is too old.
