@@ -482,8 +482,8 @@ async fn a_node_that_always_knows_better_is_given_up_in_time() {
         fake.fault(0, stale("STALE_EPOCH", &[("effect", "none"), ("retry", "elsewhere")]));
     }
     let began = Instant::now();
-    let error = orders.put("a", "1").timeout(Duration::from_millis(200)).await.unwrap_err();
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    let error = orders.put("a", "1").timeout(Duration::from_secs(2)).await.unwrap_err();
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     let reason = error.failure().unwrap().reason.clone();
     // On a busy machine the deadline may meet an attempt under way.
     assert!((reason == "STALE_EPOCH" && error.effect() == Effect::None) || reason == "DEADLINE_EXCEEDED", "{error:?}");
