@@ -82,7 +82,7 @@ async fn count_up(keyspace: Keyspace<Cp>, stop: Arc<AtomicBool>, acknowledged: A
     }
 }
 
-/// R1: whatever was acknowledged `BOUND` before the read was sent is in its answer; a number nobody has counted yet is 0.
+/// R1: whatever was acknowledged `BOUND` before the read was sent is in its answer; what nobody has counted yet is 0.
 #[track_caller]
 fn check(acknowledged: &Acknowledged, sent: Instant, value: Option<&[u8]>) {
     let value: u64 = value.map_or(0, |value| std::str::from_utf8(value).unwrap().parse().unwrap());
