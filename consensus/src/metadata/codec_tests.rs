@@ -148,18 +148,7 @@ fn fuzz_any_bytes_are_refused_or_read_as_what_they_say() {
         stage: ShardStage::Ready,
     });
     let node = NodeRow { node: NodeId(9), client: "c".into(), peer: "p".into(), zone: "z".into(), directory: 3 };
-    let keyspace = Row::Keyspace(KeyspaceRow {
-        id: KeyspaceId(2),
-        name: "orders".into(),
-        mode: Mode::Cp,
-        sharding: Sharding::Hash,
-        replicas: 3,
-        read_level: ReadLevel::Bounded(Duration::from_millis(200)),
-        limits: Limits { key_bytes_max: 1, value_bytes_max: 2, batch_operations_max: 3, batch_bytes_max: 4 },
-        images: Images::NewAndOld,
-        has_leases: true,
-        created_ms: 5,
-    });
+    let keyspace = orders();
     let rows = [shard, Row::Node(node), keyspace, Row::Metadata(replicas), Row::Counters(Counters::default())];
     let mut map = ClusterMap { revision: 8, ..ClusterMap::default() };
     rows.iter().for_each(|row| map.apply(RowEdit::Put(row.clone())));
@@ -218,18 +207,7 @@ fn format_1_is_what_it_was() {
     ];
     assert_eq!(Row::Node(node).encode(), expected);
 
-    let keyspace = Row::Keyspace(KeyspaceRow {
-        id: KeyspaceId(2),
-        name: "orders".into(),
-        mode: Mode::Cp,
-        sharding: Sharding::Hash,
-        replicas: 3,
-        read_level: ReadLevel::Bounded(Duration::from_millis(200)),
-        limits: Limits { key_bytes_max: 1, value_bytes_max: 2, batch_operations_max: 3, batch_bytes_max: 4 },
-        images: Images::NewAndOld,
-        has_leases: true,
-        created_ms: 5,
-    });
+    let keyspace = orders();
     assert_eq!(keyspace.key().encode(), &[b'k', 0, 0, 0, 2][..]);
     #[rustfmt::skip]
     let expected: &[u8] = &[
@@ -258,4 +236,20 @@ fn a_row_of_an_unknown_kind_is_passed_over_and_one_of_an_unknown_format_refused(
     assert_eq!(RowEdit::of_change(b"n", None).unwrap(), None);
     let error = Row::decode(RowKey::Counters, Bytes::from_static(&[9])).unwrap_err();
     assert!(error.to_string().contains("format 9"), "{error}");
+}
+
+/// A keyspace with something in every field.
+fn orders() -> Row {
+    Row::Keyspace(KeyspaceRow {
+        id: KeyspaceId(2),
+        name: "orders".into(),
+        mode: Mode::Cp,
+        sharding: Sharding::Hash,
+        replicas: 3,
+        read_level: ReadLevel::Bounded(Duration::from_millis(200)),
+        limits: Limits { key_bytes_max: 1, value_bytes_max: 2, batch_operations_max: 3, batch_bytes_max: 4 },
+        images: Images::NewAndOld,
+        has_leases: true,
+        created_ms: 5,
+    })
 }
