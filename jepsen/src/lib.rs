@@ -8,6 +8,7 @@
 //!   workload  what clients do meanwhile
 //!   experiment  a claim about all of this, as a file; the verdict on it, and a report
 //!   campaign  many seeds and many runs, and a ledger of all there were
+//!   planted   bugs of our own making, which all of this must find
 //!   sim       three nodes in one thread and one seed: crashes, losses, skewed clocks, power cut between two sectors
 //! ```
 //!
@@ -22,6 +23,7 @@ pub mod check;
 pub mod experiment;
 pub mod history;
 pub mod model;
+pub mod planted;
 pub mod real;
 pub mod sim;
 mod spelling;

@@ -10,12 +10,14 @@ use kvorum_jepsen::{
     },
     experiment::command as experiments,
     history::Format,
+    planted::command::{self as planting, RANGES},
     real::{directory::HOME, fabric::Choice},
     sim::{
         command as simulation,
         replay::{self, Options},
     },
 };
+use kvorum_storage::planted::{self, COMPILED_IN};
 use std::{ops::RangeInclusive, path::PathBuf, process::ExitCode, time::Duration};
 
 /// Tries to break Kvorum.
@@ -38,6 +40,9 @@ enum Command {
     /// Simulates many seeds, then runs experiments in turn, and writes every result into a ledger as soon as it is
     /// known. Ends like `run`, with the worst there was.
     Campaign(CampaignArguments),
+    /// Shows which seeds find each bug that is planted in this build; `jepsen/planted.sh` makes such a build. Ends with 0
+    /// if each is found in most ranges of seeds, 1 if one is not, 2 if there is no such bug.
+    Planted(Planted),
     /// Adds up what a ledger says, by commit.
     Ledger(LedgerArguments),
     /// Lists experiments, workloads, faults and probes.
@@ -118,6 +123,22 @@ struct LedgerArguments {
     file: PathBuf,
 }
 
+#[derive(Args)]
+struct Planted {
+    /// Only these bugs; all of this build unless given.
+    #[arg(long = "bug", value_delimiter = ',')]
+    bugs: Vec<String>,
+    /// In which seeds to look for each, range by range.
+    #[arg(long, value_delimiter = ',', default_value = RANGES, value_parser = parse_seeds)]
+    ranges: Vec<RangeInclusive<u64>>,
+    /// How long clients of each simulated world work while things go wrong, simulated seconds.
+    #[arg(long, default_value_t = replay::LENGTH.as_secs(), value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+    /// How many seeds run at the same time; as many as there are processors, unless given.
+    #[arg(long)]
+    jobs: Option<usize>,
+}
+
 /// Where campaigns are written down.
 const LEDGER: &str = "docs/campaigns.jsonl";
 
@@ -187,9 +208,9 @@ struct Sim {
     /// How many seeds run at the same time, each in a process of its own; one a processor, unless given.
     #[arg(long)]
     jobs: Option<usize>,
-    /// With the limits of one of many.
+    /// Within the limits of one of many, and not for longer than this.
     #[arg(long, hide = true)]
-    limited: bool,
+    cpu_seconds_max: Option<u64>,
     /// Tells every event on stderr, and what the nodes log as far as `RUST_LOG` asks for it.
     #[arg(long)]
     trace: bool,
@@ -201,12 +222,17 @@ enum Seeds {
     Many(RangeInclusive<u64>),
 }
 
-fn main() -> Result<ExitCode> {
-    match Arguments::parse().command {
+pub fn main() -> Result<ExitCode> {
+    let arguments = Arguments::parse();
+    if let Err(unknown) = planted::acting() {
+        return Ok(tell(Err(unknown.into())));
+    }
+    match arguments.command {
         Command::Sim(sim) => simulate(&sim),
         Command::Check(check) => Ok(judge(check)),
         Command::Run(run) => Ok(attack(run)),
         Command::Campaign(arguments) => Ok(campaign(arguments)),
+        Command::Planted(arguments) => Ok(hunt(arguments)),
         Command::Ledger(LedgerArguments { file }) => Ok(tell(campaigns::totals(&file).map(|text| (text, Verdict::Ok)))),
         Command::List => {
             line(&experiments::list());
@@ -299,6 +325,22 @@ fn campaign(arguments: CampaignArguments) -> ExitCode {
     }
 }
 
+/// A bug that is not found is a violation of what the harness promises.
+fn hunt(arguments: Planted) -> ExitCode {
+    let options = Options { length: Duration::from_secs(arguments.seconds), prints: false };
+    let request = planting::Request {
+        bugs: arguments.bugs,
+        ranges: arguments.ranges,
+        simulation: simulation::Request { options, is_once: true, out: None },
+        jobs: arguments.jobs.unwrap_or_else(simulation::jobs),
+    };
+    match planting::run(&request, COMPILED_IN, &line) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => tell(Err(error)),
+    }
+}
+
 fn simulate(sim: &Sim) -> Result<ExitCode> {
     if sim.trace && std::env::var_os("RUST_LOG").is_some() {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
@@ -312,7 +354,10 @@ fn simulate(sim: &Sim) -> Result<ExitCode> {
     };
     let request = simulation::Request { options, is_once: sim.once, out: sim.out.clone() };
     let is_clean = match seeds {
-        Seeds::One(seed) => simulation::one(seed, &request, sim.limited, &line)?,
+        Seeds::One(seed) => {
+            let limits = sim.cpu_seconds_max.map(|cpu_s_max| simulation::Limits { cpu_s_max });
+            simulation::one(seed, &request, limits, &line)?
+        }
         Seeds::Many(seeds) => {
             let jobs = sim.jobs.unwrap_or_else(simulation::jobs);
             simulation::many(seeds, &request, jobs, &line)?.failed.is_empty()
@@ -359,5 +404,26 @@ mod tests {
         assert_eq!(parse_seeds("7..9").unwrap(), 7..=8);
         assert!(parse_seeds("9..9").is_err());
         assert!(parse_seeds("x").is_err());
+    }
+
+    fn planted(arguments: &[&str]) -> Result<Planted, clap::Error> {
+        let arguments = ["jepsen", "planted"].iter().chain(arguments);
+        Arguments::try_parse_from(arguments).map(|arguments| match arguments.command {
+            Command::Planted(planted) => planted,
+            _ => unreachable!("it was asked for"),
+        })
+    }
+
+    #[test]
+    fn planted_bugs_are_hunted_in_three_ranges_unless_others_are_named() {
+        assert_eq!(planted(&[]).unwrap().ranges, [1..=200, 1001..=1200, 2001..=2200]);
+        let narrow = planted(&["--ranges", "5..7,9..10", "--bug", "a,b", "--bug", "c", "--seconds", "3"]).unwrap();
+        assert_eq!(narrow.ranges, [5..=6, 9..=9]);
+        assert_eq!(narrow.bugs, ["a", "b", "c"]);
+        assert_eq!(narrow.seconds, 3);
+        for wrong in ["7..5", "1..5;7..9", "", "a..b", "1..5,"] {
+            assert!(planted(&["--ranges", wrong]).is_err(), "{wrong:?}");
+        }
+        assert!(planted(&["--seconds", "0"]).is_err());
     }
 }

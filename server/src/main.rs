@@ -9,6 +9,7 @@ use kvorum_server::{
     config::{self, Config},
     metrics, node, telemetry,
 };
+use kvorum_storage::planted;
 use std::{
     io::{self, Write as _},
     path::PathBuf,
@@ -48,6 +49,10 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let bugs = match planted::acting() {
+        Ok(bugs) => bugs,
+        Err(unknown) => return fail(EXIT_USAGE, &unknown),
+    };
     if let Some(file) = arguments.new_cluster_key {
         return match beginning::new_key().map(|key| key.write_new(&file)) {
             Ok(Ok(())) => ExitCode::SUCCESS,
@@ -67,6 +72,9 @@ fn main() -> ExitCode {
     }
     if let Err(error) = telemetry::start(&config.log) {
         return fail(EXIT_USAGE, &error);
+    }
+    if !bugs.is_empty() {
+        tracing::warn!(?bugs, "planted bugs act: this is no node to keep anything in");
     }
     let recorder = match metrics::install() {
         Ok(recorder) => recorder,

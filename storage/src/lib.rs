@@ -23,6 +23,7 @@ pub mod entry;
 pub mod error;
 pub mod journal;
 pub mod keys;
+pub mod planted;
 pub mod shard;
 #[cfg(any(test, feature = "suite"))]
 pub mod spoil;

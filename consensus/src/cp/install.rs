@@ -18,6 +18,7 @@ use kvorum_api::GroupId;
 use kvorum_storage::{
     Blocking, Engine, Journal, Shard, StorageError,
     journal::{Completion, Mark},
+    planted,
     shard::StagedSnapshot,
 };
 use std::sync::Arc;
@@ -30,7 +31,7 @@ impl ReplicaStore {
     /// The journal's or the engine's; the shard then refuses reads and applies until a restart has repeated it.
     /// `Stopped` if the opening is over.
     pub(crate) async fn install(&self, staged: StagedSnapshot, pass: &Pass) -> Result<(), StorageError> {
-        if !cfg!(feature = "bug-install-not-atomic") {
+        if !planted!("bug-install-not-atomic") {
             self.mark_durably(Mark::InstallBegin(staged.encode()), Some(pass)).await?;
         }
         tracing::info!(group = %self.group, position = ?staged.applied.position, "installing a snapshot");

@@ -40,6 +40,7 @@ use kvorum_api::GroupId;
 use kvorum_storage::{
     Journal, StorageError,
     command::{Command, Settings},
+    planted,
 };
 use openraft::{Raft, ServerState};
 use parking_lot::Mutex;
@@ -84,11 +85,7 @@ impl Lease {
     /// relies on.
     pub(crate) fn new(timing: &Timing, promised_before: Option<Instant>) -> Self {
         Lease {
-            trusted_for: if cfg!(feature = "bug-lease-too-long") {
-                6 * timing.election_max
-            } else {
-                timing.election_min / 2
-            },
+            trusted_for: if planted!("bug-lease-too-long") { 6 * timing.election_max } else { timing.election_min / 2 },
             promised_for: timing.election_max,
             guarded_until: promised_before.map(|before| before + timing.election_max),
             promised_at: Mutex::default(),

@@ -22,7 +22,7 @@ use super::{
 use crate::replicator::RequestContext;
 use bytes::Bytes;
 use kvorum_api::{LogPosition, Mode, ReadError, ReadLevel, Refused, error::LeaderHint};
-use kvorum_storage::command::Command;
+use kvorum_storage::{command::Command, planted};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
@@ -142,7 +142,7 @@ impl Group {
                 seen.incarnation, config.shard, config.incarnation
             ));
         }
-        if cfg!(feature = "bug-session-not-awaited") {
+        if planted!("bug-session-not-awaited") {
             return Ok(());
         }
         let patience = deadline.min(Instant::now() + SESSION_WAIT_MAX);
@@ -199,7 +199,7 @@ impl Group {
             Office::Stopped { why } => return Err(ReadError::Stopped { shard, why }),
         };
         let now = Instant::now();
-        let proof = if cfg!(feature = "bug-reads-unconfirmed") {
+        let proof = if planted!("bug-reads-unconfirmed") {
             Proof { since: Some(now), needs: Needs::Nothing }
         } else if attempt == 0 && self.core.lease.holds(&self.core, term) {
             // A leader has applied whatever it acknowledged; what openraft knows decided besides is waited for.

@@ -14,6 +14,7 @@ use futures::{Stream, stream};
 use kvorum_storage::{
     StorageError,
     journal::{Completion, LogRecord, Mark},
+    planted,
 };
 use openraft::{
     EntryPayload, LogState, OptionalSend, RaftLogReader,
@@ -110,7 +111,7 @@ impl LogStore {
                     self.store.wait_for_room(&why).await?;
                 }
                 result => {
-                    if cfg!(feature = "bug-ack-before-durable")
+                    if planted!("bug-ack-before-durable")
                         && let Some(flushed) = flushed.lock().take()
                     {
                         flushed.io_completed(Ok(()));
@@ -171,7 +172,7 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        if !cfg!(feature = "bug-vote-not-kept") {
+        if !planted!("bug-vote-not-kept") {
             self.store.mark_durably(Mark::Vote(encode_vote(vote)), None).await.map_err(to_io)?;
         }
         self.store.with_bounds(|bounds| bounds.vote = Some(*vote));

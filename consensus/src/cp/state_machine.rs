@@ -18,6 +18,7 @@ use futures::{FutureExt, Stream, StreamExt};
 use kvorum_storage::{
     StorageError,
     journal::BatchNumber,
+    planted,
     shard::{Applied, LoggedEntry, ShardSnapshot, StagedSnapshot, Step},
 };
 use openraft::{
@@ -102,7 +103,7 @@ impl StateMachine {
         // What openraft hands over was read from the log, so it is never beyond its end.
         let index = self.store.with_bounds(|bounds| bounds.last.map(|end| end.index.min(last.log_id.index)));
         let batch = match index {
-            Some(_) if cfg!(feature = "bug-engine-ahead") => self.store.journal.last_synced(),
+            Some(_) if planted!("bug-engine-ahead") => self.store.journal.last_synced(),
             Some(index) => self.store.wait_durable(index).await.map_err(to_io)?,
             None => BatchNumber::default(),
         };

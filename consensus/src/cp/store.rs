@@ -21,6 +21,7 @@ use kvorum_api::{GroupId, LogPosition};
 use kvorum_storage::{
     Blocking, Engine, Journal, Shard, StorageError,
     journal::{BatchNumber, Completion, Mark},
+    planted,
 };
 use parking_lot::Mutex;
 use std::{
@@ -305,7 +306,7 @@ impl ReplicaStore {
     /// The engine's.
     pub(crate) async fn flushed(&self) -> Result<Option<LogPosition>, StorageError> {
         let shard = self.shard.clone();
-        let flushed = self.blocking.run(move || match cfg!(feature = "bug-purge-past-flushed") {
+        let flushed = self.blocking.run(move || match planted!("bug-purge-past-flushed") {
             true => Ok(shard.state().applied),
             false => shard.flushed(),
         });

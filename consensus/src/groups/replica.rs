@@ -32,7 +32,7 @@ use crate::{
 };
 use arc_swap::{ArcSwap, ArcSwapOption};
 use kvorum_api::{GroupId, NodeId, ReplicaId, ShardId};
-use kvorum_storage::{Shard, StorageError};
+use kvorum_storage::{Shard, StorageError, planted};
 use parking_lot::Mutex;
 use std::{
     sync::{
@@ -346,7 +346,7 @@ impl Replica {
         let _opening = shared.openings.acquire().await.map_err(|error| error.to_string())?;
         let was_closed_in_order = std::mem::take(&mut self.record.lock().was_closed_in_order);
         let how = if how == How::Lead && !was_closed_in_order { How::Stand } else { how };
-        let may_restore = how == How::Lead || cfg!(feature = "bug-open-restores-always");
+        let may_restore = how == How::Lead || planted!("bug-open-restores-always");
         let promised_before = *self.promised_before.lock();
         let opening = Opening { pass: self.door.open(), may_restore, may_stand: how != How::Follow, promised_before };
         let context = shared.context(self.place().config.clone());

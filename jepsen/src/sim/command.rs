@@ -51,17 +51,32 @@ pub struct Request {
     pub out: Option<PathBuf>,
 }
 
-/// Runs one seed in this process. `is_limited`: with the limits of one of many. Says whether it passed.
+/// What the process of one seed may use up.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Processor seconds.
+    pub cpu_s_max: u64,
+}
+
+impl Limits {
+    /// Those of one of many.
+    fn of(request: &Request) -> Self {
+        let runs = if request.is_once { 1 } else { 2 };
+        Limits { cpu_s_max: CPU_SECONDS_MAX + runs * request.options.length.as_secs() }
+    }
+}
+
+/// Runs one seed in this process, within limits if it is one of many. Says whether it passed.
 ///
 /// # Errors
 /// The history cannot be written, or the limits cannot be set.
-pub fn one(seed: u64, request: &Request, is_limited: bool, say: &dyn Fn(&str)) -> Result<bool> {
-    if is_limited {
+pub fn one(seed: u64, request: &Request, limits: Option<Limits>, say: &dyn Fn(&str)) -> Result<bool> {
+    if let Some(Limits { cpu_s_max }) = limits {
         let limit = |most| Rlimit { current: Some(most), maximum: Some(most) };
         setrlimit(Resource::As, limit(MEMORY_BYTES_MAX)).context("memory cannot be limited")?;
-        let runs = if request.is_once { 1 } else { 2 };
-        let cpu_s_max = CPU_SECONDS_MAX + runs * request.options.length.as_secs();
-        setrlimit(Resource::Cpu, limit(cpu_s_max)).context("processor time cannot be limited")?;
+        // Below the last limit the signal says which limit it was.
+        let cpu = Rlimit { current: Some(cpu_s_max), maximum: Some(cpu_s_max + 1) };
+        setrlimit(Resource::Cpu, cpu).context("processor time cannot be limited")?;
         end_after(Duration::from_secs(cpu_s_max * WALL_PER_CPU_MAX));
     }
     let run = if request.is_once { replay::run } else { replay::run_twice };
@@ -139,7 +154,7 @@ pub fn many(seeds: RangeInclusive<u64>, request: &Request, jobs: usize, say: &(d
             if !seeds.contains(&seed) || broken.lock().is_some() {
                 return;
             }
-            match child(&program, seed, request).output() {
+            match child(&program, seed, request, Limits::of(request)).output() {
                 Err(error) => *broken.lock() = Some(error),
                 Ok(output) => {
                     if !output.status.success() {
@@ -176,9 +191,10 @@ pub fn many(seeds: RangeInclusive<u64>, request: &Request, jobs: usize, say: &(d
     Ok(Swept { failed, took })
 }
 
-fn child(program: &Path, seed: u64, request: &Request) -> Command {
+/// The process of one seed.
+pub(crate) fn child(program: &Path, seed: u64, request: &Request, limits: Limits) -> Command {
     let mut command = Command::new(program);
-    command.args(["sim", "--limited", "--seed", &seed.to_string()]);
+    command.args(["sim", "--seed", &seed.to_string(), "--cpu-seconds-max", &limits.cpu_s_max.to_string()]);
     command.args(["--seconds", &request.options.length.as_secs().to_string()]);
     if request.is_once {
         command.arg("--once");
@@ -231,7 +247,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let options = Options { length: Duration::from_secs(5), prints: false };
         let request = Request { options, is_once: true, out: Some(directory.path().to_owned()) };
-        assert!(one(3, &request, false, &|_| {}).unwrap());
+        assert!(one(3, &request, None, &|_| {}).unwrap());
         let history = crate::history::load(&directory.path().join("history.jsonl"), crate::history::Format::Jsonl);
         assert!(history.unwrap().operations.len() > 10);
     }

@@ -18,6 +18,7 @@ use super::segment::{Epoch, Role, Segment};
 use super::spares::Spare;
 use super::writer::Writer;
 use crate::error::StorageError;
+use crate::planted;
 use std::sync::Arc;
 
 /// A segment is copied forward only if at most one part in so many of it lives: copying then frees more than it takes.
@@ -57,7 +58,7 @@ impl Writer {
         }
         let (length, is_read) = (segment.length, Arc::strong_count(&segment.file) > 1);
         let live = state.index.live(epoch);
-        if live.entries == 0 && live.marks > 0 && !cfg!(feature = "bug-vote-recycled") {
+        if live.entries == 0 && live.marks > 0 && !planted!("bug-vote-recycled") {
             for (group, mark) in state.index.marks_in(epoch) {
                 if !state.queue_again(group, mark) {
                     break;

@@ -24,7 +24,7 @@ use crate::{
     command::{ExpiredBecause, Outcome, Previous, RequestId},
     engine::Column,
     error::StorageError,
-    keys,
+    keys, planted,
 };
 use bytes::Bytes;
 use kvorum_api::{ShardId, limits::OUTCOME_VALUE_BYTES_MAX};
@@ -226,7 +226,7 @@ fn load(draft: &mut Draft<'_>, shard: ShardId, id: u128) -> Result<Client, Stora
     reader.end()?;
     let mut sequences = BTreeSet::new();
     let mut walk = draft.walk(Column::Meta, keys::outcome_range(shard, id));
-    while let Some((key, _)) = walk.next(draft)?.filter(|_| !cfg!(feature = "bug-retry-applied-twice")) {
+    while let Some((key, _)) = walk.next(draft)?.filter(|_| !planted!("bug-retry-applied-twice")) {
         sequences.insert(keys::outcome_sequence(&key));
     }
     Ok(Client { floor, seen_ms, noted_ms: Some(noted_ms), sequences })

@@ -14,6 +14,7 @@ use crate::{
     command::{Condition, Operation, OperationResult, OperationStatus, Previous, WriteCommand},
     entry::Entry,
     error::StorageError,
+    planted,
 };
 use bytes::Bytes;
 use kvorum_api::{Actor, Stamp, Version};
@@ -148,9 +149,8 @@ fn require(condition: &Condition, found: Option<&Entry>) -> Result<(), Operation
         Condition::Always => true,
         Condition::Absent => found.is_none(),
         Condition::Present => found.is_some(),
-        Condition::Version(version) => found.is_some_and(|entry| {
-            entry.version == *version || (cfg!(feature = "bug-stale-swap") && entry.version > *version)
-        }),
+        Condition::Version(version) => found
+            .is_some_and(|entry| entry.version == *version || (planted!("bug-stale-swap") && entry.version > *version)),
         Condition::Value(value) => found.is_some_and(|entry| entry.value.as_ref() == Some(value)),
     };
     if holds { Ok(()) } else { Err(OperationStatus::ConditionFailed) }

@@ -22,7 +22,7 @@ use crate::{
     engine::{Batch, Column, Engine},
     entry::Entry,
     error::StorageError,
-    keys,
+    keys, planted,
 };
 use bytes::Bytes;
 use kvorum_api::Version;
@@ -50,7 +50,7 @@ pub(super) struct Run<'a> {
 impl<'a> Run<'a> {
     pub(super) fn new(engine: &'a dyn Engine, spec: ShardSpec, state: ShardState, clients: &'a mut Clients) -> Self {
         let expiry_floor_ms = state.next_expiry_ms;
-        let before = cfg!(feature = "bug-position-outside-batch").then(|| state.clone());
+        let before = planted!("bug-position-outside-batch").then(|| state.clone());
         Run { spec, draft: Draft::new(engine), clients, state, before, expiry_floor_ms, is_expiry_head_moved: false }
     }
 
@@ -138,7 +138,7 @@ impl<'a> Run<'a> {
             return self.out_of_range(write).map_or_else(|| self.write(proposal, write, images), Ok);
         };
         if let Some(answer) = self.clients.admit(&mut self.draft, &self.state, request)?
-            && !cfg!(feature = "bug-request-ids-ignored")
+            && !planted!("bug-request-ids-ignored")
         {
             return Ok(answer);
         }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     engine::{Column, Cursor, Direction, KeyRange, View},
     error::StorageError,
-    keys,
+    keys, planted,
 };
 use bytes::Bytes;
 use std::{collections::VecDeque, sync::Arc};
@@ -45,7 +45,7 @@ pub struct ShardSnapshot {
 impl ShardSnapshot {
     pub(super) fn over(view: Arc<dyn View>, spec: ShardSpec) -> Result<Self, StorageError> {
         let ShardState { mut applied, settings, .. } = ShardState::in_view(&*view, spec)?;
-        if let Some(position) = applied.position.as_mut().filter(|_| cfg!(feature = "bug-snapshot-one-off")) {
+        if let Some(position) = applied.position.as_mut().filter(|_| planted!("bug-snapshot-one-off")) {
             position.index = position.index.saturating_sub(1);
         }
         let range = settings.map(|settings| settings.range);
