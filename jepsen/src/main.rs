@@ -40,8 +40,8 @@ enum Command {
     /// Simulates many seeds, then runs experiments in turn, and writes every result into a ledger as soon as it is
     /// known. Ends like `run`, with the worst there was.
     Campaign(CampaignArguments),
-    /// Shows which seeds find each bug that is planted in this build; `jepsen/planted.sh` makes such a build. Ends with 0
-    /// if each is found in most ranges of seeds, 1 if one is not, 2 if there is no such bug.
+    /// Shows which seeds find each bug that is planted in this build; `jepsen/planted.sh` makes such a build. Ends
+    /// with 0 if each is found in most ranges of seeds, 1 if one is not, 2 if there is no such bug.
     Planted(Planted),
     /// Adds up what a ledger says, by commit.
     Ledger(LedgerArguments),
