@@ -115,6 +115,19 @@ fn removed_and_replaced_files_come_back() {
     assert_eq!(found, set(&[Some("one two"), Some("- one"), Some("- -")]));
 }
 
+/// Most file systems give the second directory the number of the first.
+#[test]
+fn a_removed_directory_comes_back_with_its_files_whoever_has_its_number() {
+    let script = "mkdir one && printf old > one/a && sync one/a one . && rm one/a && rmdir one && mkdir two && \
+                  printf new > two/x && sync two/x two";
+    let both = |place: &Place| Some(format!("{:?} {:?}", place.read("one/a"), place.read("two/x")));
+    let Some(found) = after(script, both) else { return };
+    let whole = Some("Some(\"old\") None".to_owned());
+    let later = Some("None Some(\"new\")".to_owned());
+    assert!(found.contains(&whole) && found.contains(&later), "{found:?}");
+    assert!(found.iter().flatten().all(|text| !text.starts_with("Some") || text.ends_with("None")), "{found:?}");
+}
+
 #[test]
 fn sectors_of_one_write_are_lost_one_by_one() {
     let zeros = "head -c 4096 /dev/zero > journal/s && sync journal/s journal && sync .";

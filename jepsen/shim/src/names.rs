@@ -6,7 +6,7 @@
 use crate::{
     layout::{Counter, Fault, Unmodelled},
     record::Record,
-    state::state,
+    state::{State, state},
     system,
 };
 use libc::{c_char, c_int, c_uint, mode_t};
@@ -26,6 +26,12 @@ pub unsafe fn remove(directory: c_int, path: *const c_char, flags: c_int) -> c_i
             state.hold(&mut inner, &place.path, file, of);
         }
         state.record(&mut inner, &Record::Removed { directory: of, name: place.name(), file, is_directory });
+        let done = plain();
+        if done == 0 && is_directory {
+            // The next directory may get its number, and must not let go what was held for this one.
+            State::pass_on(&mut inner, file, of);
+        }
+        return done;
     }
     plain()
 }
@@ -112,6 +118,12 @@ pub unsafe fn make_directory(directory: c_int, path: *const c_char, mode: mode_t
     if place.directory() != 0 && !state.is_data(&place) {
         let (directory, name) = (place.directory(), place.name());
         state.record(&mut inner, &Record::Created { directory, name, is_directory: true });
+        let done = plain();
+        if let Some(made) = system::stat_at(&place.path).filter(|_| done == 0) {
+            // From here on its number is this directory's, whatever had it before.
+            state.record(&mut inner, &Record::Born { file: made.st_ino });
+        }
+        return done;
     }
     plain()
 }

@@ -70,7 +70,7 @@ pub enum Record {
         /// Whether it is a directory.
         is_directory: bool,
     },
-    /// The file that was just made has this number; whatever had it before is gone for good.
+    /// The file or directory that was just made has this number; whatever had it before is gone for good.
     Born {
         /// Which.
         file: Inode,

@@ -276,6 +276,11 @@ impl State {
         inner.held.iter().filter(|(_, of)| *of == directory).map(|(file, _)| *file).collect()
     }
 
+    /// A directory is gone: what was held for it is held until the sync of the one it stood in.
+    pub fn pass_on(inner: &mut Inner, from: Inode, to: Inode) {
+        inner.held.iter_mut().filter(|(_, of)| *of == from).for_each(|(_, of)| *of = to);
+    }
+
     /// The directory is synced: these are gone for good.
     pub fn let_go(&self, inner: &mut Inner, files: &[Inode]) {
         for file in files {

@@ -6,10 +6,11 @@
 //!       └────────────── may be lost ───────────────┘
 //! ```
 //!
-//! After a sync that failed, the system takes what it should have covered for clean: no later sync covers it, unless
-//! the same sector is written again.
+//! After a sync that failed, the system takes for clean what it wrote back in vain: no later sync covers that, unless
+//! the same sector is written again. Where syncs of one file overlap, and one of them fails, see [`Syncs`].
 //!
-//! **Invariant.** What a successful sync covered is left alone, and every sector is one that once was.
+//! **Invariant.** What a successful sync covered is left alone, unless a failed one may have taken it away from it; and
+//! every sector is one that once was.
 
 use super::super::shim::record::{Inode, Record};
 use rand::{Rng as _, rngs::SmallRng};
@@ -71,6 +72,74 @@ impl Change {
     }
 }
 
+/// When syncs were under way, as places in the log.
+///
+/// A sync writes dirty sectors back, takes them for clean whether that succeeds or not, and leaves the failure where one
+/// caller finds it, once. So where a failed sync F and a successful one S of the same file overlap,
+///
+/// - F may have written back any sector that was dirty at any moment until it *ended*, also what was written after it
+///   had begun. All of that may be lost, although a later sync succeeds: that one finds it clean.
+/// - S, ending while F is under way, may have found sectors clean that F took in vain, and F's caller the failure.
+///   S then promised what nobody kept. In which order the two ended says nothing: the failure goes to whoever looks
+///   first, which is not who returns first.
+/// - S, having ended before F began, has what it covers on disk: it was clean when F came.
+/// - What was written after F ended is dirty, F knows nothing of it, and any S that began later covers it.
+///
+/// A sync that has not ended when the power fails is taken for sound: it failed before nobody.
+///
+/// This is the worst a system may do that reports a failure once, to one of two callers with the same open file. One
+/// with an open file of its own hears of it too, and does not succeed.
+struct Syncs(BTreeMap<(Inode, u64), Flight>);
+
+/// One sync that ended.
+struct Flight {
+    begun: usize,
+    ended: usize,
+    is_ok: bool,
+}
+
+/// What a sync that ended has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// Everything before this place is on disk.
+    Covered(usize),
+    /// So are lengths before this place, which no failed sync takes away; of content nobody knows.
+    Doubted(usize),
+    /// What was dirty passes for clean.
+    Failed,
+}
+
+impl Syncs {
+    fn of(records: &[Record]) -> Self {
+        let (mut begun, mut flights) = (BTreeMap::new(), BTreeMap::new());
+        for (at, record) in records.iter().enumerate() {
+            match record {
+                Record::SyncBegun { file, number } => {
+                    begun.insert((*file, *number), at);
+                }
+                Record::SyncEnded { file, number, is_ok } => {
+                    if let Some(begun) = begun.remove(&(*file, *number)) {
+                        flights.insert((*file, *number), Flight { begun, ended: at, is_ok: *is_ok });
+                    }
+                }
+                _ => {}
+            }
+        }
+        Syncs(flights)
+    }
+
+    fn outcome(&self, file: Inode, number: u64) -> Option<Outcome> {
+        let flight = self.0.get(&(file, number))?;
+        let mut of_file = self.0.range((file, 0)..=(file, u64::MAX)).map(|(_, other)| other);
+        let is_doubted = of_file.any(|other| !other.is_ok && (other.begun..other.ended).contains(&flight.ended));
+        Some(match (flight.is_ok, is_doubted) {
+            (false, _) => Outcome::Failed,
+            (true, true) => Outcome::Doubted(flight.begun),
+            (true, false) => Outcome::Covered(flight.begun),
+        })
+    }
+}
+
 /// What of one file may be lost.
 #[derive(Clone, Debug, Default)]
 pub struct Story {
@@ -80,7 +149,7 @@ pub struct Story {
 /// What was done, by file.
 pub fn stories(records: &[Record]) -> BTreeMap<Inode, Story> {
     let mut stories: BTreeMap<Inode, Story> = BTreeMap::new();
-    let mut begun = BTreeMap::new();
+    let syncs = Syncs::of(records);
     for (at, record) in records.iter().enumerate() {
         match record {
             Record::Write { file, offset, bytes, old_length, before } => {
@@ -92,18 +161,19 @@ pub fn stories(records: &[Record]) -> BTreeMap<Inode, Story> {
                 let (least, most) = ((*old_length).min(*new_length), (*old_length).max(*new_length));
                 stories.entry(*file).or_default().push(at, (least, most - least), (*old_length, *new_length), before);
             }
-            Record::SyncBegun { number, .. } => {
-                begun.insert(*number, at);
-            }
-            Record::SyncEnded { file, number, is_ok } => {
-                if let (Some(from), Some(story)) = (begun.remove(number), stories.get_mut(file)) {
-                    story.synced(from, *is_ok);
+            Record::SyncEnded { file, number, .. } => {
+                if let (Some(outcome), Some(story)) = (syncs.outcome(*file, *number), stories.get_mut(file)) {
+                    story.synced(outcome);
                 }
             }
             Record::Born { file } => {
                 stories.remove(file);
             }
-            Record::Created { .. } | Record::Removed { .. } | Record::Renamed { .. } | Record::Linked { .. } => {}
+            Record::SyncBegun { .. }
+            | Record::Created { .. }
+            | Record::Removed { .. }
+            | Record::Renamed { .. }
+            | Record::Linked { .. } => {}
         }
     }
     stories.retain(|_, story| !story.changes.is_empty());
@@ -136,12 +206,19 @@ impl Story {
         });
     }
 
-    /// A sync that began at `from` ended.
-    fn synced(&mut self, from: usize, is_ok: bool) {
-        if !is_ok {
-            for change in self.changes.iter_mut().filter(|change| change.at < from) {
-                change.abandoned = Some(change.sectors());
+    /// A sync ended.
+    fn synced(&mut self, outcome: Outcome) {
+        let (from, is_doubted) = match outcome {
+            Outcome::Failed => {
+                // Whatever is known by now was written before this end.
+                self.changes.iter_mut().for_each(|change| change.abandoned = Some(change.sectors()));
+                return;
             }
+            Outcome::Doubted(from) => (from, true),
+            Outcome::Covered(from) => (from, false),
+        };
+        self.changes.iter_mut().filter(|change| change.at < from).for_each(|change| change.has_length = false);
+        if is_doubted {
             return;
         }
         let covered: Vec<(usize, BTreeSet<u64>)> = self
@@ -151,7 +228,6 @@ impl Story {
             .map(|change| (change.at, change.sectors()))
             .collect();
         for change in self.changes.iter_mut().filter(|change| change.at < from) {
-            change.has_length = false;
             let at = change.at;
             if let Some(sectors) = &mut change.abandoned {
                 let later = covered.iter().filter(|(covering, _)| *covering > at);
@@ -285,6 +361,32 @@ mod tests {
     }
 
     #[test]
+    fn of_two_syncs_that_overlap_the_failed_one_may_have_taken_what_the_other_promised() {
+        let first = || write(0, 512, 1024, &[1; 512]);
+        let [begun, ended] = sync(1, true);
+        let [vain_begun, vain_ended] = sync(2, false);
+        let later = || write(512, 512, 1024, &[2; 512]);
+        let taken = Left { length: 1024, sectors: BTreeMap::from([(0, vec![1; 512])]), unsynced_sectors: 1 };
+        // Whichever begins or ends first.
+        for order in [
+            [&begun, &vain_begun, &vain_ended, &ended],
+            [&begun, &vain_begun, &ended, &vain_ended],
+            [&vain_begun, &begun, &vain_ended, &ended],
+            [&vain_begun, &begun, &ended, &vain_ended],
+        ] {
+            let records: Vec<Record> = std::iter::once(first()).chain(order.into_iter().cloned()).collect();
+            assert_eq!(lost(&records, &[9; 1024]), taken, "{order:?}");
+        }
+        // The good one ended before the other began.
+        let [apart, vain] = [[begun.clone(), ended.clone()], [vain_begun.clone(), vain_ended.clone()]];
+        let records: Vec<Record> = std::iter::once(first()).chain(apart).chain(vain).collect();
+        assert!(stories(&records).is_empty());
+        // Written while the failing one was under way: it may have been taken with the rest.
+        let records = [vain_begun, first(), vain_ended, later(), begun, ended];
+        assert_eq!(lost(&records, &[9; 1024]), taken);
+    }
+
+    #[test]
     fn a_cut_file_gets_its_end_back() {
         let cut = Record::Length { file: 1, old_length: 700, new_length: 100, before: vec![5; 600] };
         let left = lost(&[cut], &[4; 100]);
@@ -292,3 +394,7 @@ mod tests {
         assert_eq!((left.sectors[&0][99], left.sectors[&0][100], left.sectors[&1][187]), (4, 5, 5));
     }
 }
+
+#[cfg(test)]
+#[path = "kernel_tests.rs"]
+mod kernel_tests;

@@ -8,7 +8,8 @@
 //!
 //! **Invariant.** What a completed sync covered is there afterwards; of everything else some of it, as drawn.
 //!
-//! **Deliberately absent.** Bits that flip by themselves: that is [`super::nemesis`]'s `flip-journal`.
+//! **Deliberately absent.** Bits that flip by themselves: those are [`super::nemesis`]'s `flip-journal` and
+//! `flip-engine`.
 
 pub mod content;
 pub mod names;
@@ -61,10 +62,11 @@ impl Lost {
 /// Loses what is not synced below `data`: all of it, or what is drawn. The log lies in `home`.
 pub fn lose(data: &Path, home: &Path, loses_all: bool, chance: &mut SmallRng) -> Result<Lost> {
     let records = read_log(&home.join(LOG))?;
-    let (undone, unsynced) = names::lose(&records, loses_all, chance);
+    let of_names = names::told_apart(&records);
+    let (undone, unsynced) = names::lose(&of_names, loses_all, chance);
     let mut tree = Tree { data: data.to_owned(), held: home.join(HELD), paths: BTreeMap::new() };
     for at in &undone {
-        tree.undo(&records[*at]).with_context(|| format!("{:?} cannot be undone", records[*at]))?;
+        tree.undo(&of_names[*at]).with_context(|| format!("{:?} cannot be undone", records[*at]))?;
     }
     let mut lost = Lost { unsynced_names: unsynced as u64, names: undone.len() as u64, ..Lost::default() };
     tree.walk()?;
@@ -148,7 +150,8 @@ struct Tree {
 
 impl Tree {
     fn walk(&mut self) -> io::Result<()> {
-        // A directory that was removed and made again has a new number; what was noted by the old one stays true.
+        // A directory that was removed and made again has a new number; what was noted by the old one stays true. If that
+        // happens to be the number of one whose making was undone: nothing older was done in that.
         self.paths.retain(|_, path| path.is_dir());
         let mut to_visit = vec![self.data.clone()];
         while let Some(path) = to_visit.pop() {

@@ -9,12 +9,65 @@
 //! nothing about another, and the sync of a file nothing about its name. That is less than today's file systems
 //! promise, and all that POSIX does.
 //!
+//! Directories are known by their numbers, and a file system gives the number of one that is gone to the next one that is
+//! made. [`told_apart`] gives each life of a number a number of its own, before anything is judged.
+//!
 //! **Invariant.** What a directory's sync covered is left alone; a change of two directories is lost in both or in
-//! none.
+//! none. What happened in a directory that is gone is no concern of the one that has its number now.
 
 use super::super::shim::record::{Inode, Record};
 use rand::{Rng as _, rngs::SmallRng};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// No file system gives numbers from here on.
+const FORMER: Inode = 1 << 63;
+
+/// The same records, in which a directory that is gone does not share its number with a later one: the last to have a
+/// number keeps it, those before it get numbers that no file system gives. Only what is said of directories changes.
+#[must_use]
+pub fn told_apart(records: &[Record]) -> Vec<Record> {
+    let mut lives_left: BTreeMap<Inode, u64> = BTreeMap::new();
+    for record in records {
+        if let Record::Born { file } = record {
+            *lives_left.entry(*file).or_default() += 1;
+        }
+    }
+    let mut former: BTreeMap<(Inode, u64), Inode> = BTreeMap::new();
+    let mut syncs: BTreeMap<u64, Inode> = BTreeMap::new();
+    let mut told = records.to_vec();
+    for record in &mut told {
+        let mut name = |number: &mut Inode| {
+            if let Some(left) = lives_left.get(number).copied().filter(|left| *left > 0) {
+                let next = FORMER + former.len() as u64;
+                *number = *former.entry((*number, left)).or_insert(next);
+            }
+        };
+        match record {
+            Record::Created { directory, .. } | Record::Linked { directory, .. } => name(directory),
+            Record::Removed { directory, file, is_directory, .. } => {
+                name(directory);
+                if *is_directory {
+                    name(file);
+                }
+            }
+            Record::Renamed { from, to, .. } => {
+                name(&mut from.0);
+                name(&mut to.0);
+            }
+            Record::SyncBegun { file, number } => {
+                name(file);
+                syncs.insert(*number, *file);
+            }
+            // Of what it was begun for, whatever has that number by now.
+            Record::SyncEnded { file, number, .. } => *file = syncs.remove(number).unwrap_or(*file),
+            Record::Born { file } => {
+                lives_left.entry(*file).and_modify(|left| *left -= 1);
+            }
+            Record::Write { .. } | Record::Length { .. } => {}
+        }
+    }
+    told
+}
 
 /// The directories a change of names is about.
 fn directories(record: &Record) -> Vec<Inode> {
@@ -109,6 +162,28 @@ mod tests {
 
     fn lose_all(records: &[Record]) -> Vec<usize> {
         lose(records, true, &mut SmallRng::seed_from_u64(0)).0
+    }
+
+    #[test]
+    fn a_sync_of_a_directory_covers_nothing_of_a_former_one_with_its_number() {
+        let born = Record::Born { file: 7 };
+        let [begun, ended] = synced(7, 5);
+        let gone = Record::Removed { directory: 1, name: "old".into(), file: 7, is_directory: true };
+        let records = [created(7, "a"), gone, created(1, "new"), born, created(7, "b"), begun, ended];
+        assert_eq!(lose_all(&told_apart(&records)), [2, 1, 0], "in the new one, b is there for good");
+        assert_eq!(lose_all(&records), [2, 1], "taken for one directory, a would be too");
+    }
+
+    #[test]
+    fn the_last_to_have_a_number_keeps_it() {
+        let born = || Record::Born { file: 7 };
+        let told = told_apart(&[created(7, "a"), born(), created(7, "b"), born(), created(7, "c"), created(8, "d")]);
+        let numbers: Vec<Inode> = told.iter().flat_map(directories).collect();
+        assert_eq!(numbers, [FORMER, FORMER + 1, 7, 8]);
+        // A sync that outlives its directory is its own.
+        let [begun, ended] = synced(7, 5);
+        let told = told_apart(&[begun, born(), ended]);
+        assert!(matches!(told[2], Record::SyncEnded { file: FORMER, .. }), "{told:?}");
     }
 
     #[test]

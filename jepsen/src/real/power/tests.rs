@@ -244,11 +244,46 @@ proptest! {
         prop_assert_eq!(found, program.found());
     }
 
-    #[test]
-    fn no_bytes_make_the_log_panic(bytes: Vec<u8>) {
-        let mut rest = bytes.as_slice();
-        while let Ok(Some(_)) = Record::decode(&mut rest) {}
-    }
+}
+
+/// `one/a` is synced. Then `one` goes, with all that is in it, and `two` gets its number, and a sync of its own.
+#[test]
+fn a_directory_that_is_gone_comes_back_whole_although_another_has_its_number() {
+    let root = tempfile::tempdir().unwrap();
+    let mut program = Program::new(root.path());
+    let [one, two] = ["one", "two"].map(|name| root.path().join("data").join(name));
+    fs::create_dir(&two).unwrap();
+    fs::write(two.join("x"), b"new").unwrap();
+    // Which number the next directory gets is the file system's: the log says that it was this one.
+    let (data, number, x) =
+        (program.directory(), fs::metadata(&two).unwrap().ino(), fs::metadata(two.join("x")).unwrap().ino());
+    let held = program.home.join(HELD).join("held");
+    fs::write(&held, b"old").unwrap();
+    let a = fs::metadata(&held).unwrap().ino();
+    fs::rename(&held, held.with_file_name(a.to_string())).unwrap();
+    let made = |directory, name: &str, is_directory| Record::Created { directory, name: name.into(), is_directory };
+    let gone = |directory, name: &str, file, is_directory| {
+        let name = name.into();
+        Record::Removed { directory, name, file, is_directory }
+    };
+    let (born, in_it) = (|file| Record::Born { file }, |program: &mut Program| program.synced(number));
+    [made(data, "one", true), born(number), made(number, "a", false), born(a)].iter().for_each(|r| program.record(r));
+    program.synced(a);
+    in_it(&mut program);
+    program.synced(data);
+    let rest = [
+        gone(number, "a", a, false),
+        gone(data, "one", number, true),
+        made(data, "two", true),
+        born(number),
+        made(number, "x", false),
+        born(x),
+    ];
+    rest.iter().for_each(|record| program.record(record));
+    in_it(&mut program);
+    program.lose(true, 1);
+    assert_eq!(fs::read(one.join("a")).unwrap(), b"old");
+    assert!(!two.exists());
 }
 
 fn one_of_each() -> Vec<Record> {
@@ -264,6 +299,31 @@ fn one_of_each() -> Vec<Record> {
         Record::Renamed { from: (3, name.clone()), to: (4, name.clone()), file: 9, replaced: 0 },
         Record::Linked { directory, name, file: 9 },
     ]
+}
+
+/// What is read of a log is what was written, byte for byte, and a log of it is mended to the same records.
+#[test]
+fn fuzz_any_bytes_are_refused_or_read_as_what_they_say() {
+    let mut sound = Vec::new();
+    one_of_each().iter().for_each(|record| record.encode(&mut sound));
+    let home = tempfile::tempdir().unwrap();
+    bolero::check!().with_iterations(1_000).with_max_len(120).for_each(|input: &[u8]| {
+        for bytes in kvorum_storage::spoil::raw_and_spoiled(&sound, input) {
+            let (mut rest, mut read) = (&bytes[..], Vec::new());
+            while let Ok(Some(record)) = Record::decode(&mut rest) {
+                read.push(record);
+            }
+            let mut written = Vec::new();
+            read.iter().for_each(|record| record.encode(&mut written));
+            assert_eq!(written, bytes[..bytes.len() - rest.len()]);
+            fs::write(home.path().join(LOG), [&[VERSION], &bytes[..]].concat()).unwrap();
+            mend_log(home.path()).unwrap();
+            if let Ok(mended) = read_log(&home.path().join(LOG)) {
+                assert_eq!(mended, read);
+                assert_eq!(names::told_apart(&mended).len(), read.len());
+            }
+        }
+    });
 }
 
 #[test]
