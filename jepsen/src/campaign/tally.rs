@@ -90,7 +90,7 @@ impl Run {
                     self.leader_kill_recoveries_ms.push(fault["recovery_ms"].as_u64());
                 }
             }
-            Some("flip-journal") => self.kills += nodes,
+            Some("flip-journal" | "flip-engine") => self.kills += nodes,
             Some("restart-storm") => self.kills += fault["told"]["restarts"].as_u64().unwrap_or(0),
             Some("power-loss") => self.power_losses += nodes,
             _ => {}

@@ -20,6 +20,7 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("power-loss-of-all", include_str!("../../experiments/power-loss-of-all.yaml")),
     ("power-loss", include_str!("../../experiments/power-loss.yaml")),
     ("retries", include_str!("../../experiments/retries.yaml")),
+    ("rotting-engine", include_str!("../../experiments/rotting-engine.yaml")),
     ("rotting-journal", include_str!("../../experiments/rotting-journal.yaml")),
     ("sessions-wander", include_str!("../../experiments/sessions-wander.yaml")),
     ("slow-disk", include_str!("../../experiments/slow-disk.yaml")),

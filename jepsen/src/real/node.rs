@@ -249,6 +249,25 @@ impl Node {
         Ok(())
     }
 
+    /// Ends its process as an operator would, who has only so much patience.
+    pub async fn stop_in_order(&mut self, patience: Duration) -> Result<()> {
+        self.look()?;
+        let Some(child) = self.child.as_mut() else { return Ok(()) };
+        kill_process(Pid::from_child(child), Signal::TERM)?;
+        let until = Instant::now() + patience;
+        while Instant::now() < until {
+            if let Some(status) = child.try_wait()? {
+                self.child = None;
+                if !status.success() {
+                    self.ended(status);
+                }
+                return Ok(());
+            }
+            sleep(LOOK_EVERY).await;
+        }
+        self.kill().map(|_| ())
+    }
+
     /// Notes its process if it ended and nobody ended it.
     pub fn look(&mut self) -> Result<()> {
         let Some(child) = &mut self.child else { return Ok(()) };
@@ -262,7 +281,17 @@ impl Node {
 
     fn ended(&mut self, status: ExitStatus) {
         let how = format!("ended by itself ({status}): {}", self.last_words());
-        self.fell(how);
+        // Whatever was done to it lets it end with a sentence, not crash.
+        match status.signal() {
+            Some(_) => self.accuse(how),
+            None => self.fell(how),
+        }
+    }
+
+    /// Notes something that nothing lets it do.
+    pub fn accuse(&mut self, how: String) {
+        self.is_fallen = true;
+        self.downfalls.push(Downfall { node: self.number, how, excuse: None });
     }
 
     fn fell(&mut self, how: String) {
@@ -364,7 +393,8 @@ impl Node {
     }
 
     /// The first line with these words since it was last started.
-    fn said(&self, words: &str) -> Option<String> {
+    #[must_use]
+    pub fn said(&self, words: &str) -> Option<String> {
         self.log_since_start().lines().find(|line| line.contains(words)).map(str::to_owned)
     }
 

@@ -18,6 +18,8 @@ pub enum Seat {
     DiskFull,
     /// The time of day.
     Clock,
+    /// The files of its engine.
+    Engine,
 }
 
 impl From<Fault> for Seat {
@@ -39,6 +41,7 @@ impl Seat {
             Seat::FailWrite => "writes already fail",
             Seat::DiskFull => "disk is already full",
             Seat::Clock => "clock is already wrong",
+            Seat::Engine => "engine already rots",
         }
     }
 
@@ -49,6 +52,7 @@ impl Seat {
             Seat::FailSync => Some("its syncs failed"),
             Seat::FailWrite => Some("its writes failed"),
             Seat::DiskFull => Some("its disk was full"),
+            Seat::Engine => Some("bits of its engine were flipped"),
             Seat::SlowSync | Seat::Clock => None,
         }
     }

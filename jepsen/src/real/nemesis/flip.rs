@@ -61,7 +61,7 @@ fn is_journal(file: &Path) -> bool {
     file.parent().and_then(Path::file_name).is_some_and(|directory| directory == "journal")
 }
 
-fn files(directory: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn files(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).with_context(|| directory.display().to_string())?.flatten() {
         let path = entry.path();
@@ -80,7 +80,7 @@ fn used_bytes(file: &Path) -> Result<u64> {
     Ok(bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1))
 }
 
-fn flip_at(file: &Path, at: u64, mask: u8) -> Result<()> {
+pub(super) fn flip_at(file: &Path, at: u64, mask: u8) -> Result<()> {
     let file: File = OpenOptions::new().read(true).write(true).open(file)?;
     let mut byte = [0];
     file.read_exact_at(&mut byte, at)?;

@@ -17,6 +17,7 @@ mod kill;
 mod partition;
 mod pause;
 mod power;
+mod rot;
 mod storm;
 mod weather;
 
@@ -191,6 +192,15 @@ pub const KINDS: &[Kind] = &[
         takes: &[],
         needs: Needs::Nothing,
         draw: |_, target, chance| Ok(Box::new(flip::Flip::new(target, chance))),
+    },
+    Kind {
+        name: "flip-engine",
+        about: "stops a node, flips bits of its engine's files, starts it: it must refuse and name the file, or never \
+                show garbage",
+        targets: &["one", "leader"],
+        takes: &[],
+        needs: Needs::Nothing,
+        draw: |_, target, chance| Ok(Box::new(rot::Rot::new(target, chance))),
     },
     Kind {
         name: "slow-sync",
