@@ -3,6 +3,10 @@
 //! Every start does this before anything else. The new file becomes part of the log by a rename after its sync, and its
 //! header names the segment it replaces: whatever moment the power fails, a start finds one of the two whole.
 //!
+//! It takes a spare if there is one, and else new space. Where the disk has none for a whole segment, a shorter one does:
+//! the segment it replaces then becomes the spare that was missing. So a node that was killed on a full disk starts on it
+//! as long as there is room for what its last segment holds (S5).
+//!
 //! **Invariant.** The same records, batches and order; batch numbers stay, empty batches go, and one bare header at the
 //! end carries the number from which this life counts on.
 
@@ -11,17 +15,24 @@ use super::medium::{Medium, SegmentFile};
 use super::record::Parts;
 use super::recover::Tail;
 use super::replay::Replay;
-use super::segment::{BATCH_HEADER_BYTES, BatchHeader, Epoch, Role, Segment, SegmentHeader};
+use super::segment::{BATCH_HEADER_BYTES, BatchHeader, Epoch, Role, SEGMENT_HEADER_BYTES, Segment, SegmentHeader};
 use super::spares::{Spare, Spares, rename};
+use super::state::RESERVE_BYTES;
 use super::walk::{Visit, Walk};
 use super::writer::Active;
 use super::{BatchNumber, JournalOptions};
 use crate::error::StorageError;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 /// Bytes collected before they are written.
 const WRITE_BYTES: usize = 1 << 20;
+
+/// Lengths of files are multiples of this.
+const BLOCK_BYTES: u64 = 512;
+
+/// What a segment that is shorter than others takes besides what it repeats.
+const MARKS_BYTES: u64 = 64 << 10;
 
 /// The making of the first segment of this life.
 pub(super) struct Rewrite<'a> {
@@ -41,8 +52,9 @@ impl Rewrite<'_> {
         spares: &mut Vec<Spare>,
         last_epoch: &mut Epoch,
     ) -> Result<(Active, Replay), StorageError> {
-        let length = old.map_or(0, |old| old.length).max(self.options.segment_bytes);
-        let (file, epoch) = self.fresh_file(length, spares, last_epoch)?;
+        let whole = old.map_or(0, |old| old.length).max(self.options.segment_bytes);
+        let mut least = || self.least_bytes(old, tail);
+        let Fresh { file, epoch, length } = self.fresh_file(whole, &mut least, spares, last_epoch)?;
         let name = Role::Rewrite.name(epoch);
         let io = |operation, why: std::io::Error| StorageError::io(operation, self.medium.path(&name), &why);
         let mut copy = Copy {
@@ -79,28 +91,77 @@ impl Rewrite<'_> {
         Ok(nothing.unwrap_or_default())
     }
 
+    /// What the new segment must take: all that `old` holds, and some marks.
+    fn least_bytes(&self, old: Option<&Segment>, tail: Option<Tail>) -> Result<u64, StorageError> {
+        let used = match old {
+            Some(old) => {
+                let path = self.medium.path(&Role::Segment.name(old.epoch));
+                Walk::new(old, &path).run(tail.and_then(|tail| tail.before), &mut |_| Ok(()))?.end
+            }
+            None => 0,
+        };
+        let marks = MARKS_BYTES.min(self.options.segment_bytes / 8);
+        let bytes = used.max(SEGMENT_HEADER_BYTES as u64) + BATCH_HEADER_BYTES as u64 + RESERVE_BYTES + marks;
+        Ok(bytes.next_multiple_of(BLOCK_BYTES))
+    }
+
     /// A prewritten file under a name that no other life has had.
     fn fresh_file(
         &self,
-        length: u64,
+        whole: u64,
+        least: &mut dyn FnMut() -> Result<u64, StorageError>,
         spares: &mut Vec<Spare>,
         last_epoch: &mut Epoch,
-    ) -> Result<(Arc<dyn SegmentFile>, Epoch), StorageError> {
-        if !spares.iter().any(|spare| spare.length == length) {
-            let mut fresh = Spares::default();
-            while fresh.is_empty() {
-                let prepared = fresh.prepare_piece(self.medium, length, last_epoch);
-                prepared.map_err(|why| StorageError::io("prepare", self.medium.path("."), &why))?;
-            }
-            spares.extend(fresh.take());
-        }
-        let position = spares.iter().position(|spare| spare.length == length).expect("found or made");
-        let spare = spares.swap_remove(position);
+    ) -> Result<Fresh, StorageError> {
+        let spare = match spares.iter().position(|spare| spare.length == whole) {
+            Some(position) => spares.swap_remove(position),
+            None => self.prepare(whole, least, last_epoch)?,
+        };
         *last_epoch = last_epoch.next();
         let epoch = *last_epoch;
         rename(self.medium, &spare.role.name(spare.epoch), &Role::Rewrite.name(epoch))?;
-        Ok((spare.file, epoch))
+        Ok(Fresh { file: spare.file, epoch, length: spare.length })
     }
+
+    /// New space: for a whole segment, or else for half of that, and so on down to the least that does.
+    fn prepare(
+        &self,
+        whole: u64,
+        least: &mut dyn FnMut() -> Result<u64, StorageError>,
+        last_epoch: &mut Epoch,
+    ) -> Result<Spare, StorageError> {
+        let mut length = whole;
+        loop {
+            let mut fresh = Spares::default();
+            let failed = loop {
+                match fresh.prepare_piece(self.medium, length, last_epoch) {
+                    Ok(false) => {}
+                    Ok(true) => return Ok(fresh.take().expect("it is ready")),
+                    Err(why) => break why,
+                }
+            };
+            fresh.abandon(self.medium);
+            let directory = self.medium.path(".");
+            let directory = directory.trim_end_matches("/.");
+            if failed.kind() != io::ErrorKind::StorageFull {
+                return Err(StorageError::io("prepare", directory, &failed));
+            }
+            let least = least()?;
+            if length <= least {
+                let why = format!("a start needs {least} free bytes for the journal in {directory}: {failed}");
+                return Err(StorageError::DiskFull(why));
+            }
+            tracing::warn!(bytes = length, %failed, "no space for a journal segment, a shorter one is tried");
+            length = (length / 2).next_multiple_of(BLOCK_BYTES).min(length - BLOCK_BYTES).max(least);
+        }
+    }
+}
+
+/// A prewritten file that is about to become a segment.
+struct Fresh {
+    file: Arc<dyn SegmentFile>,
+    epoch: Epoch,
+    length: u64,
 }
 
 /// Records on their way from one segment to another.

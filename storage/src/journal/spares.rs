@@ -133,7 +133,7 @@ impl Spares {
     }
 
     /// Gives the space of an unfinished spare back.
-    fn abandon(&mut self, medium: &dyn Medium) {
+    pub(super) fn abandon(&mut self, medium: &dyn Medium) {
         let Some(preparing) = self.preparing.take() else { return };
         if let Err(error) = remove(medium, &Role::Preparing.name(preparing.epoch)) {
             tracing::warn!(%error, "an unfinished segment stays behind");

@@ -149,6 +149,50 @@ fn a_full_disk_refuses_entries_and_keeps_room_for_marks() {
     assert_eq!(reopened.group(GROUP).vote, Some(Bytes::from_static(b"a vote")));
 }
 
+/// S5: a node that only restarts needs no whole segment: where there is none ready and no room for one, a shorter one
+/// does, and what it replaces becomes the spare.
+#[test]
+fn a_journal_without_spares_starts_on_a_full_disk_as_long_as_its_last_segment_fits() {
+    let disk = MemDisk::new();
+    let journal = MemJournal::open(disk.clone(), tiny()).unwrap();
+    disk.set_capacity_bytes(Some(disk.used_bytes()));
+    let full = (1..).find(|index| journal.append(GROUP, vec![record(*index)], Completion::None).is_err()).unwrap();
+    while disk.files().iter().any(|name| name.starts_with("spare-")) {
+        journal.mark(GROUP, Mark::Vote(Bytes::from_static(b"a vote")), Completion::None).unwrap();
+    }
+    disk.kill();
+    disk.set_capacity_bytes(Some(disk.used_bytes()));
+    let refused = MemJournal::open(disk.clone(), tiny()).err().unwrap().to_string();
+    assert!(refused.starts_with("disk_full: a start needs ") && refused.contains("in memory: "), "{refused}");
+    let needed: u64 = refused.split(' ').find_map(|word| word.parse().ok()).unwrap();
+    assert!(needed < tiny().segment_bytes / 2, "{needed}");
+    disk.kill();
+    // And some, because each start leaves a vote more.
+    disk.set_capacity_bytes(Some(disk.used_bytes() + needed + 1024));
+    let check = |journal: &MemJournal| {
+        assert_eq!(journal.group(GROUP).entries, Some((1, full - 1)));
+        assert_eq!(journal.group(GROUP).vote, Some(Bytes::from_static(b"a vote")));
+        assert_eq!(journal.entries(GROUP, 1..full, 1 << 20).unwrap().len() as u64, full - 1);
+    };
+    // Again and again: no start makes it worse.
+    for _ in 0..3 {
+        let journal = MemJournal::open(disk.clone(), tiny()).unwrap();
+        check(&journal);
+        let told = Told::default();
+        journal.mark(GROUP, Mark::Vote(Bytes::from_static(b"a vote")), signal(&told, "vote")).unwrap();
+        assert_eq!(names(&told), ["vote"]);
+        disk.lose_power(|_| false);
+    }
+    // With room for segments all is as before.
+    disk.set_capacity_bytes(None);
+    let journal = MemJournal::open(disk, tiny()).unwrap();
+    check(&journal);
+    for index in full..full + 40 {
+        journal.append(GROUP, vec![record(index)], Completion::None).unwrap();
+    }
+    assert_eq!(journal.entries(GROUP, 1..full + 40, 1 << 20).unwrap().len() as u64, full + 39);
+}
+
 /// S5: a full disk that gets room again is used without anybody's doing.
 #[test]
 fn room_that_comes_back_is_used() {
