@@ -18,7 +18,7 @@ use super::{chance::Chance, journal::SlowJournal, network::Life};
 use kvorum_api::{GroupId, StartCount};
 use kvorum_storage::{
     Engine, Journal as _, Shard, StorageError, engine,
-    journal::{self, BatchNumber, GroupState, JournalOptions, MemJournal},
+    journal::{self, BatchNumber, GroupState, JournalOptions, LogRecord, MemJournal},
     shard::{Applied, ShardSpec},
 };
 use std::sync::{
@@ -238,20 +238,20 @@ impl SimDisk {
         let judged = match rotten {
             Err(error @ StorageError::Corrupt { .. }) => Rot::Repaired(error.to_string()),
             Err(other) => return Ok(Rot::Unseen(format!("it is answered with {other}"))),
+            Ok(rotten) if told_by(&rotten)? == told_by(&expected)? => Rot::Harmless,
             Ok(rotten) => {
-                let groups = |journal: &MemJournal| -> Vec<(GroupId, GroupState)> {
-                    journal.groups().into_iter().map(|group| (group, journal.group(group))).collect()
-                };
-                let lost = first_lost(&expected, &rotten);
-                match lost {
-                    _ if groups(&rotten) == groups(&expected) => Rot::Harmless,
+                // Entries and marks alike: what counts is the batch that held them.
+                let kept = journal::contents(&rotten.disk().image())?;
+                let held = journal::contents(&expected.disk().image())?;
+                let mut lost = held.into_iter().filter(|(batch, records)| kept.get(batch) != Some(records));
+                match lost.next() {
                     // Rule J1: rot inside the very last batch that was synced looks like a torn tail.
-                    Some((group, index, batch)) if batch < self.told => Rot::Unseen(format!(
-                        "entry {index} of group {group} is gone, which batch {} held, of {} that were told to be \
-                         durable",
+                    Some((batch, groups)) if batch < self.told => Rot::Unseen(format!(
+                        "batch {} is gone with what it held of groups {groups:?}, of {} that were told to be durable",
                         batch.0, self.told.0
                     )),
-                    lost => Rot::Repaired(format!("its end was cut: {lost:?}")),
+                    Some((batch, _)) => Rot::Repaired(format!("it was cut in batch {}", batch.0)),
+                    None => Rot::Unseen("no batch is gone, and it says something else".to_owned()),
                 }
             }
         };
@@ -278,25 +278,15 @@ impl SimDisk {
     }
 }
 
-/// The oldest entry that is in one journal and not in the other, and the batch that holds it.
-fn first_lost(expected: &MemJournal, rotten: &MemJournal) -> Option<(GroupId, u64, BatchNumber)> {
-    let lost = expected.groups().into_iter().filter_map(|group| {
-        let (first, last) = expected.group(group).entries?;
-        let left = rotten.group(group).entries.map_or(0, |(_, last)| last);
-        let index = first.max(left + 1);
-        if index > last {
-            return None;
-        }
-        let batch = Arc::new(AtomicU64::new(u64::MAX));
-        let told = Arc::clone(&batch);
-        let note = move |number: Result<BatchNumber, StorageError>| {
-            number.iter().for_each(|number| told.store(number.0, Ordering::SeqCst));
-        };
-        // What a journal has found at its start is durable, so this is told at once.
-        expected.when_durable(group, index, Box::new(note));
-        Some((group, index, BatchNumber(batch.load(Ordering::SeqCst))))
-    });
-    lost.min_by_key(|(_, _, batch)| *batch)
+/// Everything that a journal says of its groups: marks, bounds, and every entry.
+fn told_by(journal: &MemJournal) -> Result<Vec<(GroupId, GroupState, Vec<LogRecord>)>, StorageError> {
+    let of_group = |group| {
+        let state = journal.group(group);
+        let range = state.entries.map_or(0..0, |(first, last)| first..last + 1);
+        let entries = if range.is_empty() { Vec::new() } else { journal.entries(group, range, usize::MAX)? };
+        Ok((group, state, entries))
+    };
+    journal.groups().into_iter().map(of_group).collect()
 }
 
 /// What became of rot.
@@ -327,4 +317,62 @@ fn contradictions(journal: &GroupState, applied: &Applied) -> Option<String> {
 fn leftovers(journal: &GroupState, applied: &Applied) -> Option<String> {
     let is_left = *journal == GroupState::default() && applied.position.is_some();
     is_left.then(|| format!("its log is forgotten, and the engine still holds it at {:?}", applied.position))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvorum_storage::journal::{Completion, Mark};
+
+    /// A disk whose journal was told that these marks are durable, one batch each, and its copy after each.
+    fn marked(votes: &[&'static str]) -> (SimDisk, Vec<journal::MemDisk>) {
+        let mut disk = SimDisk::new(JournalOptions::small());
+        let journal = MemJournal::open(disk.journal.clone(), disk.options.clone()).unwrap();
+        let mut copies = Vec::new();
+        for vote in votes {
+            let (done, told) = std::sync::mpsc::channel();
+            let done = Completion::Signal(Box::new(move |result| done.send(result).unwrap()));
+            journal.mark(GroupId(1), Mark::Vote((*vote).into()), done).unwrap();
+            assert_eq!(told.recv().unwrap(), Ok(()));
+            copies.push(journal.disk().image());
+            disk.told = journal.last_synced();
+        }
+        (disk, copies)
+    }
+
+    /// What becomes of a journal that, after rot, believes to be an earlier one of itself.
+    fn judged(votes: &[&'static str], believed: usize) -> Rot {
+        let (mut disk, copies) = marked(votes);
+        let sound = disk.journal.image();
+        disk.journal = copies[believed].image();
+        let options = disk.options.clone();
+        disk.judge_rot(&sound, &options).unwrap()
+    }
+
+    /// Rule J1: the very last batch may be taken for a torn tail, no other.
+    #[test]
+    fn rot_that_loses_only_marks_is_convicted() {
+        let votes = ["a", "b", "c"];
+        assert!(matches!(judged(&votes, 2), Rot::Harmless));
+        assert!(matches!(judged(&votes, 1), Rot::Repaired(_)), "the last batch");
+        let Rot::Unseen(what) = judged(&votes, 0) else { panic!("two votes that were told to be durable are gone") };
+        assert!(what.contains("is gone with what it held of groups"), "{what}");
+    }
+
+    #[test]
+    fn a_flipped_bit_in_the_middle_of_marks_is_refused_and_put_back() {
+        let (mut disk, _) = marked(&["a", "b", "c"]);
+        disk.journal.kill();
+        let mut rotten = 0;
+        for draw in 0..40 {
+            // It may fall on a file in which nothing was ever written.
+            rotten += usize::from(disk.rot(&mut Chance::new(draw, "rot")).is_some());
+            let opened = disk.open(&[], Life::begin(), draw).unwrap();
+            assert_eq!(opened.violations, Vec::<String>::new());
+            let vote = opened.journal.group(GroupId(1)).vote;
+            assert_eq!(vote, Some("c".into()));
+            disk.lose_power(draw, opened.journal.last_synced());
+        }
+        assert!(rotten > 10, "{rotten} of 40");
+    }
 }

@@ -22,6 +22,7 @@
 //!
 //! **Deliberately absent.** Raft. Votes, committed marks and memberships are bytes here.
 
+mod contents;
 mod disk;
 mod file;
 mod group;
@@ -46,6 +47,7 @@ mod writer;
 #[cfg(any(test, feature = "suite"))]
 pub mod suite;
 
+pub use contents::contents;
 pub use disk::{MemDisk, SECTOR_BYTES, Unsynced};
 pub use file::FileJournal;
 pub use mem::MemJournal;
