@@ -2,9 +2,10 @@
 //!
 //! ```text
 //!   read-changes → [[seq, key, version], …]      the key of the operation names the shard
+//!                  [seq, key, version, "expire"] its time had come: the version of what was there
 //!
 //!   within one reader   seq 5, 6, 7, … without a gap; a `resync` (the operation of that name) starts anew
-//!   within one key      versions grow
+//!   within one key      versions grow; what expires may be the newest, never older
 //!   between readers     the same seq of the same shard is the same change
 //! ```
 //!
@@ -22,6 +23,7 @@ struct Change {
     seq: u64,
     key: String,
     version: Rank,
+    is_expiry: bool,
 }
 
 #[derive(Default)]
@@ -60,7 +62,10 @@ pub fn check(history: &History, _options: &Options) -> Result<Report, Unfit> {
 
 fn changes(operation: &Operation) -> Result<Vec<Change>, Unfit> {
     let unfit = |value: &Value| {
-        Unfit(format!("line {}: value: {value} of read-changes is not a list of [seq, key, version]", operation.line))
+        let line = operation.line;
+        Unfit(format!(
+            "line {line}: value: {value} of read-changes is not a list of [seq, key, version (, \"expire\")]"
+        ))
     };
     let number = |value: &Value| value.as_int().and_then(|number| u64::try_from(number).ok());
     let rank = |value: &Value| match value {
@@ -68,8 +73,12 @@ fn changes(operation: &Operation) -> Result<Vec<Change>, Unfit> {
         one => number(one).map(|number| Rank(vec![number])),
     };
     let change = |value: &Value| {
-        let [seq, key, version] = value.as_list()? else { return None };
-        Some(Change { seq: number(seq)?, key: key.as_text()?.to_owned(), version: rank(version)? })
+        let (seq, key, version, is_expiry) = match value.as_list()? {
+            [seq, key, version] => (seq, key, version, false),
+            [seq, key, version, kind] if kind.as_text() == Some("expire") => (seq, key, version, true),
+            _ => return None,
+        };
+        Some(Change { seq: number(seq)?, key: key.as_text()?.to_owned(), version: rank(version)?, is_expiry })
     };
     let told = match &operation.result {
         Value::Nil => return Ok(Vec::new()),
@@ -113,7 +122,7 @@ fn versions_grow(shard: Option<&str>, diary: &Diary<'_>, findings: &mut Vec<Find
     let mut newest: BTreeMap<&str, (&Change, &Operation)> = BTreeMap::new();
     for (change, operation) in diary.changes.values() {
         if let Some((before, earlier)) = newest.insert(&change.key, (change, operation))
-            && change.version <= before.version
+            && (change.version < before.version || change.version == before.version && !change.is_expiry)
         {
             let what = format!(
                 "a version went back: {} has {} at seq {} and {} at seq {}",
@@ -141,6 +150,15 @@ mod tests {
         assert!(judge(&format!("{FIRST}\n{again}")).is_empty(), "handed out again after reconnecting");
         let anew = "3-4 c1 resync:s - ok\n5-6 c1 read-changes:s - [[90,\"x\",[9,1]]]";
         assert!(judge(&format!("{FIRST}\n{anew}")).is_empty());
+    }
+
+    #[test]
+    fn what_expires_has_the_version_of_what_was_there() {
+        let then = |line: &str| judge(&format!("{FIRST}\n3-4 {line}")).join("\n");
+        assert_eq!(then(r#"c1 read-changes:s - [[7,"x",[1,1],"expire"],[8,"x",[3,1]]]"#), "");
+        assert!(then(r#"c1 read-changes:s - [[7,"x",[1,0],"expire"]]"#).starts_with("a version went back: x has 1.1"));
+        assert!(then(r#"c1 read-changes:s - [[7,"x",[1,1],"expire"],[8,"x",[1,1]]]"#).contains("went back"));
+        assert!(check(&history(r#"1-2 c1 read-changes:s - [[7,"x",[1,1],"gone"]]"#), &Options::default()).is_err());
     }
 
     #[test]
