@@ -9,7 +9,7 @@
 //!   experiment  a claim about all of this, as a file; the verdict on it, and a report
 //!   campaign  many seeds and many runs, and a ledger of all there were
 //!   planted   bugs of our own making, which all of this must find
-//!   sim       three nodes in one thread and one seed: crashes, losses, skewed clocks, power cut between two sectors
+//!   sim       three or five nodes in one thread and one seed: crashes, losses, skewed clocks, power cut anywhere
 //! ```
 //!
 //! Start reading at [`history`], [`check`] and [`sim`].

@@ -1,6 +1,9 @@
 //! A few seeds of the simulation, as a test of every day.
 
-use kvorum_jepsen::sim::replay::{self, LENGTH, Options};
+use kvorum_jepsen::sim::{
+    replay::{self, LENGTH, Options},
+    report::Report,
+};
 use std::time::Duration;
 
 /// Whether this build has a planted bug: then the one thing asked of the simulation is that it finds it.
@@ -47,6 +50,17 @@ fn seeds_close_and_open_groups() {
     let (closings, openings) =
         reports.iter().fold((0, 0), |sum, report| (sum.0 + report.closings, sum.1 + report.openings));
     assert!(closings > 20 && openings > 20, "{closings} closings and {openings} openings in six seeds");
+}
+
+/// Readers of diaries are handed changes, and fall off, not only in worlds in which nothing is trimmed.
+#[test]
+fn seeds_read_diaries_and_fall_off_them() {
+    let reports: Vec<_> = (1..=6).map(|seed| replay::run(seed, OPTIONS)).collect();
+    let (changes, resyncs) =
+        reports.iter().fold((0, 0), |sum, report| (sum.0 + report.changes, sum.1 + report.resyncs));
+    assert!(changes > 100 && resyncs > 10, "{changes} changes and {resyncs} resyncs in six seeds");
+    let has_files = |report: &Report| report.histories.iter().any(|(name, _)| *name == "diary.jsonl");
+    assert!(reports.iter().all(has_files));
 }
 
 /// A test of a build with bugs; `jepsen/planted.sh` tells for each by which seed it is found.

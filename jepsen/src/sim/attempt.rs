@@ -159,10 +159,18 @@ impl Client {
             let map = node.map();
             let placement = map.keyspaces.get(&key.keyspace)?.sharding.placement_key(&key.name);
             let row = map.shard_of(key.keyspace, &placement)?;
-            Some((node.replicator(row.shard)?, placement, row.epoch, node, life))
+            let holders: Vec<NodeId> = row.founders.iter().map(|(_, node)| *node).collect();
+            Some((node.replicator(row.shard), (placement, row.epoch, holders), node, life))
         });
-        let Some((replicator, placement, epoch, node, life)) = reached else {
+        let Some((replicator, (placement, epoch, holders), node, life)) = reached else {
             self.lose(key);
+            return None;
+        };
+        let Some(replicator) = replicator else {
+            // Every node says where the replicas are.
+            let holder = *self.chance.pick(&holders);
+            self.lose(key);
+            self.follow(key, holder);
             return None;
         };
         let (given, at) = *self.stamp.get_or_insert_with(|| (node.stamp(), Instant::now()));

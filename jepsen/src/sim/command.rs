@@ -10,7 +10,7 @@
 
 use super::{
     replay::{self, Options},
-    world::Report,
+    report::Report,
 };
 use crate::history::write_jsonl;
 use anyhow::{Context, Result};
@@ -84,7 +84,7 @@ pub fn one(seed: u64, request: &Request, limits: Option<Limits>, say: &dyn Fn(&s
     if let Some(directory) = &request.out {
         write(directory, &report)?;
     }
-    say(&told(&report));
+    say(&report.to_string());
     Ok(report.violations.is_empty())
 }
 
@@ -106,28 +106,6 @@ fn write(directory: &Path, report: &Report) -> Result<()> {
         written.with_context(|| path.display().to_string())?;
     }
     Ok(())
-}
-
-fn told(report: &Report) -> String {
-    let verdict = if report.violations.is_empty() { "ok" } else { "VIOLATION" };
-    let mut text = format!(
-        "seed {}: {} decided, {} unknown, {} crashes, {} groups closed and {} opened, {} s in {} ms, trace {}: \
-         {verdict}\n  drawn: {}",
-        report.seed,
-        report.decided,
-        report.unknown,
-        report.crashes,
-        report.closings,
-        report.openings,
-        report.simulated.as_secs(),
-        report.took.as_millis(),
-        report.trace,
-        report.drawn,
-    );
-    for violation in &report.violations {
-        text.push_str(&format!("\n  {violation}"));
-    }
-    text
 }
 
 /// What came of many seeds.

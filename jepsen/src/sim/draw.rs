@@ -15,9 +15,18 @@ pub const LETTERS: [char; 3] = ['b', 'm', 't'];
 /// Where a range keyspace may be cut.
 const POINTS: [&str; 2] = ["h", "p"];
 
+/// Of a thousand worlds, those with more than three nodes.
+const LARGE_PER_MILLE: u32 = 250;
+
 /// What was drawn.
 #[derive(Clone, Debug)]
 pub struct Drawn {
+    /// How many nodes there are.
+    pub nodes: u64,
+    /// Readers of diaries.
+    pub diary_readers: u64,
+    /// Changes that replicas keep in their diaries when they trim them; `None` = they never do.
+    pub diary_bytes: Option<u64>,
     /// Bytes of log kept: little, so that logs are purged and snapshots travel, or much.
     pub log_bytes: u64,
     /// After how much silence a group closes; 0 = never.
@@ -33,21 +42,27 @@ pub struct Drawn {
     /// How the journals of the nodes are laid out: small segments are recycled, small caches ask the disk.
     pub journal: JournalOptions,
     /// How fast the monotonic clock of each node runs, of a thousand: what it waits for takes longer or shorter.
-    pub rates_per_mille: [u32; 3],
+    pub rates_per_mille: Vec<u32>,
 }
 
 impl Drawn {
     /// What `seed` draws.
     #[must_use]
     pub fn new(seed: u64) -> Self {
+        let (nodes, replicas) = size(seed);
+        let mut diaries = Chance::new(seed, "diaries");
         let mut chance = Chance::new(seed, "drawn");
         let cuts = chance.within(0..1 + POINTS.len() as u64) as usize;
         let flights = KeyspaceWish {
             split_at: POINTS[..cuts].iter().map(|point| Bytes::from_static(point.as_bytes())).collect(),
+            replicas: replicas[0],
             ..details(&mut chance)
         };
-        let orders = hashed(&mut chance);
+        let orders = KeyspaceWish { replicas: replicas[1], ..hashed(&mut chance) };
         Drawn {
+            nodes,
+            diary_readers: diaries.within(1..4),
+            diary_bytes: *diaries.pick(&[None, Some(0), Some(1 << 10)]),
             log_bytes: *chance.pick(&[16 << 10, 64 << 10, 1 << 20]),
             idle_close_after: Duration::from_millis(*chance.pick(&[600, 1_000, 2_000, 4_000, 0])),
             keyspaces: vec![("flights".to_owned(), flights), ("orders".to_owned(), orders)],
@@ -56,12 +71,21 @@ impl Drawn {
             readers: *chance.pick(&[0, 0, 2, 3]),
             journal: journal(&mut chance),
             rates_per_mille: if chance.hits(300) {
-                [(); 3].map(|()| 900 + chance.within(0..200) as u32)
+                (0..nodes).map(|_| 900 + chance.within(0..200) as u32).collect()
             } else {
-                [1_000; 3]
+                vec![1_000; nodes as usize]
             },
         }
     }
+}
+
+/// How many nodes there are, and how many replicas the first keyspaces ask for.
+fn size(seed: u64) -> (u64, [Option<u32>; 2]) {
+    let mut chance = Chance::new(seed, "size");
+    if !chance.hits(LARGE_PER_MILLE) {
+        return (3, [None; 2]);
+    }
+    (5, [(); 2].map(|()| Some(*chance.pick(&[3, 5]))))
 }
 
 impl Drawn {
@@ -75,14 +99,24 @@ impl Drawn {
 
 impl fmt::Display for Drawn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes of log, groups close after {:?}", self.log_bytes, self.idle_close_after)?;
+        write!(
+            f,
+            "{} nodes, {} bytes of log, groups close after {:?}",
+            self.nodes, self.log_bytes, self.idle_close_after
+        )?;
         write!(f, ", clients think {} ms and stay {} ms", self.thinks_ms, self.phase_ms)?;
         write!(f, ", {} of them read, segments of {} bytes", self.readers, self.journal.segment_bytes)?;
         write!(f, ", {} cached, clocks at {:?} ‰", self.journal.cache_bytes_max, self.rates_per_mille)?;
+        write!(f, ", {} readers of diaries, which are ", self.diary_readers)?;
+        match self.diary_bytes {
+            None => write!(f, "not trimmed")?,
+            Some(bytes) => write!(f, "trimmed to {bytes} bytes")?,
+        }
         for (name, wish) in &self.keyspaces {
             let shards = wish.shards.unwrap_or(wish.split_at.len() as u32 + 1);
             let leases = if wish.has_leases == Some(true) { " with leases" } else { "" };
-            write!(f, ", {name}: {} of {shards}{leases}", wish.sharding.unwrap_or(Sharding::Range))?;
+            let replicas = wish.replicas.map(|replicas| format!(" on {replicas} nodes")).unwrap_or_default();
+            write!(f, ", {name}: {} of {shards}{replicas}{leases}", wish.sharding.unwrap_or(Sharding::Range))?;
         }
         Ok(())
     }
@@ -126,8 +160,21 @@ mod tests {
         let drawn: Vec<String> = (0..40).map(|seed| Drawn::new(seed).to_string()).collect();
         let again: Vec<String> = (0..40).map(|seed| Drawn::new(seed).to_string()).collect();
         assert_eq!(drawn, again);
-        for word in ["of 1", "of 2", "of 3", "of 4", "leases", "close after 0ns", "16384 bytes"] {
+        for word in ["of 1", "of 2", "of 3", "of 4", "leases", "close after 0ns", "16384 bytes", "on 5 nodes"] {
             assert!(drawn.iter().any(|drawn| drawn.contains(word)), "no world with {word:?}");
         }
+        for word in ["1 readers", "3 readers", "not trimmed", "trimmed to 0"] {
+            assert!(drawn.iter().any(|drawn| drawn.contains(word)), "no world with {word:?}");
+        }
+    }
+
+    #[test]
+    fn about_one_world_in_four_has_five_nodes() {
+        let large = (0..400).map(Drawn::new).filter(|drawn| drawn.nodes == 5);
+        let large: Vec<Drawn> = large.collect();
+        assert!((60..140).contains(&large.len()), "{} of 400", large.len());
+        assert!(large.iter().all(|drawn| drawn.rates_per_mille.len() == 5));
+        let replicas = |wanted| large.iter().any(|drawn| drawn.keyspaces[0].1.replicas == Some(wanted));
+        assert!(replicas(3) && replicas(5));
     }
 }

@@ -105,5 +105,20 @@ impl fmt::Display for Fault {
 
 /// Both directions between a node and all others.
 pub fn around(node: NodeId, nodes: &[NodeId]) -> Links {
-    nodes.iter().filter(|other| **other != node).flat_map(|other| [(node, *other), (*other, node)]).collect()
+    between(&[node], nodes)
+}
+
+/// Both directions between one side and all others.
+pub fn between(side: &[NodeId], nodes: &[NodeId]) -> Links {
+    let others = || nodes.iter().filter(|other| !side.contains(other));
+    side.iter().flat_map(|node| others().flat_map(|other| [(*node, *other), (*other, *node)])).collect()
+}
+
+/// A leader and, where there are more than three nodes, every other time a companion: still a minority.
+pub fn around_leader(leader: NodeId, nodes: &[NodeId], draw: u64) -> Links {
+    let others: Vec<NodeId> = nodes.iter().copied().filter(|other| *other != leader).collect();
+    if nodes.len() > 3 && draw % 2 == 1 {
+        return between(&[leader, others[(draw / 2) as usize % others.len()]], nodes);
+    }
+    around(leader, nodes)
 }

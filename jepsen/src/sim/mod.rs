@@ -9,6 +9,7 @@
 //!                    ├─ disk       power lost at any step, failures, rot ─▶ journal: slow syncs
 //!                    ├─ clock      wall clocks that disagree
 //!                    ├─ workload   clients ─▶ attempt ─▶ history ─▶ freshness, verdict: what they were told
+//!                    ├─ diary_reader  follows the diary of a shard ─▶ diary: what it was handed; trimmer
 //!                    ├─ steward    makes keyspaces and drops them ─▶ ledger: what was answered, and what is
 //!                    ├─ settle     what must be true once the world is whole again
 //!                    ├─ observe    what must be true at every step ─▶ offices, logs
@@ -28,6 +29,8 @@ pub mod audit;
 pub mod chance;
 pub mod clock;
 pub mod command;
+pub mod diary;
+pub mod diary_reader;
 pub mod disk;
 pub mod draw;
 pub mod faults;
@@ -43,8 +46,10 @@ pub mod panics;
 pub mod plan;
 pub mod remains;
 pub mod replay;
+pub mod report;
 pub mod settle;
 pub mod steward;
+pub mod trimmer;
 pub mod verdict;
 pub mod workload;
 pub mod world;

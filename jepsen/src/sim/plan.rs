@@ -13,7 +13,7 @@
 use super::{
     chance::Chance,
     disk::{Part, Store},
-    faults::{CutId, Fault, Links, around},
+    faults::{CutId, Fault, Links, around, between},
     network::Weather,
 };
 use kvorum_api::NodeId;
@@ -212,6 +212,10 @@ impl Draft<'_> {
     fn links(&mut self, kind: Kind, node: NodeId) -> Links {
         let others: Vec<NodeId> = self.nodes.iter().copied().filter(|other| *other != node).collect();
         let other = *self.chance.pick(&others);
+        // Cuts that are something else than those among three.
+        if self.nodes.len() > 3 && kind != Kind::OneWay && self.chance.hits(500) {
+            return self.links_of_many(kind, node, &others);
+        }
         match kind {
             Kind::Pair => [(node, other), (other, node)].into(),
             // One link, or the node hears nobody, or nobody hears it.
@@ -231,6 +235,26 @@ impl Draft<'_> {
                 self.nodes.iter().enumerate().flat_map(heard).collect()
             }
             _ => around(node, self.nodes),
+        }
+    }
+
+    /// Two sides that share one node, a ring in which everybody talks to both neighbours, or a minority of two.
+    fn links_of_many(&mut self, kind: Kind, node: NodeId, others: &[NodeId]) -> Links {
+        let at = self.chance.within(0..others.len() as u64) as usize;
+        let (companion, bridge) = (others[at], others[(at + 1) % others.len()]);
+        let side = [node, companion];
+        match kind {
+            Kind::Pair => {
+                let is_cut = |(from, to): &(NodeId, NodeId)| *from != bridge && *to != bridge;
+                between(&side, self.nodes).into_iter().filter(is_cut).collect()
+            }
+            Kind::Ring => {
+                let count = self.nodes.len();
+                let is_far = |left: usize, right: usize| (2..=count - 2).contains(&left.abs_diff(right));
+                let far = |left| (0..count).filter(move |right| is_far(left, *right)).map(move |right| (left, right));
+                (0..count).flat_map(far).map(|(left, right)| (self.nodes[left], self.nodes[right])).collect()
+            }
+            _ => between(&side, self.nodes),
         }
     }
 
@@ -262,6 +286,7 @@ impl Draft<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::faults::around_leader;
     use super::*;
 
     const NODES: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
@@ -300,5 +325,35 @@ mod tests {
             assert!(cuts.iter().any(|cut| cut.len() == links), "{what}");
         }
         assert!(faults().any(|fault| matches!(fault, Fault::CutLeader(..))));
+    }
+
+    /// The ring of five has everybody in a majority, and no two see the same one.
+    #[test]
+    fn five_nodes_are_cut_in_every_shape() {
+        let nodes: Vec<NodeId> = (1..=5).map(NodeId).collect();
+        let plans: Vec<Plan> = (0..100).map(|seed| plan(seed, &nodes, Duration::from_secs(20))).collect();
+        let cuts = plans.iter().flat_map(|plan| &plan.steps).filter_map(|(_, fault)| match fault {
+            Fault::Cut(_, links) => Some(links),
+            _ => None,
+        });
+        let cuts: Vec<&Links> = cuts.collect();
+        for (links, what) in [(2, "a pair"), (4, "one way"), (8, "a node alone, or two sides and a bridge")] {
+            assert!(cuts.iter().any(|cut| cut.len() == links), "{what}");
+        }
+        assert!(cuts.iter().any(|cut| cut.len() == 12), "a minority of two");
+        assert!(cuts.iter().any(|cut| cut.len() == 15), "a ring that hears one other");
+        let heard = |cut: &Links, to: &NodeId| nodes.iter().filter(|from| !cut.contains(&(**from, *to))).count();
+        let is_ring = |cut: &&&Links| cut.len() == 10 && nodes.iter().all(|to| heard(cut, to) == 3);
+        assert!(cuts.iter().any(|cut| is_ring(&cut)), "a ring of majorities");
+        let bridge = |cut: &&&Links| cut.len() == 8 && nodes.iter().any(|to| heard(cut, to) == 5);
+        assert!(cuts.iter().any(|cut| bridge(&cut)), "two sides and a bridge");
+    }
+
+    #[test]
+    fn a_leader_is_cut_off_with_a_minority() {
+        let nodes: Vec<NodeId> = (1..=5).map(NodeId).collect();
+        let sizes: Vec<usize> = (0..8).map(|draw| around_leader(NodeId(2), &nodes, draw).len()).collect();
+        assert_eq!(sizes, [8, 12, 8, 12, 8, 12, 8, 12]);
+        assert!((0..8).all(|draw| around_leader(NodeId(2), &NODES, draw) == around(NodeId(2), &NODES)));
     }
 }

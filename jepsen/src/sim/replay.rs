@@ -2,10 +2,7 @@
 //!
 //! **Invariant.** A failure prints the one command that shows it again.
 
-use super::{
-    panics,
-    world::{Report, World},
-};
+use super::{panics, report::Report, world::World};
 use std::time::Duration;
 use tokio::{
     runtime::{Builder, RngSeed},

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!   one map everywhere ─▶ every shard takes a write ─▶ every key is read ─▶ the history is judged ─▶ replicas agree
-//!     ─▶ nothing of what was dropped is left on any disk
+//!     ─▶ readers of diaries know what is there ─▶ nothing of what was dropped is left on any disk
 //! ```
 //!
 //! **Invariant.** Everything here ends within a bound of simulated time, or is a violation.
 
 use super::{
+    diary,
     history::{Key, Record, violations},
     observe::positions,
     remains::{Living, remains},
@@ -61,6 +62,7 @@ impl World {
             let stands: Vec<String> = self.running().map(|(id, node)| format!("{id}: {:?}", positions(node))).collect();
             self.complain(format!("replicas do not agree within {PATIENCE:?}: {}", stands.join(", ")));
         }
+        self.read_diaries(desk).await;
         self.visit_graves(desk, &map).await;
         if !self.wait_until(PATIENCE, World::is_swept).await {
             let found: Vec<String> = self.strangers().map(|(id, found)| format!("node {id}: {found:?}")).collect();
@@ -82,6 +84,20 @@ impl World {
             }
         }
         finally
+    }
+
+    /// Readers of diaries come to their ends, and what they were handed is judged.
+    async fn read_diaries(&mut self, desk: &Desk) {
+        let readers = std::mem::take(&mut *desk.readers.lock());
+        for mut reader in readers {
+            self.look();
+            if let Err(why) = reader.finish().await {
+                self.complain(why);
+            }
+        }
+        for violation in diary::judge(&desk.handed.lock()) {
+            self.complain(violation);
+        }
     }
 
     /// Nothing is written through handles to replicas of shards that were dropped.
@@ -147,8 +163,9 @@ impl World {
     }
 }
 
-/// The shards that a map places on a node, the metadata included.
+/// The shards that a map places on a node, the metadata included where the node holds it.
 fn placed_on(map: &ClusterMap, node: NodeId) -> impl Iterator<Item = ShardId> {
     let placed = map.shards.keys().copied().filter(move |shard| map.replica_on(*shard, node).is_some());
-    std::iter::once(METADATA_SHARD).chain(placed)
+    let holds_metadata = map.metadata.iter().any(|(_, holder)| *holder == node);
+    holds_metadata.then_some(METADATA_SHARD).into_iter().chain(placed)
 }

@@ -129,6 +129,9 @@ impl Steward {
         let name = format!("made-{}", self.count);
         let wish = if self.chance.hits(500) { draw::hashed(&mut self.chance) } else { draw::whole(&mut self.chance) };
         let replicas = if self.chance.hits(200) { Some(1) } else { None };
+        // More than three where there are more nodes.
+        let is_large = self.desk.nodes.len() >= 5 && replicas.is_none() && self.chance.hits(500);
+        let replicas = if is_large { Some(5) } else { replicas };
         let command = MetadataCommand::CreateKeyspace { name: name.clone(), wish: KeyspaceWish { replicas, ..wish } };
         let (outcome, error) = self.change(node, life, command).await;
         if matches!(error, Some(AdminError::Exists { .. })) {

@@ -22,7 +22,7 @@ use kvorum_api::ReadLevel;
 use std::{collections::BTreeMap, time::Duration};
 
 /// Processes of one client: each unknown outcome ends one.
-const PROCESSES: u64 = 1_000_000;
+pub(super) const PROCESSES: u64 = 1_000_000;
 
 /// Findings of one check that are told.
 const FINDINGS_MAX: usize = 3;
@@ -88,7 +88,12 @@ fn written<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<history::Re
 }
 
 fn convict(records: &[&Record], checks: &[&str], found: &mut Vec<String>) {
-    let history = match History::from_records(written(records.iter().copied())) {
+    convict_events(written(records.iter().copied()), checks, found);
+}
+
+/// What the checks say of a history as it is written down.
+pub(super) fn convict_events(events: Vec<history::Record>, checks: &[&str], found: &mut Vec<String>) {
+    let history = match History::from_records(events) {
         Ok(history) => history,
         Err(error) => return found.push(format!("the history of the simulation is malformed: {error}")),
     };
@@ -115,7 +120,7 @@ fn is_counted(key: &Key) -> bool {
     key.name.get(2) == Some(&b'n')
 }
 
-fn time_ns(at: Duration, moment: u64) -> u64 {
+pub(super) fn time_ns(at: Duration, moment: u64) -> u64 {
     at.as_millis() as u64 * 1_000_000 + moment
 }
 

@@ -13,6 +13,8 @@ use super::{
     attempt::Attempt,
     audit::Audit,
     chance::Chance,
+    diary::Handed,
+    diary_reader::DiaryReader,
     draw::{Drawn, LETTERS},
     history::{Asked, Key, Record, Told},
     network::Network,
@@ -54,6 +56,10 @@ pub struct Desk {
     pub audit: Audit,
     /// What was asked and told.
     pub history: Arc<Mutex<Vec<Record>>>,
+    /// What readers of diaries were handed.
+    pub handed: Arc<Mutex<Vec<Handed>>>,
+    /// Readers of diaries that have come to the end of the run.
+    pub readers: Arc<Mutex<Vec<DiaryReader>>>,
     /// What was told about keyspaces.
     pub ledger: Arc<Mutex<Ledger>>,
     /// A session that clients hand to each other.

@@ -1,9 +1,9 @@
-//! # World: three nodes, their machines, and what befalls them
+//! # World: a few nodes, their machines, and what befalls them
 //!
 //! ```text
 //!   machine 1   clock · disk ─┐
-//!   machine 2   clock · disk ─┼─ network ─ clients, steward        one thread, one seed, paused time
-//!   machine 3   clock · disk ─┘
+//!   machine 2   clock · disk ─┼─ network ─ clients, readers, steward        one thread, one seed, paused time
+//!   machine …   clock · disk ─┘
 //!
 //!   found ─▶ clients work while the plan of faults unfolds ─▶ heal ─▶ everybody finishes ─▶ judge
 //! ```
@@ -14,20 +14,23 @@
 //! true at the end: that is `settle`.
 
 use super::{
-    audit::{Audit, TraceHash},
+    audit::Audit,
     chance::Chance,
+    diary,
+    diary_reader::DiaryReader,
     draw::Drawn,
-    faults::{Fault, around},
+    faults::{Fault, around_leader},
     history::{self, Told},
     machine::{Machine, Running, node_config, node_row},
     network::{Life, Link, Network},
     observe::{Looked, Observer},
     plan::{Plan, plan},
+    report::Report,
     steward::Steward,
+    trimmer::Trimmer,
     verdict,
     workload::{Client, Desk},
 };
-use crate::history::Record;
 use kvorum_api::NodeId;
 use kvorum_consensus::{
     Env, Node,
@@ -61,37 +64,6 @@ const MOVE_PATIENCE: Duration = Duration::from_secs(2);
 /// Clients at work.
 pub(super) const CLIENTS: u64 = 5;
 
-/// How one run went.
-#[derive(Debug)]
-pub struct Report {
-    /// Its seed.
-    pub seed: u64,
-    /// The hash of everything that happened.
-    pub trace: TraceHash,
-    /// What must not be; empty = the run passed.
-    pub violations: Vec<String>,
-    /// Operations with an outcome that is known.
-    pub decided: usize,
-    /// Operations whose outcome is unknown for ever.
-    pub unknown: usize,
-    /// Losses of power.
-    pub crashes: usize,
-    /// Groups that were seen to close.
-    pub closings: usize,
-    /// Closed groups that were seen to open.
-    pub openings: usize,
-    /// What the seed drew.
-    pub drawn: String,
-    /// What clients asked and were told, by file.
-    pub histories: Vec<(&'static str, Vec<Record>)>,
-    /// How long it lasted, simulated.
-    pub simulated: Duration,
-    /// How long that took.
-    pub took: Duration,
-    /// The newest events, for whoever must understand a violation.
-    pub newest: Vec<String>,
-}
-
 /// One simulated world.
 pub struct World {
     pub(super) seed: u64,
@@ -117,7 +89,7 @@ impl World {
         let audit = Audit::new(prints);
         let began = Instant::now();
         let drawn = Arc::new(Drawn::new(seed));
-        let ids = (1..=3).map(NodeId);
+        let ids = (1..=drawn.nodes).map(NodeId);
         let founding = Founding { nodes: ids.clone().map(node_row).collect(), keyspaces: drawn.keyspaces.clone() };
         World {
             seed,
@@ -148,7 +120,7 @@ impl World {
         for node in &nodes {
             self.start(*node);
         }
-        let history = Arc::new(Mutex::new(Vec::new()));
+        let (history, handed) = (Arc::new(Mutex::new(Vec::new())), Arc::default());
         if self.wait_until(PATIENCE, World::is_founded).await {
             let now = Instant::now();
             let desk = Desk {
@@ -157,6 +129,8 @@ impl World {
                 drawn: Arc::clone(&self.drawn),
                 audit: self.audit.clone(),
                 history: Arc::clone(&history),
+                handed: Arc::clone(&handed),
+                readers: Arc::default(),
                 ledger: Arc::default(),
                 handed_on: Arc::default(),
                 violations: Arc::clone(&self.violations),
@@ -168,7 +142,7 @@ impl World {
             self.work(&desk, plan).await;
             self.settle(&desk).await;
         } else {
-            self.complain(format!("three whole nodes founded nothing within {PATIENCE:?}"));
+            self.complain(format!("{} whole nodes founded nothing within {PATIENCE:?}", self.machines.len()));
         }
         for id in self.machines.keys().copied().collect::<Vec<_>>() {
             self.end(id).await;
@@ -178,7 +152,10 @@ impl World {
             self.complain(format!("a former life does not end within {PATIENCE:?}"));
         }
         self.network.close();
-        let history = history.lock();
+        let (history, handed) = (history.lock(), handed.lock());
+        let (changes, resyncs) = diary::counted(&handed);
+        let mut histories = verdict::files(&history, &self.finally);
+        histories.push(("diary.jsonl", diary::written(&handed)));
         let unknown = history.iter().filter(|record| record.told == Told::Unknown).count();
         Report {
             seed: self.seed,
@@ -186,11 +163,13 @@ impl World {
             violations: self.violations.lock().clone(),
             decided: history.len() - unknown,
             unknown,
+            changes,
+            resyncs,
             crashes: self.crashes,
             closings: self.observer.closings,
             openings: self.observer.openings,
             drawn,
-            histories: verdict::files(&history, &self.finally),
+            histories,
             simulated: self.born.elapsed(),
             took: Duration::ZERO,
             newest: self.audit.newest(),
@@ -203,6 +182,10 @@ impl World {
         for id in 1..=CLIENTS {
             clients.spawn(Client::new(id, self.seed, desk.clone()).run());
         }
+        for id in 1..=self.drawn.diary_readers {
+            clients.spawn(DiaryReader::new(id, self.seed, desk.clone()).run());
+        }
+        clients.spawn(Trimmer::new(self.seed, desk.clone()).run());
         clients.spawn(Steward::new(self.seed, desk.clone()).run());
         let began = Instant::now();
         for (at, fault) in plan.steps {
@@ -230,9 +213,9 @@ impl World {
             Fault::Cut(cut, links) => self.network.cut(cut, links),
             Fault::CutLeader(cut, draw) => {
                 if let Some((leader, ..)) = self.leader(draw) {
-                    self.audit.event(format_args!("node {leader} is cut off"));
-                    let nodes: Vec<NodeId> = self.machines.keys().copied().collect();
-                    self.network.cut(cut, around(leader, &nodes));
+                    let links = around_leader(leader, &desk.nodes, draw);
+                    self.audit.event(format_args!("node {leader} leads: {}", Fault::Cut(cut, links.clone())));
+                    self.network.cut(cut, links);
                 }
             }
             Fault::Mend(cut) => self.network.mend(cut),
