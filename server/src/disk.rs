@@ -7,6 +7,7 @@
 //!
 //! **Invariant.** Refusing is undone by the next look that finds enough space: nobody has to restart anything.
 
+use kvorum_storage::StorageError;
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use std::{
     fs::{self, File},
@@ -47,6 +48,35 @@ impl DiskWatch {
     #[must_use]
     pub fn new(directory: &Path, free_from: Option<PathBuf>, low_water: u64, ballast: u64) -> Self {
         DiskWatch { directory: directory.to_owned(), free_from, low_water, ballast }
+    }
+
+    /// Gives the ballast up if it is time, and takes nothing in. For a start, before anything is opened: identity, engine
+    /// and journal all need some room to begin with, and that is what the ballast is for.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn make_room(&self) -> io::Result<()> {
+        let path = self.directory.join(BALLAST);
+        match ballast_step(self.free()?, self.low_water, self.ballast, path.exists()) {
+            BallastStep::Keep | BallastStep::TakeIn => Ok(()),
+            BallastStep::Release => {
+                tracing::warn!(bytes = self.ballast, "the disk is nearly full, the ballast is given up");
+                fs::remove_file(&path)
+            }
+        }
+    }
+
+    /// A failure for want of room, with what there is and the way out.
+    #[must_use]
+    pub fn explain(&self, failure: &StorageError) -> String {
+        let free = self.free().map_or_else(|error| error.to_string(), |free| format!("{free} bytes are free there"));
+        match failure {
+            StorageError::DiskFull(_) => format!(
+                "{failure}; {free}, the ballast is given up already: make room on the file system of {} and start again",
+                self.directory.display()
+            ),
+            _ => failure.to_string(),
+        }
     }
 
     /// Looks once, and moves the ballast if it is time. May wait for the disk.

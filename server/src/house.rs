@@ -74,13 +74,14 @@ impl House {
     pub async fn build(
         config: Config,
         directory: &DataDirectory,
+        disk: Arc<DiskWatch>,
         beginning: Beginning,
         gossip_port: UdpSocket,
         clock: Clock,
     ) -> Result<House, Fatal> {
         let identity = &beginning.identity;
         let advertised = gossip::resolve(&beginning.peer).await.unwrap_or(config.node.listen_peer);
-        let cellar = Cellar::open(&config, directory.path()).map_err(Fatal::of)?;
+        let cellar = Cellar::open(&config, directory.path()).map_err(|error| Fatal::of(disk.explain(&error)))?;
         let transport = GrpcTransport::default();
         let env = Env {
             engine: cellar.engine,
@@ -90,12 +91,6 @@ impl House {
             blocking: Blocking::pool(config.storage.blocking_threads, BLOCKING_QUEUE_MAX),
             seed: random_number()? as u64,
         };
-        let disk = Arc::new(DiskWatch::new(
-            directory.path(),
-            config.fault.disk_free_from.clone(),
-            config.storage.low_water,
-            config.storage.ballast,
-        ));
         let node = Node::start(env.clone(), node_config(&config, &beginning)?).await.map_err(Fatal::of)?;
         let held = node.clone();
         let router = Router::new(identity.node, Arc::new(move |shard| held.replicator(shard)));

@@ -14,6 +14,7 @@ use crate::{
     admin::Admin,
     beginning::{self, Fatal, Options},
     config::Config,
+    disk::DiskWatch,
     gossip,
     house::House,
     identity::{DataDirectory, Identity},
@@ -21,7 +22,10 @@ use crate::{
 };
 use kvorum_consensus::Clock;
 use metrics_exporter_prometheus::PrometheusHandle;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
@@ -40,6 +44,11 @@ pub async fn run(config: Config, options: Options, recorder: PrometheusHandle) -
     let listeners = Listeners::bind(&config).await.map_err(Fatal::of)?;
     let gossip_port = gossip::bind(config.node.listen_peer).await.map_err(Fatal::of)?;
     let clock = wall_clock(config.fault.clock_offset_ms);
+    let disk = disk_watch(&config, &directory);
+    // Space that cannot be asked for is said by the first look; nothing is lost by going on.
+    if let Err(error) = disk.make_room() {
+        tracing::warn!(%error, "nobody knows whether the ballast is needed");
+    }
     let beginning = tokio::select! {
         biased;
         () = any(&mut terminate, &mut interrupt) => return Ok(()),
@@ -47,7 +56,7 @@ pub async fn run(config: Config, options: Options, recorder: PrometheusHandle) -
     };
     announce(&config, &beginning.identity);
 
-    let house = House::build(config, &directory, beginning, gossip_port, clock).await?;
+    let house = House::build(config, &directory, disk, beginning, gossip_port, clock).await?;
     let (health, _) = tonic_health::server::health_reporter();
     let (stop, stopped) = watch::channel(false);
     let mut doors = JoinSet::new();
@@ -75,6 +84,11 @@ pub async fn run(config: Config, options: Options, recorder: PrometheusHandle) -
         () = any(&mut terminate, &mut interrupt) => Err(Fatal::of("stopped at once by a second signal")),
         () = house.leave(&health, &stop, doors) => Ok(()),
     }
+}
+
+fn disk_watch(config: &Config, directory: &DataDirectory) -> Arc<DiskWatch> {
+    let (free_from, storage) = (config.fault.disk_free_from.clone(), &config.storage);
+    Arc::new(DiskWatch::new(directory.path(), free_from, storage.low_water, storage.ballast))
 }
 
 async fn any(terminate: &mut Signal, interrupt: &mut Signal) {
