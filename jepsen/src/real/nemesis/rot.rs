@@ -29,6 +29,7 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+use tokio::time::{Instant, sleep};
 
 /// Files hit, if there are as many.
 const FILES: usize = 3;
@@ -47,6 +48,11 @@ const STOP_MAX: Duration = Duration::from_secs(15);
 
 /// How long a node may take to refuse or to serve.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
+
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What is in the answer of a node that promises nothing more.
+const POISONED: &str = "poisoned";
 
 /// A flipped byte.
 #[derive(Clone, Debug)]
@@ -108,9 +114,19 @@ impl Rot {
     }
 
     /// What a node makes of it, and what it says.
-    async fn answer(&mut self, cluster: &mut Cluster) -> Result<(&'static str, String), String> {
+    async fn answer(&mut self, cluster: &mut Cluster, patience: Duration) -> Result<(&'static str, String), String> {
         let node = cluster.node(self.node);
-        match node.readiness(ANSWER_MAX).await {
+        let until = Instant::now() + patience;
+        let readiness = loop {
+            match node.readiness(Duration::ZERO).await {
+                // One that promises nothing more does not get ready.
+                Readiness::NotReady(why) if !why.contains(POISONED) && Instant::now() < until => {
+                    sleep(LOOK_EVERY).await;
+                }
+                readiness => break readiness,
+            }
+        };
+        match readiness {
             Readiness::Ready => Ok(("serves", node.said(NOTICED).unwrap_or_default())),
             Readiness::Ended(_) if node.look().is_err() || node.downfalls().len() == self.falls_before => {
                 // Another fault ended it.
@@ -125,7 +141,10 @@ impl Rot {
                 }
                 Ok(("refused", words))
             }
-            Readiness::NotReady(why) if why.contains("poisoned") => Ok(("promises nothing more", why)),
+            Readiness::NotReady(why) if why.contains(POISONED) => {
+                let line = why.lines().find(|line| line.contains(POISONED)).unwrap_or_default();
+                Ok(("promises nothing more", line.to_owned()))
+            }
             Readiness::NotReady(why) => Err(format!("n{} neither refuses nor serves: {why}", self.node)),
         }
     }
@@ -180,7 +199,7 @@ impl Nemesis for Rot {
             self.flip(&files)?;
             self.falls_before = cluster.node(hit).downfalls().len();
             cluster.launch(hit)?;
-            let (word, said) = match self.answer(cluster).await {
+            let (word, said) = match self.answer(cluster, ANSWER_MAX).await {
                 Ok(answer) => answer,
                 Err(doubt) => return Ok(Outcome::Indeterminate(doubt)),
             };
@@ -202,7 +221,7 @@ impl Nemesis for Rot {
             }
             // It may have come across it meanwhile.
             let is_refused = self.is_held_down;
-            let (word, said) = match self.answer(cluster).await {
+            let (word, said) = match self.answer(cluster, Duration::ZERO).await {
                 Ok((_, said)) if is_refused => ("refused", said),
                 Ok(answer) => answer,
                 Err(doubt) => ("neither refuses nor serves", doubt),
