@@ -237,6 +237,29 @@ mod tests {
         }
     }
 
+    /// What is read names its operation and nothing unknown.
+    #[test]
+    fn fuzz_any_line_is_refused_or_is_an_operation() {
+        let sound = [
+            r#"{"op":"put","key":"a","value":"1","ttl":"30s","if_absent":true}"#,
+            r#"{"op":"put","key":{"b64":"/wA="},"value":{"utf8":"x"},"if_value":"old","prev":true}"#,
+            r#"{"op":"del","key":"b","if_version":"116139213283328000-1-1"}"#,
+            r#"{"op":"incr","key":"n","by":-5}"#,
+        ];
+        bolero::check!().with_iterations(3_000).with_max_len(40).for_each(|input: &[u8]| {
+            let place = input.first().map_or(0, |byte| usize::from(*byte) % sound.len());
+            let rest = input.get(1..).unwrap_or_default();
+            for bytes in [input.to_vec(), crate::typed::miswritten(sound[place], rest)] {
+                let line = String::from_utf8_lossy(&bytes);
+                if parse(&line).is_ok() {
+                    let read: serde_json::Value = serde_json::from_str(&line).unwrap();
+                    let op = read["op"].as_str().unwrap();
+                    assert!(["put", "del", "incr"].contains(&op) && !read["key"].is_null(), "{line}");
+                }
+            }
+        });
+    }
+
     proptest! {
         #[test]
         fn no_line_makes_the_parser_panic(line in ".*") {

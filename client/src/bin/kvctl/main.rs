@@ -24,6 +24,8 @@ mod single;
 mod status;
 mod table;
 mod text;
+#[cfg(test)]
+mod typed;
 
 use args::{Cli, Command, Globals, Way};
 use clap::{CommandFactory as _, FromArgMatches as _};

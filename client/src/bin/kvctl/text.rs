@@ -162,6 +162,64 @@ mod tests {
         }
     }
 
+    /// Whatever is read says the same when it is written down and read again.
+    #[test]
+    fn fuzz_any_text_is_refused_or_read_as_what_it_says() {
+        let pieces = [
+            "0",
+            "1",
+            "5",
+            "9",
+            "18446744073709551615",
+            "ms",
+            "s",
+            "m",
+            "h",
+            "d",
+            "B",
+            "KiB",
+            "GiB",
+            "-",
+            "+",
+            " ",
+            ".",
+            "bounded",
+            "(",
+            ")",
+            ":",
+            "=",
+            "quorum",
+            "session",
+            "\u{e9}",
+            "@",
+            "@@",
+            "\u{0}",
+        ];
+        bolero::check!().with_iterations(4_000).with_max_len(12).for_each(|input: &[u8]| {
+            for text in crate::typed::texts(&pieces, input) {
+                if let Ok(time) = duration(&text) {
+                    assert_eq!(duration(&format!("{}ms", time.as_millis())), Ok(time), "{text:?}");
+                }
+                if let Ok(bytes) = size(&text) {
+                    assert_eq!(size(&format!("{bytes}B")), Ok(bytes), "{text:?}");
+                }
+                if let Ok(read) = level(&text) {
+                    assert_eq!(level(&read.to_string()), Ok(read), "{text:?}");
+                }
+                if let Ok(read) = version(&text) {
+                    assert_eq!(read.to_string(), text);
+                }
+                assert_eq!(key(OsString::from(&text)), text.as_bytes());
+                // A name of a file is opened, stdin is read: neither is for this test.
+                let is_itself = text != "-" && (!text.starts_with('@') || text.starts_with("@@"));
+                if is_itself {
+                    let without = if text.starts_with("@@") { &text[1..] } else { &text };
+                    assert_eq!(value(OsStr::new(&text)).unwrap(), without.as_bytes());
+                }
+            }
+        });
+    }
+
     #[test]
     fn a_position_is_not_a_version() {
         assert!(version(&LogPosition { term: 1, index: 2 }.to_string()).is_err());

@@ -118,6 +118,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn fuzz_any_line_is_refused_or_reads_back() {
+        let sound = r#"{"key_base64":"/wA=","value":"{\"n\":1}","expires_ms":1700000000000}"#;
+        bolero::check!().with_iterations(3_000).with_max_len(40).for_each(|input: &[u8]| {
+            for line in [input.to_vec(), crate::typed::miswritten(sound, input)] {
+                let Ok(entry) = parse(&line) else { continue };
+                let mut again = Vec::new();
+                push(&mut again, &entry);
+                assert_eq!(parse(&again), Ok(entry));
+            }
+        });
+    }
+
     proptest! {
         #[test]
         fn any_bytes_come_back(

@@ -107,6 +107,22 @@ mod tests {
         }
     }
 
+    /// Written down again, its parts are the same template.
+    #[test]
+    fn fuzz_any_template_is_refused_or_reads_back() {
+        let pieces = ["{", "}", "{{", "}}", "{a}", "a", "/", "\u{e9}", " "];
+        bolero::check!().with_iterations(4_000).with_max_len(12).for_each(|input: &[u8]| {
+            for text in crate::typed::texts(&pieces, input) {
+                let Ok(template) = Template::parse(&text) else { continue };
+                let written = template.parts.iter().map(|part| match part {
+                    Part::Text(text) => text.replace('{', "{{").replace('}', "}}"),
+                    Part::Column(name) => format!("{{{name}}}"),
+                });
+                assert_eq!(Template::parse(&written.collect::<String>()), Ok(template), "{text:?}");
+            }
+        });
+    }
+
     proptest! {
         #[test]
         fn braces_written_twice_are_braces(text in "[a-z{}]{0,12}") {

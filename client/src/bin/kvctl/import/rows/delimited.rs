@@ -182,6 +182,29 @@ mod tests {
         assert!(rows_of(b"", "{a}", &[]).err().unwrap().to_string().contains("is empty"));
     }
 
+    /// Every row is told, good or bad, with lines that never go down; the value of a good one is a JSON object.
+    #[test]
+    fn fuzz_any_table_is_refused_or_told_row_by_row() {
+        let sound = "a,b\n1,x\n\"2\",\"y \"\"q\"\"\"\n3,NA\r\n,5\n";
+        bolero::check!().with_iterations(3_000).with_max_len(60).for_each(|input: &[u8]| {
+            for text in [[b"a,b\n", input].concat(), crate::typed::miswritten(sound, input)] {
+                let Ok(mut rows) = rows_of(&text, "{a}", &["NA"]) else { continue };
+                let mut last = 0;
+                // An error ends the reading.
+                while let Ok(Some(row)) = rows.next_row() {
+                    let line = row.as_ref().map_or_else(|bad| bad.line, |row| row.line);
+                    // Records may also end with a carriage return, which counts as no line.
+                    assert!(line >= last && line <= 2 + text.len() as u64, "{line} after {last}");
+                    last = line;
+                    if let Ok(row) = row {
+                        let value: serde_json::Value = serde_json::from_slice(&row.value).unwrap();
+                        assert!(value.is_object() && !row.key.is_empty());
+                    }
+                }
+            }
+        });
+    }
+
     #[test]
     fn a_quote_left_open_does_not_take_the_file_into_memory() {
         let mut text = b"a,b\n1,\"open\n".to_vec();

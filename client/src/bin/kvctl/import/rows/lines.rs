@@ -131,6 +131,25 @@ mod tests {
         assert_eq!((&rows[1].key[..], rows[1].line), (&b"b/true/0"[..], 3));
     }
 
+    /// Every line that is not blank is told, good or bad; what is stored is JSON, as it stood.
+    #[test]
+    fn fuzz_any_lines_are_told_one_by_one() {
+        let sound = "{\"a\":1,\"b\":\"x\"}\n{\"a\":\"\\u00fc\",\"b\":null}\n\n{\"a\":true}\n";
+        bolero::check!().with_iterations(3_000).with_max_len(60).for_each(|input: &[u8]| {
+            for text in [input.to_vec(), crate::typed::miswritten(sound, input)] {
+                let blank = |line: &&[u8]| line.iter().all(u8::is_ascii_whitespace);
+                let told = text.split(|byte| *byte == b'\n').filter(|line| !blank(line)).count();
+                for key in ["{a}", ""] {
+                    let rows = all(&text, key);
+                    assert_eq!(rows.len(), told);
+                    for row in rows.into_iter().flatten().filter(|_| !key.is_empty()) {
+                        assert!(serde_json::from_slice::<serde_json::Value>(&row.value).unwrap().is_object());
+                    }
+                }
+            }
+        });
+    }
+
     #[test]
     fn a_bad_line_is_told_with_its_number_and_the_rest_is_read() {
         let text = b"{\"a\":1}\nnonsense\n[1]\n{\"a\":\n{\"b\":1}\n{\"a\":null}\n{\"a\":[]}\n{\"a\":2}\n";
