@@ -238,7 +238,11 @@ impl SimDisk {
         let judged = match rotten {
             Err(error @ StorageError::Corrupt { .. }) => Rot::Repaired(error.to_string()),
             Err(other) => return Ok(Rot::Unseen(format!("it is answered with {other}"))),
-            Ok(rotten) if told_by(&rotten)? == told_by(&expected)? => Rot::Harmless,
+            Ok(rotten) if told_by(&rotten)? == told_by(&expected)? => match rotten.last_synced() {
+                // Peers would take it for an older copy (rule J7): the number that a start counts on from is gone.
+                synced if synced < self.told => Rot::Repaired(format!("it counts its batches from {}", synced.0)),
+                _ => Rot::Harmless,
+            },
             Ok(rotten) => {
                 // Entries and marks alike: what counts is the batch that held them.
                 let kept = journal::contents(&rotten.disk().image())?;
