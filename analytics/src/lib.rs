@@ -1,27 +1,36 @@
 //! # analytics: arithmetic over columns
 //!
 //! ```text
-//!   column     one column of a portion of rows: typed values, and which of them are there
-//!   selection  which rows are still wanted
-//!   kernel     filter and aggregate; a seam
-//!     scalar     one row after the other: the specification
-//!     suite      what every kernel must do
+//!   load ─────▶ store ─▶ chunk          rows become columns: 65,536 rows a chunk, each column in its smallest layout
+//!                 │
+//!   query ────────┼──▶ executor ─▶ kernel ─▶ aggregate ─▶ answer
+//!    text → typed │      which one   │  scalar · cpu        table, JSON, CSV, Arrow
+//!                 │                  └─ a seam, held together by `kernel::suite`
+//!                 └──▶ correlate      how series over time move together
 //! ```
 //!
-//! This is the seam on which faster arithmetic is going to stand, and the specification it will be held to: a kernel is
-//! finished when it passes `kernel::suite`, which compares it with a plain reading of the rows. Today there is one
-//! kernel, [`kernel::Scalar`], and nothing in `kvd` calls it: the columnar mirror that follows the diary, the query
-//! plan, and the SIMD and CUDA kernels come with the analytics engine.
+//! A library without a server: files go in, answers come out (`kvctl aggregate`, `kvctl correlate`). What a keyspace
+//! needs besides is here too and used by nobody yet: rows from keys and values (`load::keyed`), deletion by row,
+//! partials that merge.
 //!
-//! **Invariant.** Integers are exact: a sum is 128 bits wide, so that no column that fits into memory can overflow it.
-//! Which kernel answered never changes the answer.
+//! **Invariant.** Whole numbers are exact and never wrap; an f64 answer lies within a stated bound and has the same
+//! bits again. Which kernel answered never changes the answer. What is stored carries a version and a checksum.
 //!
-//! **Deliberately absent.** Other nodes, gRPC, and the bytes a value is made of: a column arrives typed.
+//! **Deliberately absent.** Other nodes, gRPC, clocks: time is measured by whoever asks.
 
-pub mod column;
+pub mod aggregate;
+pub mod answer;
+pub mod chunk;
+pub mod correlate;
+pub mod executor;
+pub mod intern;
 pub mod kernel;
-pub mod selection;
+pub mod limits;
+pub mod load;
+pub mod query;
+pub mod schema;
+pub mod store;
+pub mod timestamp;
+pub mod value;
 
-pub use column::{Column, Values};
-pub use kernel::{Aggregate, Kernel, Predicate, Scalar};
-pub use selection::Selection;
+pub use value::{Kind, Value};

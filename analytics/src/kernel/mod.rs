@@ -1,102 +1,92 @@
-//! # Kernel: filter and aggregate over columns
-//!
-//! A seam. [`Scalar`] reads one row after the other and is the specification; every other kernel passes the same suite
-//! (`suite`, behind the feature of that name) or is not used.
+//! # Kernel: a query over chunks; a seam
 //!
 //! ```text
-//!   Selection::all ──filter(a, p)──▶ narrower ──filter(b, q)──▶ narrower ──aggregate(c)──▶ Aggregate
+//!   Query + chunks ──scan──▶ Partial + Cost
+//!
+//!   scalar   one row after the other: the specification
+//!   cpu      decode, filter and aggregate in one pass over pieces that stay in the cache, on every core
+//!   cuda     the same on a GPU, in a kernel written for the query
 //! ```
 //!
-//! **Invariant.** A filter only ever narrows. A missing value satisfies no comparison and enters no aggregate. Two
-//! aggregates of disjoint rows merge into the aggregate of all of them, in any order.
+//! **Invariant.** Which kernel answered never changes the answer: counts, whole sums, extremes and sketches are
+//! equal, sums of f64 lie within the bound of [`crate::aggregate::FloatSum`]. The same kernel gives the same bits
+//! again, however many threads it has. [`suite`] holds them to it.
 
+pub mod cpu;
 pub mod scalar;
 #[cfg(any(test, feature = "suite"))]
 pub mod suite;
 
+pub use cpu::Cpu;
 pub use scalar::Scalar;
 
-use crate::{column::Column, selection::Selection};
+use crate::{
+    aggregate::Partial,
+    chunk::Chunk,
+    limits::Limits,
+    query::{Query, QueryError, Verdict, verdict},
+};
+use std::sync::Arc;
+use thiserror::Error;
 
-/// What a row must satisfy to stay selected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Predicate {
-    /// The value is there and equal.
-    Equal(i64),
-    /// The value is there and different.
-    NotEqual(i64),
-    /// The value is there and within, both ends included; an empty range matches nothing.
-    Between(i64, i64),
-    /// The value is there.
-    Present,
-    /// The value is missing.
-    Missing,
-}
-
-impl Predicate {
-    /// Whether a row with this value (`None` = missing) satisfies it.
-    #[must_use]
-    pub fn holds(self, value: Option<i64>) -> bool {
-        match (self, value) {
-            (Predicate::Equal(wanted), Some(value)) => value == wanted,
-            (Predicate::NotEqual(unwanted), Some(value)) => value != unwanted,
-            (Predicate::Between(first, last), Some(value)) => (first..=last).contains(&value),
-            (Predicate::Present, value) => value.is_some(),
-            (Predicate::Missing, value) => value.is_none(),
-            (Predicate::Equal(_) | Predicate::NotEqual(_) | Predicate::Between(..), None) => false,
-        }
-    }
-}
-
-/// What the selected values of one column add up to. Exact.
+/// What a scan touched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Aggregate {
-    /// How many values.
-    pub count: u64,
-    /// Their sum: 2^64 values of 64 bits fit.
-    pub sum: i128,
-    /// The smallest; `None` = no values.
-    pub min: Option<i64>,
-    /// The largest.
-    pub max: Option<i64>,
+pub struct Cost {
+    /// Rows it looked at.
+    pub rows: u64,
+    /// Bytes of the columns it read.
+    pub bytes: u64,
+    /// Chunks whose zones said that no row passes.
+    pub chunks_skipped: u64,
+    /// Chunks it read.
+    pub chunks_read: u64,
 }
 
-impl Aggregate {
-    /// Takes one more value in.
-    pub fn add(&mut self, value: i64) {
-        self.count += 1;
-        self.sum += i128::from(value);
-        self.min = Some(self.min.map_or(value, |min| min.min(value)));
-        self.max = Some(self.max.map_or(value, |max| max.max(value)));
-    }
-
-    /// The aggregate of both sets of rows.
-    #[must_use]
-    pub fn merge(self, other: Aggregate) -> Aggregate {
-        // `None` is the smallest option, which is right for `max` and wrong for `min`.
-        let min = match (self.min, other.min) {
-            (Some(left), Some(right)) => Some(left.min(right)),
-            (one, None) | (None, one) => one,
-        };
-        let max = self.max.max(other.max);
-        Aggregate { count: self.count + other.count, sum: self.sum + other.sum, min, max }
-    }
+/// Why a kernel gave no answer.
+#[derive(Clone, Debug, Error)]
+pub enum ScanError {
+    /// Nobody can answer this: the query itself is at fault.
+    #[error(transparent)]
+    Query(#[from] QueryError),
+    /// This kernel cannot, another one may: the device is missing, full or lost, or does not know the shape.
+    #[error("{0}")]
+    Unable(String),
 }
 
-/// Arithmetic over columns.
+/// Arithmetic over chunks.
 pub trait Kernel: Send + Sync {
-    /// Its name, for `explain`.
+    /// Its name, as in `--executor`.
     fn name(&self) -> &'static str;
 
-    /// Takes out of `selection` every row that does not satisfy `predicate`.
-    ///
-    /// # Panics
-    /// If column and selection speak about different numbers of rows.
-    fn filter(&self, column: &Column<'_>, predicate: Predicate, selection: &mut Selection);
+    /// How many of the bytes a scan would read have to be moved to the kernel's own memory first.
+    fn bytes_to_move(&self, _query: &Query, _chunks: &[Arc<Chunk>]) -> u64 {
+        0
+    }
 
-    /// Adds up the values of the selected rows that have one.
+    /// What the rows of `chunks` add up to.
     ///
-    /// # Panics
-    /// As [`Kernel::filter`].
-    fn aggregate(&self, column: &Column<'_>, selection: &Selection) -> Aggregate;
+    /// # Errors
+    /// [`ScanError::Query`] if the query has no answer over these rows, [`ScanError::Unable`] if another kernel must be
+    /// asked.
+    fn scan(&self, query: &Query, chunks: &[Arc<Chunk>], limits: &Limits) -> Result<(Partial, Cost), ScanError>;
+}
+
+/// The chunks a scan has to read, with what their zones say, and what that costs.
+#[must_use]
+pub fn pruned<'a>(query: &Query, chunks: &'a [Arc<Chunk>]) -> (Vec<(&'a Arc<Chunk>, bool)>, Cost) {
+    let columns = query.columns();
+    let mut cost = Cost::default();
+    let mut read = Vec::new();
+    for chunk in chunks.iter().filter(|chunk| chunk.rows_alive() > 0) {
+        let verdict = query.filter.as_ref().map_or(Verdict::Always, |filter| verdict(filter, chunk));
+        if verdict == Verdict::Never {
+            cost.chunks_skipped += 1;
+            continue;
+        }
+        cost.chunks_read += 1;
+        cost.rows += chunk.rows() as u64;
+        cost.bytes += columns.iter().map(|column| chunk.columns()[*column].bytes() as u64).sum::<u64>();
+        read.push((chunk, verdict == Verdict::Always));
+    }
+    (read, cost)
 }

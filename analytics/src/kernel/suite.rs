@@ -1,181 +1,285 @@
 //! What every kernel must do. A new kernel is finished when [`check`] passes.
 //!
-//! Expected answers are worked out here from plain lists of optional numbers, not by another kernel, so that the
-//! specification is held to something too. Random columns come from a fixed seed: a failure is the same every time, and
-//! names its case.
+//! Expected answers are worked out here from plain lists of values where that is easy to see, and by [`Scalar`] for
+//! everything else. Random columns come from a fixed seed: a failure is the same every time, and names its query.
+//! Missing values have the most harmful numbers standing in their place: whoever reads them is found out.
 
-use super::{Aggregate, Kernel, Predicate};
+use super::{Kernel, Scalar, ScanError};
 use crate::{
-    column::{Column, Values},
-    selection::Selection,
+    aggregate::Partial,
+    chunk::{Builder, Cell, Chunk},
+    intern::mix,
+    limits::Limits,
+    query::{Query, QueryError, Text},
+    schema::Schema,
+    value::Value,
 };
+use std::sync::Arc;
 
-/// Row counts around every width a kernel might work in: words, vectors, warps, blocks.
-const ROWS: [usize; 14] = [0, 1, 2, 7, 31, 32, 33, 63, 64, 65, 255, 1_024, 1_025, 4_099];
+const SCHEMA: &str = "id:i64,byte:i64,half:i64,wide:i64,sorted:i64,far:i64,x:f64,y:f64,few:f64,flag:bool,at:timestamp,\
+                      name:text,place:text";
+
+const AGGREGATES: [&str; 4] = [
+    "count(), count(byte), sum(byte), sum(wide), min(wide), max(half), avg(byte), avg(x), sum(x), min(x), max(x)",
+    "sum(byte + half), min(abs(byte)), max(x * 2 + y), sum(few), count(name), min(at), max(at), min(flag), avg(sorted)",
+    "count(distinct half), count(distinct name), quantile(x, 0.9), median(byte), variance(y), stddev(half), min(name)",
+    "top_k(place, 3), top_k(few, 2), histogram(x, -10, 10, 5), corr(x, y), correlation(x, y, few), sum(far), max(far)",
+];
+
+const FILTERS: [Option<&str>; 16] = [
+    None,
+    Some("byte < 40"),
+    Some("byte >= 200 and x > 0"),
+    Some("half between 1000 and 30000 or name = 'JFK'"),
+    Some("not (byte = 7) and place like '%a%'"),
+    Some("wide < 0"),
+    Some("x is null or y is not null"),
+    Some("sorted = 1"),
+    Some("flag and few <> 0.5"),
+    Some("byte % 3 = 1 and half // 7 > 100"),
+    Some("at >= '2013-06-01' and hour(at) < 12"),
+    Some("name < place"),
+    Some("name in ('LGA', 'EWR') and far > 0"),
+    Some("x / byte > 1"),
+    Some("byte > 1000"),
+    Some("byte < 3 and byte > 4"),
+];
+
+const GROUPS: [Option<&str>; 7] =
+    [None, Some("name"), Some("byte"), Some("name, flag, place"), Some("few"), Some("wide, name"), Some("sorted, at")];
+
+/// Chunks of random rows: every layout, gaps, deleted rows, a chunk that is not full.
+#[must_use]
+pub fn chunks(seed: u64, sizes: &[usize]) -> (Schema, Vec<Arc<Chunk>>) {
+    let schema = Schema::parse(SCHEMA).expect("it is one");
+    let mut state = seed;
+    let mut roll = move || {
+        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        mix(state)
+    };
+    let mut chunks = Vec::new();
+    for (id, rows) in (0_u64..).zip(sizes) {
+        let mut builder = Builder::new(schema.fields().iter().map(|field| field.kind));
+        for row in 0..*rows {
+            push_row(&mut builder, row, &mut roll);
+        }
+        let mut chunk = builder.seal(id);
+        for _ in 0..rows / 50 {
+            chunk = chunk.without(roll() as usize % rows).unwrap_or(chunk);
+        }
+        chunks.push(Arc::new(chunk));
+    }
+    (schema, chunks)
+}
+
+fn push_row(builder: &mut Builder, row: usize, roll: &mut impl FnMut() -> u64) {
+    let number = |number: f64| Cell::Pattern(Value::canonical(number).to_bits());
+    let names = ["JFK", "LGA", "EWR", "", "grüß"];
+    let special = [f64::INFINITY, f64::NEG_INFINITY, -0.0];
+    let gap = |roll: u64, cell| if roll.is_multiple_of(11) { Cell::Missing } else { cell };
+    let (a, b, c, d) = (roll(), roll(), roll(), roll());
+    let x = if a.is_multiple_of(997) && row > 100 { special[b as usize % 3] } else { (b % 2_001) as f64 / 50.0 - 20.0 };
+    let place = format!("place {}", c % 97);
+    let cells = [
+        Cell::Pattern(row as u64),
+        gap(b >> 8, Cell::Pattern(a % 251)),
+        Cell::Pattern(b % 60_000),
+        gap(c >> 8, Cell::Pattern(d)),
+        Cell::Pattern((row / 700) as u64),
+        Cell::Pattern((c % 5).wrapping_mul(3_000_000_000).wrapping_sub(6_000_000_000)),
+        gap(d >> 8, number(x)),
+        number((d % 10_007) as f64 / 7.0),
+        gap(a >> 9, number((a % 4) as f64 / 2.0)),
+        gap(a >> 16, Cell::Pattern(a >> 40 & 1)),
+        Cell::Pattern(1_356_998_400_000_000 + a % 365 * 86_400_000_000 + b % 24 * 3_600_000_000),
+        gap(b >> 24, Cell::Text(names[a as usize % 5])),
+        gap(c >> 24, Cell::Text(&place)),
+    ];
+    for (column, cell) in cells.into_iter().enumerate() {
+        builder.push(column, cell);
+    }
+    builder.end_row();
+}
 
 /// Runs every case.
-pub fn check(kernel: &dyn Kernel) {
-    a_filter_keeps_what_matches(kernel);
-    filters_only_narrow(kernel);
-    missing_values_match_no_comparison_and_enter_no_sum(kernel);
-    an_empty_selection_adds_up_to_nothing(kernel);
-    extremes_are_exact(kernel);
-    parts_merge_into_the_whole(kernel);
-    random_columns_agree_with_a_plain_reading(kernel);
-}
-
-/// What `filter` and then `aggregate` must give for plain rows: the kept rows, and what they add up to.
-#[must_use]
-pub fn expected(rows: &[Option<i64>], predicate: Predicate) -> (Vec<bool>, Aggregate) {
-    let matches = |row: &Option<i64>| match (predicate, row) {
-        (Predicate::Present, row) => row.is_some(),
-        (Predicate::Missing, row) => row.is_none(),
-        (_, None) => false,
-        (Predicate::Equal(wanted), Some(value)) => value == &wanted,
-        (Predicate::NotEqual(unwanted), Some(value)) => value != &unwanted,
-        (Predicate::Between(first, last), Some(value)) => &first <= value && value <= &last,
-    };
-    let kept: Vec<bool> = rows.iter().map(matches).collect();
-    let values: Vec<i64> = rows.iter().zip(&kept).filter(|(_, kept)| **kept).filter_map(|(row, _)| *row).collect();
-    let aggregate = Aggregate {
-        count: values.len() as u64,
-        sum: values.iter().map(|value| i128::from(*value)).sum(),
-        min: values.iter().copied().min(),
-        max: values.iter().copied().max(),
-    };
-    (kept, aggregate)
-}
-
-/// Filters and aggregates `rows` with a kernel, as 64-bit values and, where they fit, as 32-bit ones.
 ///
 /// # Panics
-/// If the kernel disagrees with [`expected`].
-pub fn check_rows(kernel: &dyn Kernel, rows: &[Option<i64>], predicate: Predicate) {
-    let present = Selection::of(&rows.iter().map(Option::is_some).collect::<Vec<_>>());
-    // A missing value has some number standing in its place: it must not matter which.
-    let wide: Vec<i64> = rows.iter().map(|row| row.unwrap_or(i64::MIN)).collect();
-    check_column(kernel, rows, predicate, &Column::with_gaps(Values::I64(&wide), &present));
-    let narrow: Option<Vec<i32>> =
-        rows.iter().map(|row| i32::try_from(row.unwrap_or(i64::from(i32::MAX))).ok()).collect();
-    if let Some(narrow) = narrow {
-        check_column(kernel, rows, predicate, &Column::with_gaps(Values::I32(&narrow), &present));
-    }
-    if rows.iter().all(Option::is_some) {
-        check_column(kernel, rows, predicate, &Column::new(Values::I64(&wide)));
-    }
-}
-
-fn check_column(kernel: &dyn Kernel, rows: &[Option<i64>], predicate: Predicate, column: &Column<'_>) {
-    let (kept, aggregate) = expected(rows, predicate);
-    let mut selection = Selection::all(rows.len());
-    kernel.filter(column, predicate, &mut selection);
-    let case = format!("{} over {} rows, {predicate:?}", kernel.name(), rows.len());
-    assert_eq!(selection, Selection::of(&kept), "{case}: other rows were kept");
-    assert_eq!(kernel.aggregate(column, &selection), aggregate, "{case}: they add up to something else");
-}
-
-fn a_filter_keeps_what_matches(kernel: &dyn Kernel) {
-    let rows: Vec<Option<i64>> = (-3..=3).map(Some).collect();
-    for predicate in [
-        Predicate::Equal(2),
-        Predicate::Equal(9),
-        Predicate::NotEqual(0),
-        Predicate::Between(-1, 2),
-        Predicate::Between(2, -1),
-        Predicate::Present,
-        Predicate::Missing,
-    ] {
-        check_rows(kernel, &rows, predicate);
-    }
-}
-
-fn filters_only_narrow(kernel: &dyn Kernel) {
-    let values: Vec<i64> = (0..200).collect();
-    let column = Column::new(Values::I64(&values));
-    let mut selection = Selection::all(200);
-    kernel.filter(&column, Predicate::Between(50, 149), &mut selection);
-    kernel.filter(&column, Predicate::Between(100, 300), &mut selection);
-    assert_eq!(selection.count(), 50);
-    // Everything matches, and nothing comes back.
-    kernel.filter(&column, Predicate::Present, &mut selection);
-    assert_eq!(selection.count(), 50);
-    let aggregate = kernel.aggregate(&column, &selection);
-    assert_eq!((aggregate.min, aggregate.max, aggregate.sum), (Some(100), Some(149), 6_225));
-}
-
-fn missing_values_match_no_comparison_and_enter_no_sum(kernel: &dyn Kernel) {
-    let rows = [Some(1), None, Some(3), None];
-    for predicate in [Predicate::NotEqual(1), Predicate::Between(i64::MIN, i64::MAX), Predicate::Missing] {
-        check_rows(kernel, &rows, predicate);
-    }
-    let nothing = [None; 70];
-    check_rows(kernel, &nothing, Predicate::Missing);
-    check_rows(kernel, &nothing, Predicate::Present);
-}
-
-fn an_empty_selection_adds_up_to_nothing(kernel: &dyn Kernel) {
-    let values = [1_i32; 100];
-    let column = Column::new(Values::I32(&values));
-    assert_eq!(kernel.aggregate(&column, &Selection::none(100)), Aggregate::default());
-    assert_eq!(kernel.aggregate(&Column::new(Values::I64(&[])), &Selection::all(0)), Aggregate::default());
-}
-
-fn extremes_are_exact(kernel: &dyn Kernel) {
-    check_rows(kernel, &[Some(i64::MAX); 1_000], Predicate::Equal(i64::MAX));
-    check_rows(kernel, &[Some(i64::MIN); 1_000], Predicate::Present);
-    check_rows(kernel, &[Some(i64::from(i32::MAX)), Some(i64::from(i32::MIN))], Predicate::Present);
-    // In floating point the one would be lost beside the large numbers.
-    check_rows(kernel, &[Some(i64::MAX), Some(1), Some(-i64::MAX)], Predicate::Present);
-    // Constants beyond the column's width are compared, not truncated.
-    check_rows(kernel, &[Some(0), Some(-1)], Predicate::Equal(1 << 32));
-    check_rows(kernel, &[Some(0), Some(-1)], Predicate::Between(-(1 << 40), 1 << 40));
-}
-
-fn parts_merge_into_the_whole(kernel: &dyn Kernel) {
-    let values: Vec<i64> = (0..1_000).map(|row: i64| (row * 7_919) % 1_009 - 500).collect();
-    let sum_of = |values: &[i64]| kernel.aggregate(&Column::new(Values::I64(values)), &Selection::all(values.len()));
-    let whole = sum_of(&values);
-    for cut in [0, 1, 64, 500, 999, 1_000] {
-        let (left, right) = values.split_at(cut);
-        assert_eq!(sum_of(left).merge(sum_of(right)), whole, "{}: cut at {cut}", kernel.name());
-        assert_eq!(sum_of(right).merge(sum_of(left)), whole, "{}: cut at {cut}, the other way", kernel.name());
-    }
-}
-
-fn random_columns_agree_with_a_plain_reading(kernel: &dyn Kernel) {
-    let mut dice = Dice(0x9E37_79B9_7F4A_7C15);
-    for rows in ROWS {
-        for spread in [3, 1_000, u64::MAX] {
-            let rows: Vec<Option<i64>> = (0..rows).map(|_| dice.value(spread)).collect();
-            let (one, other) = (dice.value(spread).unwrap_or(0), dice.value(spread).unwrap_or(0));
-            check_rows(kernel, &rows, Predicate::Equal(one));
-            check_rows(kernel, &rows, Predicate::NotEqual(one));
-            check_rows(kernel, &rows, Predicate::Between(one.min(other), one.max(other)));
+/// If the kernel disagrees.
+pub fn check(kernel: &dyn Kernel) {
+    a_plain_reading_agrees(kernel);
+    no_rows_add_up_to_nothing(kernel);
+    extremes_are_exact(kernel);
+    overflows_and_limits_are_errors(kernel);
+    for (seed, sizes) in [(1, &[2_100_usize, 1, 63, 64, 65, 2_049][..]), (2, &[300, 700]), (3, &[7])] {
+        let (schema, chunks) = chunks(seed, sizes);
+        for (which, filter) in FILTERS.into_iter().enumerate() {
+            for (other, groups) in GROUPS.into_iter().enumerate() {
+                // Every filter meets every grouping; the aggregates take turns.
+                let aggregates = AGGREGATES[(which + other) % 4];
+                agrees_with_scalar(kernel, &schema, &chunks, Text { aggregates, filter, groups });
+            }
         }
     }
 }
 
-/// Numbers that look random and are the same every time (xorshift64*).
-struct Dice(u64);
+fn parse(text: Text<'_>, schema: &Schema) -> Query {
+    Query::parse(text, schema, &Limits::default()).unwrap_or_else(|error| panic!("{text:?}: {error}"))
+}
 
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+/// A kernel's answer. A kernel that is not able to answer a shape is left out: another one is asked then.
+fn answer(kernel: &dyn Kernel, query: &Query, chunks: &[Arc<Chunk>]) -> Option<Result<Partial, QueryError>> {
+    match kernel.scan(query, chunks, &Limits::default()) {
+        Ok((partial, _)) => Some(Ok(partial)),
+        Err(ScanError::Query(error)) => Some(Err(error)),
+        Err(ScanError::Unable(_)) => None,
     }
+}
 
-    /// One row: in eight cases a missing value once, else a number around zero, `spread` apart at most.
-    fn value(&mut self, spread: u64) -> Option<i64> {
-        let roll = self.roll();
-        (!roll.is_multiple_of(8)).then(|| {
-            let number = self.roll();
-            if spread == u64::MAX {
-                number.cast_signed()
-            } else {
-                (number % spread).cast_signed() - (spread / 2).cast_signed()
-            }
-        })
+fn agrees_with_scalar(kernel: &dyn Kernel, schema: &Schema, chunks: &[Arc<Chunk>], text: Text<'_>) {
+    let query = parse(text, schema);
+    let expected = answer(&Scalar, &query, chunks).expect("the scalar kernel answers everything").expect("no overflow");
+    let Some(got) = answer(kernel, &query, chunks) else { return };
+    let got = got.unwrap_or_else(|error| panic!("{} on {text:?}: {error}", kernel.name()));
+    let case = format!("{} on {text:?}", kernel.name());
+    assert_eq!(keys(&got), keys(&expected), "{case}: other groups");
+    for (mine, theirs) in got.groups().iter().zip(expected.groups()) {
+        for (place, aggregate) in query.aggregates.iter().enumerate() {
+            let value = mine.states[place].finish(&aggregate.function);
+            let wanted = theirs.states[place].finish(&aggregate.function);
+            assert!(
+                is_near(&value, &wanted),
+                "{case}: {} of {:?}: {value:?}, not {wanted:?}",
+                aggregate.name,
+                mine.key
+            );
+        }
     }
+}
+
+fn keys(partial: &Partial) -> Vec<&Vec<Value>> {
+    partial.groups().iter().map(|group| &group.key).collect()
+}
+
+/// Equal, f64 to nine digits of what they were summed from here.
+fn is_near(left: &Value, right: &Value) -> bool {
+    match (left, right) {
+        (Value::F64(left), Value::F64(right)) => {
+            let is_same = left == right || (left.is_nan() && right.is_nan());
+            is_same || (left - right).abs() <= 1e-9 * left.abs().max(right.abs()).max(1.0)
+        }
+        (Value::List(left), Value::List(right)) => {
+            left.len() == right.len() && left.iter().zip(right).all(|(left, right)| is_near(left, right))
+        }
+        _ => left == right,
+    }
+}
+
+/// Two kernels that must give the same bits: the same one again, or on more threads.
+///
+/// # Panics
+/// If a bit differs.
+pub fn check_repeats(one: &dyn Kernel, other: &dyn Kernel) {
+    let (schema, chunks) = chunks(4, &[3_000, 3_001, 3_002, 100]);
+    for (aggregates, groups) in [(AGGREGATES[0], None), (AGGREGATES[1], Some("name")), (AGGREGATES[3], Some("wide"))] {
+        let query = parse(Text { aggregates, filter: Some("byte < 200"), groups }, &schema);
+        let bits = |kernel: &dyn Kernel| {
+            answer(kernel, &query, &chunks).map(|partial| format!("{:?}", partial.expect("no overflow")))
+        };
+        assert_eq!(bits(one), bits(other), "{aggregates} by {groups:?}");
+    }
+}
+
+fn a_plain_reading_agrees(kernel: &dyn Kernel) {
+    let (schema, chunks) = chunks(5, &[777, 2_500]);
+    let mut rows: Vec<(Value, Value)> = Vec::new();
+    for chunk in &chunks {
+        let is_alive = |row: &usize| chunk.deleted().is_none_or(|deleted| !deleted.contains(*row));
+        rows.extend(
+            (0..chunk.rows()).filter(is_alive).map(|row| (chunk.columns()[1].get(row), chunk.columns()[3].get(row))),
+        );
+    }
+    let passing: Vec<i128> = rows
+        .iter()
+        .filter(|(byte, _)| matches!(byte, Value::I64(number) if *number < 40))
+        .filter_map(|(_, wide)| if let Value::I64(number) = wide { Some(i128::from(*number)) } else { None })
+        .collect();
+    let aggregates = "sum(wide), count(wide), min(wide), max(wide)";
+    let query = parse(Text { aggregates, filter: Some("byte < 40"), groups: None }, &schema);
+    let Some(got) = answer(kernel, &query, &chunks) else { return };
+    let got = got.expect("nothing overflows");
+    let value = |place: usize| got.groups()[0].states[place].finish(&query.aggregates[place].function);
+    assert_eq!(value(0), Value::Wide(passing.iter().sum()), "{}", kernel.name());
+    assert_eq!(value(1), Value::I64(passing.len() as i64), "{}", kernel.name());
+    let end = |number: Option<&i128>| Value::I64(i64::try_from(*number.expect("some pass")).expect("it was one"));
+    assert_eq!((value(2), value(3)), (end(passing.iter().min()), end(passing.iter().max())), "{}", kernel.name());
+}
+
+fn no_rows_add_up_to_nothing(kernel: &dyn Kernel) {
+    let (schema, chunks) = chunks(6, &[10]);
+    for chunks in [&[][..], &chunks[..]] {
+        let text = Text { aggregates: "count(), sum(byte), min(x)", filter: Some("byte > 1000"), groups: None };
+        let query = parse(text, &schema);
+        let Some(got) = answer(kernel, &query, chunks) else { return };
+        let got = got.expect("nothing overflows");
+        let values: Vec<Value> =
+            got.groups()[0].states.iter().zip(&query.aggregates).map(|(s, a)| s.finish(&a.function)).collect();
+        assert_eq!(values, [Value::I64(0), Value::Missing, Value::Missing], "{}", kernel.name());
+        let text = Text { groups: Some("name"), ..text };
+        let Some(got) = answer(kernel, &parse(text, &schema), chunks) else { return };
+        assert_eq!(got.expect("nothing overflows").groups().len(), 0, "{}", kernel.name());
+    }
+}
+
+/// A chunk of one column of whole numbers.
+fn column(numbers: &[i64]) -> (Schema, Vec<Arc<Chunk>>) {
+    let schema = Schema::parse("n:i64").expect("it is one");
+    let mut builder = Builder::new([crate::value::Kind::I64]);
+    for number in numbers {
+        builder.push(0, Cell::Pattern(number.cast_unsigned()));
+        builder.end_row();
+    }
+    (schema, vec![Arc::new(builder.seal(0))])
+}
+
+fn extremes_are_exact(kernel: &dyn Kernel) {
+    for numbers in [vec![i64::MAX; 1_000], vec![i64::MIN; 1_000], vec![i64::MAX, 1, -i64::MAX], vec![-1, i64::MIN]] {
+        let (schema, chunks) = column(&numbers);
+        let text = Text { aggregates: "sum(n), min(n), max(n)", filter: Some("n is not null"), groups: None };
+        let query = parse(text, &schema);
+        let Some(got) = answer(kernel, &query, &chunks) else { continue };
+        let got = got.expect("sums do not overflow");
+        let value = |place: usize| got.groups()[0].states[place].finish(&query.aggregates[place].function);
+        let sum: i128 = numbers.iter().map(|number| i128::from(*number)).sum();
+        assert_eq!(value(0), Value::Wide(sum), "{}: {numbers:?}", kernel.name());
+        assert_eq!(value(1), Value::I64(*numbers.iter().min().expect("some")), "{}", kernel.name());
+        assert_eq!(value(2), Value::I64(*numbers.iter().max().expect("some")), "{}", kernel.name());
+    }
+}
+
+fn overflows_and_limits_are_errors(kernel: &dyn Kernel) {
+    let (schema, chunks) = column(&[1, 2, i64::MAX]);
+    let ask = |aggregates, filter, groups| {
+        kernel.scan(
+            &parse(Text { aggregates, filter, groups }, &schema),
+            &chunks,
+            &Limits { groups_max: 2, ..Limits::default() },
+        )
+    };
+    let overflow = ask("sum(n + 1)", None, None);
+    assert!(
+        matches!(&overflow, Err(ScanError::Query(QueryError::Overflow { place })) if place.column == 5)
+            || matches!(overflow, Err(ScanError::Unable(_))),
+        "{}: {overflow:?}",
+        kernel.name()
+    );
+    // The row that would overflow is not wanted.
+    let unharmed = ask("sum(n + 1)", Some("n < 10"), None);
+    assert!(matches!(unharmed, Ok(_) | Err(ScanError::Unable(_))), "{}: {unharmed:?}", kernel.name());
+    let groups = ask("count()", None, Some("n"));
+    assert!(
+        matches!(&groups, Err(ScanError::Query(QueryError::Limit { limit: "groups_max", .. })))
+            || matches!(groups, Err(ScanError::Unable(_))),
+        "{}: {groups:?}",
+        kernel.name()
+    );
 }

@@ -10,6 +10,7 @@
 mod args;
 mod batch;
 mod cluster;
+mod columns;
 mod exit;
 mod export;
 mod facts;
@@ -66,6 +67,8 @@ async fn run(cli: Cli, is_keyspace_given: bool) -> anyhow::Result<ExitCode> {
         Command::Batch(batch) => batch::run(&globals, &output, batch).await,
         Command::Import(import) => import::run(&globals, &output, import).await,
         Command::Export(export) => export::run(&globals, &output, export).await,
+        Command::Aggregate(aggregate) => columns::aggregate(&globals, &output, &aggregate),
+        Command::Correlate(correlate) => columns::correlate(&globals, &output, &correlate),
         Command::Keyspace(keyspace) => keyspace::run(&globals, &output, keyspace).await,
         Command::Node(node) => node::run(&globals, &output, node).await,
         Command::Shard(shard) => shard::run(&globals, &output, shard, is_keyspace_given).await,

@@ -2,12 +2,14 @@
 //!
 //! **Invariant.** A flag that a command would not use is refused, not ignored ([`refuse_unused`]).
 
+mod columns;
 mod data;
 mod files;
 mod operator;
 
 use crate::text;
 use clap::{ArgMatches, Args, Parser, Subcommand, ValueEnum, parser::ValueSource};
+pub use columns::{Aggregate, AnswerForm, ColumnsFormat, Correlate, Kernel, Measure, Source};
 pub use data::{Batch, CompareAndSet, Delete, Get, If, Increment, Put, Scan};
 pub use files::{Export, Import, Rows};
 use kvorum_client::{ReadLevel, RequestId};
@@ -108,6 +110,10 @@ pub enum Command {
     Import(Import),
     /// Write keys and values as JSON Lines, which `import` takes back
     Export(Export),
+    /// Answer a question about a file of rows: counts, sums, averages, quantiles, by groups
+    Aggregate(Aggregate),
+    /// How the columns of a file move together: a correlation matrix
+    Correlate(Correlate),
     /// Create, describe, alter, drop keyspaces
     #[command(subcommand)]
     Keyspace(Keyspace),
@@ -146,6 +152,9 @@ fn unused(command: &Command) -> &'static [&'static str] {
         | Command::Node(_)
         | Command::Shard(Shard::Describe { .. } | Shard::TransferLeader(_))
         | Command::Workers(_) => &["level", "request_id", "keyspace", "session", "transport"],
+        Command::Aggregate(_) | Command::Correlate(_) => {
+            &["level", "request_id", "keyspace", "endpoints", "timeout", "session", "transport"]
+        }
         Command::Completions { .. } => {
             &["level", "request_id", "keyspace", "endpoints", "timeout", "output", "quiet", "session", "transport"]
         }
@@ -184,6 +193,8 @@ pub fn refuse_unused(cli: &Cli, matches: &ArgMatches) -> Result<(), String> {
             Command::Batch(_)
                 | Command::Import(_)
                 | Command::Export(_)
+                | Command::Aggregate(_)
+                | Command::Correlate(_)
                 | Command::Cluster(_)
                 | Command::Status(_)
                 | Command::Keyspace(_)
@@ -236,6 +247,9 @@ mod tests {
             "kvctl workers --level local",
             "kvctl get a --level session",
             "kvctl export --level session",
+            "kvctl aggregate --from f count() -k demo",
+            "kvctl aggregate --from f count() -o raw",
+            "kvctl correlate --from f --endpoints a:1",
         ];
         for line in ignored {
             assert!(parse(line).unwrap().is_err(), "{line}");
@@ -271,6 +285,8 @@ mod tests {
             "kvctl workers --node 1",
             "kvctl cluster status --shards",
             "kvctl get a --level session --session f",
+            "kvctl aggregate --from f.csv.gz count(),avg(x) --where x<5 --group-by y --executor cpu --explain -o json",
+            "kvctl correlate --from f.csv --window 252 --step 21 --of levels",
         ];
         for line in lines {
             assert_eq!(parse(line).unwrap(), Ok(()), "{line}");

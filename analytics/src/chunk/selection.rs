@@ -1,4 +1,4 @@
-//! Selection: which rows are still wanted, or there; one bit a row.
+//! Selection: a set of rows of one portion: which are wanted, there, or deleted; one bit a row.
 //!
 //! **Invariant.** Bits beyond the last row are zero, so that counting and comparing look at whole words.
 
@@ -59,6 +59,28 @@ impl Selection {
     pub fn remove(&mut self, row: usize) {
         assert!(row < self.rows, "row {row} of {}", self.rows);
         self.words[row / 64] &= !(1 << (row % 64));
+    }
+
+    /// Puts `row` in.
+    pub fn insert(&mut self, row: usize) {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        self.words[row / 64] |= 1 << (row % 64);
+    }
+
+    /// Adds one more row at the end.
+    pub fn push(&mut self, is_selected: bool) {
+        if self.rows.is_multiple_of(64) {
+            self.words.push(0);
+        }
+        self.words[self.rows / 64] |= u64::from(is_selected) << (self.rows % 64);
+        self.rows += 1;
+    }
+
+    /// Words written before; `None` if they are not as many as `rows` rows take, or a bit beyond them is set.
+    #[must_use]
+    pub fn of_words(words: Vec<u64>, rows: usize) -> Option<Self> {
+        let beyond = if rows.is_multiple_of(64) { 0 } else { words.last().map_or(0, |last| last >> (rows % 64)) };
+        (words.len() == rows.div_ceil(64) && beyond == 0).then_some(Selection { words, rows })
     }
 
     /// The bits, 64 rows a word, lowest bit first. Bits beyond the last row are zero.
