@@ -50,8 +50,8 @@ impl DiskWatch {
         DiskWatch { directory: directory.to_owned(), free_from, low_water, ballast }
     }
 
-    /// Gives the ballast up if it is time, and takes nothing in. For a start, before anything is opened: identity, engine
-    /// and journal all need some room to begin with, and that is what the ballast is for.
+    /// Gives the ballast up if it is time, and takes nothing in. For a start, before anything is opened: identity,
+    /// engine and journal all need some room to begin with, and that is what the ballast is for.
     ///
     /// # Errors
     /// The system's.

@@ -69,8 +69,8 @@ async fn value(node: &Kvd, key: &str) -> Option<Vec<u8>> {
     calls::value(&mut node.kv(), key).await.unwrap()
 }
 
-/// Rule S5: killed on a full disk, with every spare segment used up, a node starts again: it gives its ballast up before
-/// it opens anything, needs no whole segment for the journal, serves reads and takes deletes.
+/// Rule S5: killed on a full disk, with every spare segment used up, a node starts again: it gives its ballast up
+/// before it opens anything, needs no whole segment for the journal, serves reads and takes deletes.
 #[tokio::test]
 async fn a_node_starts_on_a_full_disk_and_serves_what_needs_no_room() {
     let Some(disk) = SmallDisk::mount(160) else { return };

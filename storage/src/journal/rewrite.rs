@@ -3,9 +3,9 @@
 //! Every start does this before anything else. The new file becomes part of the log by a rename after its sync, and its
 //! header names the segment it replaces: whatever moment the power fails, a start finds one of the two whole.
 //!
-//! It takes a spare if there is one, and else new space. Where the disk has none for a whole segment, a shorter one does:
-//! the segment it replaces then becomes the spare that was missing. So a node that was killed on a full disk starts on it
-//! as long as there is room for what its last segment holds (S5).
+//! It takes a spare if there is one, and else new space. Where the disk has none for a whole segment, a shorter one
+//! does: the segment it replaces then becomes the spare that was missing. So a node that was killed on a full disk
+//! starts on it as long as there is room for what its last segment holds (S5).
 //!
 //! **Invariant.** The same records, batches and order; batch numbers stay, empty batches go, and one bare header at the
 //! end carries the number from which this life counts on.

@@ -1,7 +1,7 @@
 //! What people might type, from random bytes: for fuzz targets.
 //!
-//! Random bytes hardly ever are a time or a line of JSON. So an input is read twice: as text, and as a row of pieces, one
-//! a byte, of which such text is made.
+//! Random bytes hardly ever are a time or a line of JSON. So an input is read twice: as text, and as a row of pieces,
+//! one a byte, of which such text is made.
 //!
 //! **Invariant.** The input alone decides.
 //!

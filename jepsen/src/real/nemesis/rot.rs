@@ -1,9 +1,9 @@
 //! Bits of a stopped node's engine are flipped, in its sorted files, as a disk does that rots.
 //!
 //! ```text
-//!   no sorted file yet: stopped in order, which flushes   ─┐                    ┌─ refuses, and names the file
-//!   else: killed                                          ─┴▶ bits flip ▶ start ┼─ serves, and errors where it meets them
-//!                                                                               └─ promises nothing more
+//!   nothing flushed yet: stopped in order ─┐                    ┌─ refuses, and names the file
+//!   else: killed                          ─┴▶ bits flip ▶ start ┼─ serves, and errors where it meets them
+//!                                                               └─ promises nothing more
 //! ```
 //!
 //! The places are drawn from the first three quarters of a file, where its rows are; behind them stand filters and

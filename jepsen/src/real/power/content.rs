@@ -74,8 +74,8 @@ impl Change {
 
 /// When syncs were under way, as places in the log.
 ///
-/// A sync writes dirty sectors back, takes them for clean whether that succeeds or not, and leaves the failure where one
-/// caller finds it, once. So where a failed sync F and a successful one S of the same file overlap,
+/// A sync writes dirty sectors back, takes them for clean whether that succeeds or not, and leaves the failure where
+/// one caller finds it, once. So where a failed sync F and a successful one S of the same file overlap,
 ///
 /// - F may have written back any sector that was dirty at any moment until it *ended*, also what was written after it
 ///   had begun. All of that may be lost, although a later sync succeeds: that one finds it clean.

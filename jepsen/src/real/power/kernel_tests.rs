@@ -126,7 +126,8 @@ proptest! {
         steps.iter().for_each(|step| kernel.act(step));
         // One that is under way when the power fails told nobody anything. The model takes it for sound: those that
         // would fail end first.
-        let failing: Vec<UnderWay> = kernel.syncs.iter_mut().filter_map(|sync| sync.take_if(|sync| !sync.is_ok)).collect();
+        let syncs = kernel.syncs.iter_mut();
+        let failing: Vec<UnderWay> = syncs.filter_map(|sync| sync.take_if(|sync| !sync.is_ok)).collect();
         failing.into_iter().for_each(|sync| kernel.end(sync));
         let (now, story) = (kernel.now(), stories(&kernel.log).remove(&1).unwrap_or_default());
         let versions = story.versions(&now);

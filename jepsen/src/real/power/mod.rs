@@ -150,8 +150,8 @@ struct Tree {
 
 impl Tree {
     fn walk(&mut self) -> io::Result<()> {
-        // A directory that was removed and made again has a new number; what was noted by the old one stays true. If that
-        // happens to be the number of one whose making was undone: nothing older was done in that.
+        // A directory that was removed and made again has a new number; what was noted by the old one stays true. If
+        // that happens to be the number of one whose making was undone: nothing older was done in that.
         self.paths.retain(|_, path| path.is_dir());
         let mut to_visit = vec![self.data.clone()];
         while let Some(path) = to_visit.pop() {

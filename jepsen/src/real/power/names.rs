@@ -9,8 +9,8 @@
 //! nothing about another, and the sync of a file nothing about its name. That is less than today's file systems
 //! promise, and all that POSIX does.
 //!
-//! Directories are known by their numbers, and a file system gives the number of one that is gone to the next one that is
-//! made. [`told_apart`] gives each life of a number a number of its own, before anything is judged.
+//! Directories are known by their numbers, and a file system gives the number of one that is gone to the next one that
+//! is made. [`told_apart`] gives each life of a number a number of its own, before anything is judged.
 //!
 //! **Invariant.** What a directory's sync covered is left alone; a change of two directories is lost in both or in
 //! none. What happened in a directory that is gone is no concern of the one that has its number now.
