@@ -37,14 +37,14 @@ impl Group {
                 let request = decode_vote_request(message.payload).map_err(unreadable)?;
                 speaks_for(from, request.vote.leader_id.voted_for)?;
                 self.core.lease.refuses_vote(request.leadership_transfer)?;
-                let reply = self.raft.vote(request).await.map_err(|error| error.to_string())?;
+                let reply = self.ask(|raft| async move { raft.vote(request).await }).await?.map_err(fatal)?;
                 encode_vote_reply(&reply)
             }
             MessageKind::PreVote => {
                 let request = decode_vote_request(message.payload).map_err(unreadable)?;
                 speaks_for(from, request.vote.leader_id.voted_for)?;
                 self.core.lease.refuses_vote(false)?;
-                let reply = self.raft.pre_vote(request).await.map_err(|error| error.to_string())?;
+                let reply = self.ask(|raft| async move { raft.pre_vote(request).await }).await?.map_err(fatal)?;
                 encode_vote_reply(&reply)
             }
             MessageKind::Mark => self.answer_mark(message.payload).await?,
@@ -84,7 +84,7 @@ impl Group {
         }
         self.promise(request.vote.leader_id.term);
         let commit = request.leader_commit.map(|log_id| log_id.index);
-        let reply = self.raft.append_entries(request).await.map_err(|error| error.to_string())?;
+        let reply = self.ask(|raft| async move { raft.append_entries(request).await }).await?.map_err(fatal)?;
         match &reply {
             AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_) => {
                 self.core.staleness.note(&notes, commit);
@@ -112,7 +112,7 @@ impl Group {
         if is_for_us && !self.core.is_electable.load(Ordering::Relaxed) {
             return Err("this replica does not stand for election".to_owned());
         }
-        let reply = self.raft.handle_transfer_leader(request).await.map_err(|error| error.to_string())?;
+        let reply = self.ask(|raft| async move { raft.handle_transfer_leader(request).await }).await?.map_err(fatal)?;
         Ok(encode_transfer_reply(&reply))
     }
 
@@ -135,6 +135,10 @@ impl Group {
 
 fn speaks_for(from: u64, voted_for: u64) -> Result<(), String> {
     if from == voted_for { Ok(()) } else { Err(format!("replica {from} speaks for replica {voted_for}")) }
+}
+
+fn fatal(error: impl std::fmt::Display) -> String {
+    error.to_string()
 }
 
 fn unreadable(error: DecodeError) -> String {

@@ -144,7 +144,7 @@ impl Group {
         self.core.lease.take_back();
         self.raft.runtime_config().heartbeat(true);
         self.allow_standing();
-        let _ = self.raft.trigger().heartbeat().await;
+        let _ = self.ask(|raft| async move { raft.trigger().heartbeat().await }).await;
     }
 
     /// Lets the replica stand for election if it is fit and may.
@@ -252,7 +252,7 @@ impl Group {
         let is_fit = self.core.is_electable.load(Ordering::Relaxed);
         // openraft would stand although it is told not to (rule G5): its own vote is promised like any other.
         if is_fit && self.core.lease.refuses_vote(false).is_ok() {
-            let _ = self.raft.trigger().elect(true).await;
+            let _ = self.ask(|raft| async move { raft.trigger().elect(true).await }).await;
         }
     }
 
@@ -265,7 +265,7 @@ impl Group {
         tracing::info!(shard = %self.core.shard_id(), %heir, "handing leadership to whom the map names");
         figures::handed_over();
         self.core.begin_transfer();
-        self.raft.trigger().transfer_leader(heir.0).await.is_ok()
+        matches!(self.ask(move |raft| async move { raft.trigger().transfer_leader(heir.0).await }).await, Ok(Ok(())))
     }
 
     /// Whether a transfer that it began came to nothing: it leads still, and openraft lets it neither propose nor send

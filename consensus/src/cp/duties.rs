@@ -68,7 +68,8 @@ impl Group {
             };
             tracing::info!(shard = %self.core.shard_id(), heir, "handing leadership over");
             self.core.begin_transfer();
-            if self.raft.trigger().transfer_leader(heir).await.is_err() {
+            let asked = self.ask(move |raft| async move { raft.trigger().transfer_leader(heir).await }).await;
+            if !matches!(asked, Ok(Ok(()))) {
                 return true;
             }
             // The heir's own election ends the attempt; if it fails, another one comes after the lease.
@@ -180,7 +181,7 @@ impl Group {
 
     /// Has openraft forget the log up to an index that is flushed.
     async fn purge(&self, upto: u64) {
-        if self.raft.trigger().snapshot().await.is_err() {
+        if !matches!(self.ask(|raft| async move { raft.trigger().snapshot().await }).await, Ok(Ok(()))) {
             return;
         }
         // openraft purges only what it knows to be in a snapshot, and hears of that a moment later.
@@ -196,7 +197,7 @@ impl Group {
             let _ = timeout(PROMISE_PATIENCE, promised).await;
         }
         tracing::debug!(shard = %self.core.shard_id(), upto, "purging the log");
-        let _ = self.raft.trigger().purge_log(upto).await;
+        let _ = self.ask(move |raft| async move { raft.trigger().purge_log(upto).await }).await;
     }
 
     /// Entries from here on are wanted by a follower: decided by the leader, said with its appends, followed by all.

@@ -41,7 +41,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{sync::oneshot, task::JoinSet, time::Instant};
 
 /// How long a snapshot may take to be sent and installed; also the deadline of the view it is read from.
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(15 * 60);
@@ -102,6 +102,8 @@ pub struct Group {
     pub(super) expiring: tokio::sync::Mutex<()>,
     /// Proposer, read rounds and the watch over the office: they end with the group.
     tasks: Mutex<JoinSet<()>>,
+    /// What openraft was asked on behalf of somebody who may go away.
+    asking: Mutex<JoinSet<()>>,
 }
 
 impl Group {
@@ -165,6 +167,7 @@ impl Group {
             read_index,
             expiring: tokio::sync::Mutex::new(()),
             tasks: Mutex::new(tasks),
+            asking: Mutex::default(),
         }))
     }
 
@@ -195,8 +198,9 @@ impl Group {
         let founders = &self.core.context.config.founders;
         let members: BTreeMap<u64, Member> =
             founders.iter().map(|(replica, node)| (replica.0, Member { node: *node })).collect();
-        let initialized = self.raft.initialize(members).await;
-        initialized.map_err(|error| StartError::Group { shard: self.core.shard_id(), why: error.to_string() })
+        let initialized =
+            self.ask(|raft| async move { raft.initialize(members).await.map_err(|error| error.to_string()) }).await;
+        initialized.flatten().map_err(|why| StartError::Group { shard: self.core.shard_id(), why })
     }
 
     /// Read-index rounds run so far: many reads share one.
@@ -238,14 +242,40 @@ impl Group {
     /// Ends the replica for the reason given; the first reason is kept.
     pub(super) async fn end(&self, why: &str) {
         let _ = self.core.stopped.set(why.to_owned());
+        self.queue.close();
+        self.core.store.end();
+        // First of all openraft: whoever asks it something while it ends waits for its end, and must not be dropped there.
+        match self.ask(|raft| async move { raft.shutdown().await.map_err(|error| error.to_string()) }).await {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) | Err(why) => {
+                tracing::error!(shard = %self.core.shard_id(), why, "the raft task ended badly");
+            }
+        }
         let mut tasks = std::mem::take(&mut *self.tasks.lock());
         tasks.shutdown().await;
-        self.queue.close();
         self.receiving.end().await;
-        self.core.store.end();
-        if let Err(error) = self.raft.shutdown().await {
-            tracing::error!(shard = %self.core.shard_id(), %error, "the raft task ended badly");
+    }
+
+    /// Asks openraft, and goes on asking if the caller goes away: the first of those who wait for the end of its task
+    /// must wait until it has ended, or openraft panics in all the others.
+    ///
+    /// # Errors
+    /// The question was dropped with the group.
+    pub(super) async fn ask<T, A>(&self, question: impl FnOnce(Raft<Types, StateMachine>) -> A) -> Result<T, String>
+    where
+        T: Send + 'static,
+        A: Future<Output = T> + Send + 'static,
+    {
+        let (tell, told) = oneshot::channel();
+        let answer = question(self.raft.clone());
+        {
+            let mut asking = self.asking.lock();
+            while asking.try_join_next().is_some() {}
+            asking.spawn(async move {
+                let _ = tell.send(answer.await);
+            });
         }
+        told.await.map_err(|_| "the replica has ended".to_owned())
     }
 }
 
