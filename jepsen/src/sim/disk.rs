@@ -44,6 +44,8 @@ pub enum Store {
     Journal,
     /// Flushes, ingestions and stages of the engine.
     Engine,
+    /// The same, from the beginning of the next installation of a snapshot.
+    Installation,
 }
 
 /// The disk of one machine.
@@ -107,6 +109,7 @@ impl SimDisk {
     /// The power fails after this many durable operations; of a machine that is down, in its next start.
     pub fn fail_power_after(&mut self, store: Store, operations: u64, runs: bool) {
         match store {
+            Store::Installation => self.engine.fail_in_installation(operations),
             Store::Journal if !runs => self.fails_in_start = Some(operations),
             Store::Engine if !runs => self.fails_from_start = Some(operations),
             Store::Journal => self.journal.fail_after_operations(operations),

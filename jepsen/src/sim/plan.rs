@@ -179,15 +179,19 @@ impl Draft<'_> {
     fn fail_power(&mut self, node: NodeId, at: Duration, end: Duration) {
         if self.chance.hits(400) {
             // It was away for a while: what it installs when it comes back may end at any step.
+            let (store, operations) = match self.chance.hits(500) {
+                true => (Store::Installation, self.chance.within(1..4)),
+                false => (Store::Engine, self.chance.within(1..10)),
+            };
             self.steps.push((at, Fault::Crash(node)));
-            self.steps.push((end, Fault::FailPowerAfter(node, Store::Engine, self.chance.within(1..10))));
+            self.steps.push((end, Fault::FailPowerAfter(node, store, operations)));
             self.steps.push((end, Fault::Restart(node)));
             return self.steps.push((end + self.chance.millis(500..4_000), Fault::Restart(node)));
         }
         let store = *self.chance.pick(&[Store::Journal, Store::Journal, Store::Engine]);
         let operations = match store {
             Store::Journal => self.chance.within(1..60),
-            Store::Engine => self.chance.within(1..8),
+            Store::Engine | Store::Installation => self.chance.within(1..8),
         };
         self.steps.push((at, Fault::FailPowerAfter(node, store, operations)));
         let middle = at + (end - at) / 2;

@@ -154,7 +154,10 @@ impl Engine for MemEngine {
     }
 
     fn verify_stage(&self, manifest: &StageManifest) -> Result<(), StorageError> {
-        self.disk.of_life(self.life, |state| stage::verify(&state.stages, manifest))
+        self.disk.of_life(self.life, |state| {
+            state.begin_installation();
+            stage::verify(&state.stages, manifest)
+        })
     }
 
     fn ingest(&self, manifest: &StageManifest) -> Result<(), StorageError> {
@@ -339,6 +342,23 @@ mod tests {
         assert_eq!(engine.get(Column::Data, b"a"), Ok(None));
         engine.write(&put("a")).unwrap();
         assert_eq!(engine.background_error(), None);
+    }
+
+    #[test]
+    fn power_can_fail_in_the_middle_of_an_installation_and_not_before() {
+        let disk = MemDisk::new();
+        disk.fail_in_installation(1);
+        let engine = disk.open();
+        let mut stage = engine.stage(1).unwrap();
+        stage.put(Column::Data, b"a", b"value").unwrap();
+        let manifest = stage.finish().unwrap();
+        engine.flush().unwrap();
+        assert!(!disk.is_out_of_power());
+        engine.verify_stage(&manifest).unwrap();
+        engine.flush().unwrap();
+        assert!(disk.is_out_of_power());
+        assert_eq!(engine.ingest(&manifest), Err(StorageError::Stopped));
+        assert_eq!(disk.open().get(Column::Data, b"a"), Ok(None));
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub(super) struct DiskState {
     next_flush_error: Option<StorageError>,
     /// Durable operations until the power fails.
     operations_left: Option<u64>,
+    /// Durable operations until the power fails, from the beginning of the next installation.
+    operations_left_then: Option<u64>,
 }
 
 impl DiskState {
@@ -64,6 +66,11 @@ impl DiskState {
 }
 
 impl DiskState {
+    /// An installation begins: from now on operations are counted if that was asked for.
+    pub(super) fn begin_installation(&mut self) {
+        self.operations_left = self.operations_left_then.take().or(self.operations_left);
+    }
+
     /// Whether the power lasts for one more durable operation.
     pub(super) fn take_power(&mut self) -> Result<(), StorageError> {
         match &mut self.operations_left {
@@ -130,6 +137,12 @@ impl MemDisk {
         self.shared.state.lock().operations_left = Some(operations);
     }
 
+    /// After this many of those operations of the next installation the power fails. An installation begins where its
+    /// stage is verified; what comes before it does not count, nor does the end of a life.
+    pub fn fail_in_installation(&self, operations: u64) {
+        self.shared.state.lock().operations_left_then = Some(operations);
+    }
+
     /// Whether the power has failed by [`MemDisk::fail_after_operations`], and is not back.
     #[must_use]
     pub fn is_out_of_power(&self) -> bool {
@@ -138,7 +151,8 @@ impl MemDisk {
 
     /// The power does not fail after all.
     pub fn keep_power(&self) {
-        self.shared.state.lock().operations_left = None;
+        let mut state = self.shared.state.lock();
+        (state.operations_left, state.operations_left_then) = (None, None);
     }
 
     /// A background chore fails: from now on every write and flush of this life is refused with `error`.
