@@ -9,7 +9,7 @@
 use super::{
     catalogue::{self, Bug},
     hunt,
-    table::{HEAD, Hunted, Row},
+    table::{HEAD, Hunted, Row, shortened},
 };
 use crate::sim::command::Request as Simulation;
 use anyhow::{Context, Result, bail};
@@ -109,7 +109,7 @@ fn told(bug: Bug, hunted: &Hunted) -> String {
     let mut text = match &hunted.found {
         Some((seed, by)) => {
             let runs = hunted.runs().unwrap_or_default();
-            format!("{name}: found by seed {seed}, {runs} runs, {took} s: {by}")
+            format!("{name}: found by seed {seed}, {runs} runs, {took} s: {}", shortened(by))
         }
         None => format!("{name}: not found by seeds {} to {}, {took} s", hunted.range.start(), hunted.range.end()),
     };

@@ -83,8 +83,9 @@ impl fmt::Display for Row {
     }
 }
 
-/// In one cell of a table.
-fn shortened(verdict: &str) -> String {
+/// On one line, and in one cell of a table.
+#[must_use]
+pub fn shortened(verdict: &str) -> String {
     let kept: String = verdict.chars().take(VERDICT_LETTERS_MAX).collect();
     let cut = if kept.len() < verdict.len() { "…" } else { "" };
     format!("{}{cut}", kept.replace('|', "¦"))
