@@ -84,6 +84,9 @@ const KINDS: [Kind; 18] = [
 /// Of a thousand faults, those that last for several elections.
 const LONG_PER_MILLE: u32 = 300;
 
+/// Of a thousand worlds, those in which installations lose power.
+const FAILING_INSTALLATIONS_PER_MILLE: u32 = 300;
+
 /// Draws the plan of `seed` for `nodes` over `length`.
 #[must_use]
 pub fn plan(seed: u64, nodes: &[NodeId], length: Duration) -> Plan {
@@ -105,7 +108,29 @@ pub fn plan(seed: u64, nodes: &[NodeId], length: Duration) -> Plan {
         // The next one may begin before this one ends.
         at += draft.chance.millis(200..pace_ms);
     }
+    draft.steps.extend(failing_installations(seed, nodes, length));
     Plan { kinds, pace_ms, steps: draft.end(length) }
+}
+
+/// In some worlds power fails between the steps of whatever installation of a snapshot comes next on a node. The steps
+/// of a start or of the flushes before it would hit that by luck alone. Drawn apart, so that worlds without it are what
+/// they are.
+fn failing_installations(seed: u64, nodes: &[NodeId], length: Duration) -> Vec<(Duration, Fault)> {
+    let mut chance = Chance::new(seed, "installations");
+    let mut steps = Vec::new();
+    if !chance.hits(FAILING_INSTALLATIONS_PER_MILLE) {
+        return steps;
+    }
+    for node in nodes {
+        let mut at = chance.millis(500..3_000);
+        while at < length {
+            steps.push((at, Fault::FailPowerAfter(*node, Store::Installation, chance.within(1..4))));
+            at += chance.millis(3_000..8_000);
+            // Where it has failed, power is back; the next installation is another one.
+            steps.push((at, Fault::Restart(*node)));
+        }
+    }
+    steps
 }
 
 /// A plan in the making.
@@ -179,12 +204,8 @@ impl Draft<'_> {
     fn fail_power(&mut self, node: NodeId, at: Duration, end: Duration) {
         if self.chance.hits(400) {
             // It was away for a while: what it installs when it comes back may end at any step.
-            let (store, operations) = match self.chance.hits(500) {
-                true => (Store::Installation, self.chance.within(1..4)),
-                false => (Store::Engine, self.chance.within(1..10)),
-            };
             self.steps.push((at, Fault::Crash(node)));
-            self.steps.push((end, Fault::FailPowerAfter(node, store, operations)));
+            self.steps.push((end, Fault::FailPowerAfter(node, Store::Engine, self.chance.within(1..10))));
             self.steps.push((end, Fault::Restart(node)));
             return self.steps.push((end + self.chance.millis(500..4_000), Fault::Restart(node)));
         }
