@@ -244,7 +244,7 @@ impl Group {
         let _ = self.core.stopped.set(why.to_owned());
         self.queue.close();
         self.core.store.end();
-        // First of all openraft: whoever asks it something while it ends waits for its end, and must not be dropped there.
+        // First of all openraft: whoever asks it something while it ends waits for that, and must not be dropped there.
         match self.ask(|raft| async move { raft.shutdown().await.map_err(|error| error.to_string()) }).await {
             Ok(Ok(())) => {}
             Ok(Err(why)) | Err(why) => {
