@@ -4,7 +4,7 @@
 //!   load ─────▶ store ─▶ chunk          rows become columns: 65,536 rows a chunk, each column in its smallest layout
 //!                 │
 //!   query ────────┼──▶ executor ─▶ kernel ─▶ aggregate ─▶ answer
-//!    text → typed │      which one   │  scalar · cpu        table, JSON, CSV, Arrow
+//!    text → typed │      which one   │  scalar · cpu · cuda  table, JSON, CSV, Arrow
 //!                 │                  └─ a seam, held together by `kernel::suite`
 //!                 └──▶ correlate      how series over time move together
 //! ```

@@ -208,7 +208,9 @@ mod tests {
         check(Kind::Text, &[Value::Missing]);
         check(Kind::F64, &[Value::F64(f64::NAN), Value::F64(f64::NEG_INFINITY), Value::Missing]);
         check(Kind::Bool, &[Value::Bool(true), Value::Missing, Value::Bool(false)]);
-        check(Kind::I64, &[]);
+        for kind in Kind::ALL {
+            check(kind, &[]);
+        }
     }
 
     proptest! {

@@ -163,6 +163,9 @@ fn runs_within(patterns: &[u64], bytes_max: usize) -> Option<Encoding> {
 
 /// A list of the distinct patterns and a code a row, if that takes fewer than `bytes_max` bytes.
 fn distinct_within(patterns: &[u64], bytes_max: usize) -> Option<Encoding> {
+    if patterns.is_empty() {
+        return None;
+    }
     let mut interner = WordInterner::new();
     let mut codes = Vec::with_capacity(patterns.len());
     for pattern in patterns {

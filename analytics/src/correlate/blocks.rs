@@ -9,7 +9,7 @@
 //!
 //! Where values are missing, the pairs of those series are done one by one: a mean is then the pair's own.
 //!
-//! **Invariant.** Every sum has eight places, filled in turn and added up as a tree.
+//! **Invariant.** Every sum has four places, filled in turn and added up as a tree.
 
 use super::{Matrix, Series, coefficient, pair};
 use crate::kernel::cpu::dispatch::{Level, Work, run};
@@ -22,7 +22,7 @@ const BAND: usize = 8;
 const ACROSS: usize = 4;
 
 /// Places of a sum.
-const LANES: usize = 8;
+const LANES: usize = 4;
 
 pub fn matrix(series: &Series, first: usize, rows: usize, threads: usize) -> Matrix {
     let count = series.len();
@@ -127,7 +127,7 @@ impl Work for Products<'_> {
                     sums[i][j][row % LANES] += self.left[i][row] * self.right[j][row];
                 }
                 let s = sums[i][j];
-                out[i][j] = ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+                out[i][j] = (s[0] + s[2]) + (s[1] + s[3]);
             }
         }
         out

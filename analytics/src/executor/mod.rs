@@ -195,9 +195,19 @@ impl Executor {
 /// Looks for a GPU; says why there is none.
 ///
 /// # Errors
-/// If this build has no kernel for one, or the machine none of the devices.
+/// If this machine has no driver, no compiler for kernels, or no device.
+#[cfg(feature = "gpu")]
 pub fn open_device() -> Result<Arc<dyn Kernel>, String> {
-    Err("this build has no kernel for a GPU".to_owned())
+    crate::kernel::cuda::open().map(|device| Arc::new(device) as Arc<dyn Kernel>)
+}
+
+/// Says why there is no GPU.
+///
+/// # Errors
+/// Always: this build has no kernel for one.
+#[cfg(not(feature = "gpu"))]
+pub fn open_device() -> Result<Arc<dyn Kernel>, String> {
+    Err("built without the feature `gpu`".to_owned())
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@
 //! again, however many threads it has. [`suite`] holds them to it.
 
 pub mod cpu;
+#[cfg(feature = "gpu")]
+pub mod cuda;
 pub mod scalar;
 #[cfg(any(test, feature = "suite"))]
 pub mod suite;

@@ -110,6 +110,7 @@ pub fn check(kernel: &dyn Kernel) {
     no_rows_add_up_to_nothing(kernel);
     extremes_are_exact(kernel);
     overflows_and_limits_are_errors(kernel);
+    common_questions_over_whole_columns(kernel);
     for (seed, sizes) in [(1, &[2_100_usize, 1, 63, 64, 65, 2_049][..]), (2, &[300, 700]), (3, &[7])] {
         let (schema, chunks) = chunks(seed, sizes);
         for (which, filter) in FILTERS.into_iter().enumerate() {
@@ -118,6 +119,53 @@ pub fn check(kernel: &dyn Kernel) {
                 let aggregates = AGGREGATES[(which + other) % 4];
                 agrees_with_scalar(kernel, &schema, &chunks, Text { aggregates, filter, groups });
             }
+        }
+    }
+}
+
+/// For kernels that are compiled for each query: fewer queries, and each must be answered, not handed on.
+///
+/// # Panics
+/// If the kernel disagrees, or answers none of its queries.
+pub fn check_shapes(kernel: &dyn Kernel) {
+    a_plain_reading_agrees(kernel);
+    no_rows_add_up_to_nothing(kernel);
+    extremes_are_exact(kernel);
+    overflows_and_limits_are_errors(kernel);
+    let (schema, chunks) = chunks(7, &[2_100, 65, 9_000]);
+    let shapes = [
+        "count(), count(byte), sum(byte), sum(wide), min(wide), max(half), avg(byte), sum(y), avg(few), min(x), max(x)",
+        "sum(byte + half), sum(byte * sorted), min(abs(byte)), max(x * 2 + y), min(at), max(flag), sum(far), avg(sorted)",
+        "histogram(y, 0, 1000, 7), count(flag), min(half // 3), max(half % 7)",
+    ];
+    let mut answered = 0;
+    for (which, filter) in FILTERS.into_iter().enumerate() {
+        let text = Text { aggregates: shapes[which % 3], filter, groups: GROUPS[which % 4] };
+        let query = parse(text, &schema);
+        answered += usize::from(answer(kernel, &query, &chunks).is_some());
+        agrees_with_scalar(kernel, &schema, &chunks, text);
+    }
+    assert!(answered * 10 >= FILTERS.len() * 8, "{} answered {answered} of {}", kernel.name(), FILTERS.len());
+}
+
+/// What kernels have short ways for: columns without gaps, nothing deleted.
+fn common_questions_over_whole_columns(kernel: &dyn Kernel) {
+    let (schema, chunks) = chunks(8, &[700, 49, 33]);
+    // So few rows that none was deleted from the last ones; the first chunk takes the long way.
+    for (filter, groups) in [
+        (Some("half < 30000"), None),
+        (Some("id >= 20"), None),
+        (Some("sorted = 0"), None),
+        (Some("half <> 5"), None),
+        (Some("half < -5"), None),
+        (Some("id <= 1000000"), None),
+        (None, Some("id")),
+        (None, Some("half")),
+        (None, Some("sorted")),
+        (Some("half > 10"), Some("id")),
+    ] {
+        for aggregates in ["sum(y)", "avg(y)", "sum(x)", "sum(y), count()"] {
+            agrees_with_scalar(kernel, &schema, &chunks, Text { aggregates, filter, groups });
         }
     }
 }

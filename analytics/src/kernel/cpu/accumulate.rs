@@ -5,10 +5,13 @@
 //!   slot 1, 2, …   groups; few of them are kept four times over, so that rows of one group do not wait for each other
 //! ```
 //!
+//! Counts of values are kept as counts of missing ones: most columns have none, and then there is nothing to count.
+//!
 //! **Invariant.** Rows go to the copies in turn and the copies are added up in order: the same rows give the same bits.
 //! Sums of f64 are added up plainly for as long as [`FloatSum`] allows, then carried over.
 
 use super::{
+    decode,
     eval::Piece,
     groups::{Keys, Numbering},
     loops,
@@ -31,14 +34,14 @@ const CARRIED_SLOTS_MAX: usize = 16_384;
 enum Sums {
     /// `count()`: the rows of the group.
     Rows,
-    /// `count(x)`.
+    /// `count(x)`: how many are missing.
     Counts(Vec<u64>),
-    /// Whole numbers: count and sum.
+    /// Whole numbers: how many are missing, and the sum.
     Whole(Vec<u64>, Vec<i128>),
-    /// f64: count and plain sum, and what was carried over.
+    /// f64: how many are missing, the plain sum, and what was carried over.
     Float(Vec<u64>, Vec<f64>, Vec<FloatSum>),
     /// Extremes of numbers, ordered as integers.
-    Ends { is_max: bool, counts: Vec<u64>, best: Vec<i64> },
+    Ends { is_max: bool, missing: Vec<u64>, best: Vec<i64> },
     /// Everything else: a state a slot.
     States(Vec<State>),
 }
@@ -79,12 +82,14 @@ impl<'a> Totals<'a> {
         }
     }
 
-    /// Adds the rows of a piece: `slots` says where each belongs, `mask` which are wanted.
-    pub fn add(&mut self, piece: &Piece<'_>, slots: &[u32], mask: &[u8]) -> Result<(), QueryError> {
+    /// Adds the rows of a piece: `numbers` says to which group each belongs, `mask` which are wanted.
+    pub fn add(&mut self, piece: &Piece<'_>, numbers: &mut [u32], mask: &[u8]) -> Result<(), QueryError> {
         let copies = self.copies;
-        count_into(&mut self.rows, slots, copies);
+        decode::places(piece.level, mask, copies, numbers);
+        let places = &*numbers;
+        count_into(&mut self.rows, places);
         for (aggregate, sums) in self.query.aggregates.iter().zip(&mut self.sums) {
-            sums.add(aggregate, piece, (slots, mask, copies), self.limits)?;
+            sums.add(aggregate, piece, (places, mask, copies), self.limits)?;
         }
         Ok(())
     }
@@ -97,6 +102,22 @@ impl<'a> Totals<'a> {
             sums.add_whole(aggregate, piece, (mask, rows, self.copies), self.limits)?;
         }
         Ok(())
+    }
+
+    /// Adds what a fused loop found: rows, and the sum of the one aggregate.
+    pub fn add_fused(&mut self, rows: u64, sum: f64) {
+        self.rows[self.copies] += rows;
+        if let [Sums::Float(_, _, carried)] = &mut self.sums[..] {
+            carried[1].add_sum(sum, 0);
+        }
+    }
+
+    /// The places of rows and of the one aggregate's sums, for a fused loop, and how many copies there are of each.
+    pub fn fused_places(&mut self) -> Option<(&mut [u64], &mut [f64], usize)> {
+        match &mut self.sums[..] {
+            [Sums::Float(_, plain, _)] => Some((&mut self.rows, plain, self.copies)),
+            _ => None,
+        }
     }
 
     /// Carries plain sums over where that is cheap; called after every chunk.
@@ -148,14 +169,17 @@ impl<'a> Totals<'a> {
     }
 }
 
-/// Turns the numbers of the copies of each slot: `slot × copies + row mod copies`.
-#[inline(always)]
-fn places<'a>(slots: &'a [u32], copies: usize) -> impl Iterator<Item = usize> + 'a {
-    slots.iter().enumerate().map(move |(row, slot)| *slot as usize * copies + (row & (copies - 1)))
+/// Counts do not reach 2^64: saying so takes a check out of the loop.
+fn count_into(counts: &mut [u64], places: &[u32]) {
+    places.iter().for_each(|place| counts[*place as usize] = counts[*place as usize].wrapping_add(1));
 }
 
-fn count_into(counts: &mut [u64], slots: &[u32], copies: usize) {
-    places(slots, copies).for_each(|place| counts[place] += 1);
+/// Counts the rows that are wanted and have no value.
+fn count_missing(missing: &mut [u64], places: &[u32], known: Option<&[u8]>) {
+    let Some(known) = known else { return };
+    for (place, _) in places.iter().zip(known).filter(|(_, known)| **known == 0) {
+        missing[*place as usize] += 1;
+    }
 }
 
 fn add_all(mine: &mut [u64], theirs: &[u64]) {
@@ -173,7 +197,7 @@ impl Sums {
             }
             Function::Sum | Function::Average => Sums::Whole(Vec::new(), Vec::new()),
             Function::Min | Function::Max if kind != Some(Kind::Text) => {
-                Sums::Ends { is_max: aggregate.function == Function::Max, counts: Vec::new(), best: Vec::new() }
+                Sums::Ends { is_max: aggregate.function == Function::Max, missing: Vec::new(), best: Vec::new() }
             }
             _ => Sums::States(Vec::new()),
         }
@@ -182,18 +206,18 @@ impl Sums {
     fn grow(&mut self, places: usize, slots: usize, aggregate: &Aggregate) {
         match self {
             Sums::Rows => {}
-            Sums::Counts(counts) => counts.resize(places, 0),
-            Sums::Whole(counts, sums) => {
-                counts.resize(places, 0);
+            Sums::Counts(missing) => missing.resize(places, 0),
+            Sums::Whole(missing, sums) => {
+                missing.resize(places, 0);
                 sums.resize(places, 0);
             }
-            Sums::Float(counts, plain, carried) => {
-                counts.resize(places, 0);
+            Sums::Float(missing, plain, carried) => {
+                missing.resize(places, 0);
                 plain.resize(places, 0.0);
                 carried.resize(slots, FloatSum::default());
             }
-            Sums::Ends { is_max, counts, best } => {
-                counts.resize(places, 0);
+            Sums::Ends { is_max, missing, best } => {
+                missing.resize(places, 0);
                 best.resize(places, if *is_max { i64::MIN } else { i64::MAX });
             }
             Sums::States(states) => states.resize_with(slots, || State::new(aggregate)),
@@ -204,44 +228,37 @@ impl Sums {
         &mut self,
         aggregate: &Aggregate,
         piece: &Piece<'_>,
-        (slots, mask, copies): (&[u32], &[u8], usize),
+        (places, mask, copies): (&[u32], &[u8], usize),
         limits: &Limits,
     ) -> Result<(), QueryError> {
-        if matches!(self, Sums::Rows) {
-            return Ok(());
-        }
-        if let Sums::States(states) = self {
-            return add_states(states, aggregate, piece, (Some(slots), mask), limits);
-        }
+        let missing = match self {
+            Sums::Rows => return Ok(()),
+            Sums::States(states) => {
+                return add_states(states, aggregate, piece, (Some((places, copies)), mask), limits);
+            }
+            Sums::Counts(missing) => {
+                let known = known_of(&aggregate.arguments[0], piece, mask)?;
+                count_missing(missing, places, known.as_deref());
+                return Ok(());
+            }
+            Sums::Whole(missing, _) | Sums::Float(missing, ..) | Sums::Ends { missing, .. } => missing,
+        };
         let argument = &aggregate.arguments[0];
-        if let Sums::Counts(counts) = self {
-            let known = known_of(argument, piece, mask)?;
-            let slots = known.map(|known| without(slots, &known));
-            if let Some(slots) = slots {
-                count_into(counts, &slots, copies);
-            }
-            return Ok(());
-        }
         let numbers = piece.numbers(argument, mask)?;
-        let known_slots = numbers.known.as_ref().map(|known| without(slots, known));
-        let slots = known_slots.as_deref().unwrap_or(slots);
-        let pairs = places(slots, copies).zip(numbers.bits.iter());
+        count_missing(missing, places, numbers.known.as_deref());
+        let places = decode::known_places(places, numbers.known.as_deref(), copies);
+        let pairs = places.iter().map(|place| *place as usize).zip(numbers.bits.iter());
         match self {
-            Sums::Whole(counts, sums) => {
-                pairs.for_each(|(place, bits)| sums[place] += i128::from(bits.cast_signed()));
-                count_into(counts, slots, copies);
+            Sums::Whole(_, sums) => {
+                pairs.for_each(|(place, bits)| sums[place] = sums[place].wrapping_add(i128::from(bits.cast_signed())));
             }
-            Sums::Float(counts, plain, _) => {
-                pairs.for_each(|(place, bits)| plain[place] += f64::from_bits(*bits));
-                count_into(counts, slots, copies);
-            }
-            Sums::Ends { is_max, counts, best } => {
+            Sums::Float(_, plain, _) => pairs.for_each(|(place, bits)| plain[place] += f64::from_bits(*bits)),
+            Sums::Ends { is_max, best, .. } => {
                 let is_float = argument.kind() == Kind::F64;
                 for (place, bits) in pairs {
                     let key = if is_float { loops::ordered(*bits) } else { bits.cast_signed() };
                     best[place] = if *is_max { best[place].max(key) } else { best[place].min(key) };
                 }
-                count_into(counts, slots, copies);
             }
             Sums::Rows | Sums::Counts(_) | Sums::States(_) => {}
         }
@@ -258,32 +275,32 @@ impl Sums {
         match self {
             Sums::Rows => {}
             Sums::States(states) => return add_states(states, aggregate, piece, (None, mask), limits),
-            Sums::Counts(counts) => {
+            Sums::Counts(missing) => {
                 let known = known_of(&aggregate.arguments[0], piece, mask)?;
-                counts[place] += known.map_or(0, |known| loops::count(piece.level, &masked(piece, mask, &known)));
+                let known = known.map_or(rows, |known| loops::count(piece.level, &masked(piece, mask, &known)));
+                missing[place] += rows - known;
             }
-            Sums::Whole(counts, sums) => {
+            Sums::Whole(missing, sums) => {
                 if let Some(sum) = packed_sum(&aggregate.arguments[0], piece, (mask, rows)) {
-                    counts[place] += rows;
                     sums[place] += sum;
                     return Ok(());
                 }
                 let numbers = piece.numbers(&aggregate.arguments[0], mask)?;
-                let (mask, rows) = masked_rows(piece, (mask, rows), numbers.known.as_deref());
-                counts[place] += rows;
+                let (mask, known) = masked_rows(piece, (mask, rows), numbers.known.as_deref());
+                missing[place] += rows - known;
                 sums[place] += loops::sum_whole(piece.level, &numbers.bits, &mask);
             }
-            Sums::Float(counts, _, carried) => {
+            Sums::Float(missing, _, carried) => {
                 let numbers = piece.numbers(&aggregate.arguments[0], mask)?;
-                let (mask, rows) = masked_rows(piece, (mask, rows), numbers.known.as_deref());
-                counts[place] += rows;
+                let (mask, known) = masked_rows(piece, (mask, rows), numbers.known.as_deref());
+                missing[place] += rows - known;
                 carried[1].add_sum(loops::sum_floats(piece.level, &numbers.bits, &mask), 0);
             }
-            Sums::Ends { is_max, counts, best } => {
+            Sums::Ends { is_max, missing, best } => {
                 let argument = &aggregate.arguments[0];
                 let numbers = piece.numbers(argument, mask)?;
-                let (mask, rows) = masked_rows(piece, (mask, rows), numbers.known.as_deref());
-                counts[place] += rows;
+                let (mask, known) = masked_rows(piece, (mask, rows), numbers.known.as_deref());
+                missing[place] += rows - known;
                 let (min, max) = loops::ends(piece.level, argument.kind() == Kind::F64, &numbers.bits, &mask);
                 best[place] = if *is_max { best[place].max(max) } else { best[place].min(min) };
             }
@@ -303,8 +320,8 @@ impl Sums {
                 add_all(counts, &more);
                 carried.iter_mut().zip(&other).for_each(|(mine, theirs)| mine.merge(theirs));
             }
-            (Sums::Ends { is_max, counts, best }, Sums::Ends { counts: more, best: other, .. }) => {
-                add_all(counts, &more);
+            (Sums::Ends { is_max, missing, best }, Sums::Ends { missing: more, best: other, .. }) => {
+                add_all(missing, &more);
                 let better = |mine: i64, theirs: i64| if *is_max { mine.max(theirs) } else { mine.min(theirs) };
                 best.iter_mut().zip(other).for_each(|(mine, theirs)| *mine = better(*mine, theirs));
             }
@@ -319,22 +336,22 @@ impl Sums {
     }
 
     fn state(&self, slot: usize, places: std::ops::Range<usize>, rows: u64, aggregate: &Aggregate) -> State {
-        let total = |counts: &[u64]| counts[places.clone()].iter().sum::<u64>();
+        let there = |missing: &[u64]| rows - missing[places.clone()].iter().sum::<u64>();
         match self {
             Sums::Rows => State::Count(rows),
-            Sums::Counts(counts) => State::Count(total(counts)),
-            Sums::Whole(counts, sums) => State::Whole { count: total(counts), sum: sums[places].iter().sum() },
-            Sums::Float(counts, _, carried) => {
+            Sums::Counts(missing) => State::Count(there(missing)),
+            Sums::Whole(missing, sums) => State::Whole { count: there(missing), sum: sums[places].iter().sum() },
+            Sums::Float(missing, _, carried) => {
                 let mut sum = carried[slot];
-                sum.add_sum(0.0, total(counts));
+                sum.add_sum(0.0, there(missing));
                 State::Float(sum)
             }
-            Sums::Ends { is_max, counts, best } => {
+            Sums::Ends { is_max, missing, best } => {
                 let best = best[places.clone()].iter().copied();
                 let key = if *is_max { best.max() } else { best.min() }.unwrap_or(0);
                 let kind = aggregate.argument_kind().unwrap_or(Kind::I64);
                 let value = match kind {
-                    _ if total(counts) == 0 => Value::Missing,
+                    _ if there(missing) == 0 => Value::Missing,
                     Kind::F64 => Value::F64(loops::of_ordered(key)),
                     kind => Value::of_pattern(kind, key.cast_unsigned()),
                 };
@@ -357,27 +374,19 @@ fn packed_sum(argument: &Expr, piece: &Piece<'_>, (mask, rows): (&[u8], u64)) ->
         Lanes::U16(lanes) => loops::sum_codes(piece.level, &lanes[range], mask),
         Lanes::U32(lanes) => loops::sum_codes(piece.level, &lanes[range], mask),
         Lanes::Narrow(..) => {
-            let mut codes = [0_u32; super::eval::PIECE_ROWS];
-            numbers.unpack(piece.first, &mut codes[..piece.rows]);
-            loops::sum_codes(piece.level, &codes[..piece.rows], mask)
+            let codes = decode::narrow(piece.level, numbers, piece.first, piece.rows);
+            loops::sum_bytes(piece.level, &codes, mask)
         }
     };
     Some(i128::from(*base) * i128::from(rows) + i128::from(sum))
 }
 
-/// Where an argument has a value; `None` = nowhere.
+/// Where an argument has a value; `None` = everywhere.
 fn known_of(argument: &Expr, piece: &Piece<'_>, mask: &[u8]) -> Result<Option<Vec<u8>>, QueryError> {
-    let known = match argument {
-        Expr::Column { index, .. } => piece.present(*index),
-        Expr::Constant(value) if value.is_missing() => return Ok(None),
-        Expr::Constant(_) => None,
-        argument => piece.numbers(argument, mask)?.known,
-    };
-    Ok(Some(known.unwrap_or_else(|| vec![0xFF; piece.rows])))
-}
-
-fn without(slots: &[u32], known: &[u8]) -> Vec<u32> {
-    slots.iter().zip(known).map(|(slot, known)| if *known == 0 { 0 } else { *slot }).collect()
+    match argument {
+        Expr::Column { index, .. } => Ok(piece.present(*index)),
+        argument => Ok(piece.numbers(argument, mask)?.known),
+    }
 }
 
 fn masked(piece: &Piece<'_>, mask: &[u8], known: &[u8]) -> Vec<u8> {
@@ -406,11 +415,11 @@ fn add_states(
     states: &mut [State],
     aggregate: &Aggregate,
     piece: &Piece<'_>,
-    (slots, mask): (Option<&[u32]>, &[u8]),
+    (places, mask): (Option<(&[u32], usize)>, &[u8]),
     limits: &Limits,
 ) -> Result<(), QueryError> {
     let wanted = || (0..piece.rows).filter(|row| mask[*row] != 0);
-    let slot = |row: usize| slots.map_or(1, |slots| slots[row] as usize);
+    let slot = |row: usize| places.map_or(1, |(places, copies)| places[row] as usize / copies);
     let columns: Vec<_> = aggregate
         .arguments
         .iter()
@@ -425,7 +434,7 @@ fn add_states(
         }
         return Ok(());
     }
-    if let (Function::Variance { .. }, None, [(_, numbers)]) = (&aggregate.function, slots, &columns[..]) {
+    if let (Function::Variance { .. }, None, [(_, numbers)]) = (&aggregate.function, places, &columns[..]) {
         let is_in = |row: &usize| numbers.known.as_ref().is_none_or(|known| known[*row] != 0);
         let values: Vec<f64> = wanted().filter(is_in).map(|row| f64::from_bits(numbers.bits[row])).collect();
         return states[1].merge(&State::Moments(two_passes(&values)), limits);

@@ -8,7 +8,7 @@
 //! **Invariant.** The same as [`Expr::value`] row by row. A row that holds is known. An overflow counts only in a row
 //! that is wanted.
 
-use super::{dispatch::Level, loops};
+use super::{decode, dispatch::Level, loops};
 use crate::{
     chunk::{Chunk, Column, Encoding, Lanes, Packed},
     query::{Arithmetic, Comparison, Expr, Place, QueryError},
@@ -88,7 +88,7 @@ impl<'a> Piece<'a> {
             return Cow::Borrowed(&words[self.first..self.first + self.rows]);
         }
         let mut bits = vec![0; self.rows];
-        self.column(index).patterns(self.first, &mut bits);
+        decode::patterns(self.level, self.column(index), self.first, &mut bits);
         Cow::Owned(bits)
     }
 
@@ -256,21 +256,10 @@ impl<'a> Piece<'a> {
     /// Compares packed numbers without unpacking them: the constant is packed instead.
     fn against_constant(&self, operator: Comparison, index: usize, value: &Value) -> Option<Truth> {
         let Encoding::Packed { base, numbers } = self.column(index).encoding() else { return None };
-        let constant = i128::from(value.pattern()?.cast_signed()) - i128::from(*base);
-        let top = i128::from(u32::MAX);
-        // As a range of codes, both ends included; empty where the ends are the wrong way round.
-        let (low, high, is_inside) = match operator {
-            Comparison::Equal => (constant, constant, true),
-            Comparison::NotEqual => (constant, constant, false),
-            Comparison::Less => (0, constant - 1, true),
-            Comparison::LessOrEqual => (0, constant, true),
-            Comparison::Greater => (constant + 1, top, true),
-            Comparison::GreaterOrEqual => (constant, top, true),
-        };
-        let (low, high) = (low.max(0), high.min(top));
+        let (low, high, is_inside) = code_range(operator, *base, value)?;
         let mut holds = vec![0_u8; self.rows];
         if low <= high {
-            self.codes_within(numbers, low as u32, high as u32, &mut holds);
+            self.codes_within(numbers, low, high, &mut holds);
         }
         if !is_inside {
             holds.iter_mut().for_each(|mask| *mask = !*mask);
@@ -295,12 +284,31 @@ impl<'a> Piece<'a> {
             }
             Lanes::U32(lanes) => loops::within(self.level, &lanes[rows], low, high - low, out),
             Lanes::Zero | Lanes::Narrow(..) => {
-                let mut codes = vec![0; self.rows];
-                numbers.unpack(self.first, &mut codes);
-                loops::within(self.level, &codes, low, high - low, out);
+                if let Ok(low) = u8::try_from(low) {
+                    let high = u8::try_from(high).unwrap_or(u8::MAX);
+                    let codes = decode::narrow(self.level, numbers, self.first, self.rows);
+                    loops::within(self.level, &codes, low, high - low, out);
+                }
             }
         }
     }
+}
+
+/// A comparison with a constant as a range of codes, both ends included, and whether it is the inside that passes.
+/// Empty where the ends are the wrong way round.
+pub fn code_range(operator: Comparison, base: i64, value: &Value) -> Option<(u32, u32, bool)> {
+    let constant = i128::from(value.pattern()?.cast_signed()) - i128::from(base);
+    let top = i128::from(u32::MAX);
+    let (low, high, is_inside) = match operator {
+        Comparison::Equal => (constant, constant, true),
+        Comparison::NotEqual => (constant, constant, false),
+        Comparison::Less => (0, constant - 1, true),
+        Comparison::LessOrEqual => (0, constant, true),
+        Comparison::Greater => (constant + 1, top, true),
+        Comparison::GreaterOrEqual => (constant, top, true),
+    };
+    let (low, high) = (low.max(0), high.min(top));
+    if low > high { Some((1, 0, is_inside)) } else { Some((low as u32, high as u32, is_inside)) }
 }
 
 fn float_arithmetic(operator: Arithmetic, left: &[u64], right: &[u64]) -> Vec<u64> {

@@ -9,10 +9,10 @@
 //! **Invariant.** Rows have the same number if and only if their group's columns are equal; a missing value equals a
 //! missing one. Dense numbers mean the same in every span.
 
-use super::{eval::Piece, loops};
+use super::{decode, eval::Piece, loops};
 use crate::{
     aggregate::check_groups,
-    chunk::{Chunk, Encoding, Lanes},
+    chunk::{Chunk, Encoding},
     intern::{TextInterner, WordInterner},
     limits::Limits,
     query::{Query, QueryError},
@@ -32,6 +32,19 @@ enum Codes {
     Range { min: i64, values: u32 },
     /// Anything else: its pattern, numbered at first sight.
     Patterns,
+}
+
+/// One column of a dense key.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyColumn {
+    /// Which column.
+    pub index: usize,
+    /// What its codes are multiplied by.
+    pub stride: u64,
+    /// The code of a missing value.
+    pub missing: u64,
+    /// Subtracted from values to give codes; `None` = a text's code is translated.
+    pub min: Option<i64>,
 }
 
 /// How rows are grouped; the same for all spans.
@@ -83,6 +96,37 @@ impl Keys {
     /// Whether there is one group, of all rows.
     pub fn is_whole(&self) -> bool {
         self.columns.is_empty()
+    }
+
+    /// If groups are made by one dense column of whole numbers: what its codes are counted from.
+    pub fn only_range(&self) -> Option<i64> {
+        match (&self.columns[..], self.dense) {
+            ([(_, _, Codes::Range { min, .. })], Some(_)) => Some(*min),
+            _ => None,
+        }
+    }
+
+    /// The columns of a dense key, as a kernel elsewhere needs them.
+    pub fn dense_columns(&self) -> Vec<KeyColumn> {
+        let size = |codes: &Codes| codes.size().expect("dense columns have a size");
+        let columns = self.columns.iter().enumerate().map(|(place, (index, _, codes))| KeyColumn {
+            index: *index,
+            stride: self.columns[place + 1..].iter().map(|(_, _, codes)| size(codes)).product(),
+            missing: size(codes) - 1,
+            min: if let Codes::Range { min, .. } = codes { Some(*min) } else { None },
+        });
+        columns.collect()
+    }
+
+    /// For a column of text: the code among all texts of each text of a chunk.
+    pub fn translation(&self, place: usize, chunk: &Chunk) -> Vec<u32> {
+        let (index, _, codes) = &self.columns[place];
+        match (codes, chunk.columns()[*index].dictionary()) {
+            (Codes::Texts(texts), Some((dictionary, _))) => {
+                dictionary.iter().map(|text| texts.find(text).expect("every chunk's texts are known")).collect()
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// The key of a number.
@@ -160,18 +204,10 @@ impl<'a> Numbering<'a> {
     /// Gets ready for the pieces of one chunk.
     pub fn enter(&mut self, chunk: &Chunk) {
         self.translations.clear();
-        for (index, _, codes) in &self.keys.columns {
-            let translate = match (codes, chunk.columns()[*index].dictionary()) {
-                (Codes::Texts(texts), Some((dictionary, _))) => {
-                    dictionary.iter().map(|text| texts.find(text).expect("every chunk's texts are known")).collect()
-                }
-                _ => Vec::new(),
-            };
-            self.translations.push(translate);
-        }
+        self.translations.extend((0..self.keys.columns.len()).map(|place| self.keys.translation(place, chunk)));
     }
 
-    /// The number of each row's group, plus one; rows that are not `wanted` get 0.
+    /// The number of each row's group; what it is for rows that are not `wanted` means nothing.
     ///
     /// # Errors
     /// If there are more groups than a limit allows.
@@ -188,7 +224,6 @@ impl<'a> Numbering<'a> {
             Some(_) => self.dense_numbers(piece, out),
             None => self.chained_numbers(piece, wanted, limits, out)?,
         }
-        out.iter_mut().zip(wanted).for_each(|(slot, mask)| *slot = if *mask == 0 { 0 } else { *slot + 1 });
         Ok(())
     }
 
@@ -203,17 +238,7 @@ impl<'a> Numbering<'a> {
                 (column.present(), column.encoding(), codes)
             {
                 let offset = base.wrapping_sub(*min) as u32;
-                let rows = piece.first..piece.first + piece.rows;
-                match numbers.lanes() {
-                    Lanes::U8(lanes) => loops::add_indices(piece.level, &lanes[rows], offset, stride, out),
-                    Lanes::U16(lanes) => loops::add_indices(piece.level, &lanes[rows], offset, stride, out),
-                    Lanes::U32(lanes) => loops::add_indices(piece.level, &lanes[rows], offset, stride, out),
-                    Lanes::Zero | Lanes::Narrow(..) => {
-                        let mut codes = vec![0_u32; piece.rows];
-                        numbers.unpack(piece.first, &mut codes);
-                        loops::add_indices(piece.level, &codes, offset, stride, out);
-                    }
-                }
+                decode::add_packed(piece.level, (numbers, piece.first), (offset, stride), out);
                 continue;
             }
             let codes = self.codes(piece, place, missing);

@@ -11,9 +11,11 @@
 //! same bits on one thread as on sixty.
 
 mod accumulate;
+mod decode;
 pub mod dispatch;
 mod eval;
-mod groups;
+mod fused;
+pub(in crate::kernel) mod groups;
 pub mod loops;
 
 use super::{Cost, Kernel, ScanError, pruned};
@@ -133,8 +135,12 @@ impl<'a> Scan<'a> {
     fn span(&self, chunks: &[Read<'_>]) -> Result<(Totals<'a>, Numbering<'a>), QueryError> {
         let mut numbering = Numbering::new(self.keys);
         let mut totals = Totals::new(self.query, self.limits, self.keys.dense());
-        let (mut slots, mut mask) = (Vec::new(), Vec::new());
+        let (mut numbers, mut mask) = (Vec::new(), Vec::new());
         for (chunk, is_always) in chunks {
+            if self.fused(&mut totals, chunk) {
+                totals.end_chunk();
+                continue;
+            }
             numbering.enter(chunk);
             for first in (0..chunk.rows()).step_by(PIECE_ROWS) {
                 let rows = PIECE_ROWS.min(chunk.rows() - first);
@@ -144,13 +150,25 @@ impl<'a> Scan<'a> {
                     totals.add_whole(&piece, &mask)?;
                     continue;
                 }
-                numbering.numbers(&piece, &mask, self.limits, &mut slots)?;
+                numbering.numbers(&piece, &mask, self.limits, &mut numbers)?;
                 totals.grow(numbering.count());
-                totals.add(&piece, &slots, &mask)?;
+                totals.add(&piece, &mut numbers, &mask)?;
             }
             totals.end_chunk();
         }
         Ok((totals, numbering))
+    }
+
+    /// Takes the short way through a chunk, if there is one. Whether it did.
+    fn fused(&self, totals: &mut Totals<'_>, chunk: &Chunk) -> bool {
+        if self.keys.is_whole() {
+            let found = fused::filtered_sum(self.level, self.query, chunk);
+            return found.map(|(rows, sum)| totals.add_fused(rows, sum)).is_some();
+        }
+        match (self.keys.only_range(), totals.fused_places()) {
+            (Some(min), Some(places)) => fused::grouped_sum(self.query, chunk, min, places),
+            _ => false,
+        }
     }
 
     /// Which rows of a piece are wanted.
