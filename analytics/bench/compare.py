@@ -128,7 +128,7 @@ for turn in range(rounds + 1):
 median = statistics.median
 read = median(bandwidth)
 print(f"rows {rows}, threads {threads}, {rounds} rounds; load {os.getloadavg()}")
-print(f"read bandwidth {read:.1f} GB/s [{min(bandwidth):.1f}-{max(bandwidth):.1f}], plain loop {median(loop):.1f} GB/s")
+print(f"read bandwidth {read:.1f} GB/s [{min(bandwidth):.1f}-{max(bandwidth):.1f}], scalar loop {median(loop):.1f} GB/s")
 print("| case | Mrows/s | GB/s | of bandwidth | vs DuckDB | vs Polars | vs the faster |")
 print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
 for case, (_, _, _, width) in CASES.items():

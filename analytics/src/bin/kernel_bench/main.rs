@@ -3,6 +3,7 @@
 //! ```text
 //!   kernel-bench serve DIR [--threads N]      columns from DIR/*.bin; a case a line on stdin, an answer and its time a
 //!                                             line on stdout: `analytics/bench/compare.py` asks other engines in between
+//!   kernel-bench load FILE                    how long a file takes to become chunks, and how large they are
 //!   kernel-bench correlate FILE [--threads N] the matrix of FILE's columns, against a plain loop
 //! ```
 //!
@@ -41,10 +42,11 @@ fn main() -> ExitCode {
             match verb.as_str() {
                 "serve" => serve(Path::new(path), threads),
                 "correlate" => correlate(Path::new(path), threads),
-                other => Err(format!("`{other}` is neither serve nor correlate").into()),
+                "load" => measure_load(Path::new(path)),
+                other => Err(format!("`{other}` is none of serve, correlate and load").into()),
             }
         }
-        _ => Err("kernel-bench serve DIR | correlate FILE [--threads N]".into()),
+        _ => Err("kernel-bench serve DIR | correlate FILE | load FILE [--threads N]".into()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -118,6 +120,18 @@ fn serve(directory: &Path, threads: usize) -> Result<(), Failure> {
         stdout().flush()?;
     }
     Ok(())
+}
+
+fn measure_load(path: &Path) -> Result<(), Failure> {
+    for _ in 0..5 {
+        let (loaded, took) = timed(|| load(path, &Options::default()));
+        let (store, _) = loaded?;
+        writeln!(stdout(), "{} rows in {took:?}, {} bytes of columns", store.rows(), store.bytes())?;
+    }
+    // Where the system tells how much memory the process had at most.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak = status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or("VmHWM: not known");
+    Ok(writeln!(stdout(), "{peak}")?)
 }
 
 fn correlate(path: &Path, threads: usize) -> Result<(), Failure> {
