@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   kernel-bench serve DIR [--threads N]      columns from DIR/*.bin; a case a line on stdin, an answer and its time a
-//!                                             line on stdout: `analytics/bench/compare.py` asks other engines in between
+//!                                             line on stdout: `analytics/bench/compare.py` asks others between
 //!   kernel-bench load FILE                    how long a file takes to become chunks, and how large they are
 //!   kernel-bench correlate FILE [--threads N] the matrix of FILE's columns, against a plain loop
 //! ```

@@ -99,11 +99,13 @@ impl Home {
             Home::Registers => {
                 "    u64 acc[KV_WORDS];\n\
                 #pragma unroll\n\
-                for (u32 w = 0; w < KV_WORDS; w++) acc[w] = kv_op(w) == KV_ADD ? 0 : kv_op(w) == KV_MIN ? 0x7FFFFFFFFFFFFFFFull : 1ull << 63;\n"
+                for (u32 w = 0; w < KV_WORDS; w++) acc[w] = kv_op(w) == KV_ADD ? 0 : kv_op(w) == KV_MIN ? \
+                0x7FFFFFFFFFFFFFFFull : 1ull << 63;\n"
             }
             Home::WarpCopies | Home::Shared => {
                 "    __shared__ u64 kept[KV_COPIES * KV_GROUPS * KV_WORDS];\n\
-                for (u32 w = KV_THREAD; w < KV_COPIES * KV_GROUPS * KV_WORDS; w += KV_THREADS) { int op = kv_op(w % KV_WORDS); kept[w] = op == KV_ADD ? 0 : op == KV_MIN ? 0x7FFFFFFFFFFFFFFFull : 1ull << 63; }\n\
+                for (u32 w = KV_THREAD; w < KV_COPIES * KV_GROUPS * KV_WORDS; w += KV_THREADS) { int op = kv_op(w % \
+                KV_WORDS); kept[w] = op == KV_ADD ? 0 : op == KV_MIN ? 0x7FFFFFFFFFFFFFFFull : 1ull << 63; }\n\
                 KV_SYNC();\n"
             }
             Home::Memory => "",
@@ -118,7 +120,8 @@ impl Home {
                 for (u32 w = 0; w < KV_WORDS; w++) {\n\
                 u64 value = acc[w];\n\
                 #ifndef KV_HOST\n\
-                for (u32 lane = 16; lane > 0; lane /= 2) value = kv_join(kv_op(w), value, __shfl_xor_sync(0xFFFFFFFFu, value, lane));\n\
+                for (u32 lane = 16; lane > 0; lane /= 2) value = kv_join(kv_op(w), value, \
+                __shfl_xor_sync(0xFFFFFFFFu, value, lane));\n\
                 #endif\n\
                 if (KV_THREAD % KV_LANES == 0) kv_into(kv_op(w), out + w, value);\n\
                 }\n"
@@ -127,7 +130,8 @@ impl Home {
                 "    KV_SYNC();\n\
                 for (u32 w = KV_THREAD; w < KV_GROUPS * KV_WORDS; w += KV_THREADS) {\n\
                 u64 value = kept[w];\n\
-                for (u32 copy = 1; copy < KV_COPIES; copy++) value = kv_join(kv_op(w % KV_WORDS), value, kept[copy * KV_GROUPS * KV_WORDS + w]);\n\
+                for (u32 copy = 1; copy < KV_COPIES; copy++) value = kv_join(kv_op(w % KV_WORDS), value, kept[copy \
+                * KV_GROUPS * KV_WORDS + w]);\n\
                 kv_into(kv_op(w % KV_WORDS), out + w, value);\n\
                 }\n"
             }

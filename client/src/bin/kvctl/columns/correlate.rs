@@ -63,7 +63,7 @@ impl Computer {
             // A matrix of files is small: what a GPU gains is less than waking it up.
             Kernel::Auto | Kernel::Cpu => Ok(Computer::Cpu(threads)),
             Kernel::Scalar => Ok(Computer::Scalar),
-            Kernel::Cuda => Err(usage("--executor cuda: this build has no kernel for a GPU")),
+            Kernel::Cuda => Err(usage("--executor cuda: there is no kernel for correlations on a GPU")),
         }
     }
 
