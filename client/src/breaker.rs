@@ -8,7 +8,8 @@
 //! ```
 //!
 //! **Invariant.** A dead node costs its callers one timeout; then it is skipped until a probe, which no caller waits
-//! for, was answered. The rest doubles with every opening until an operation is answered, up to a limit.
+//! for, was answered. The rest doubles with every opening until an operation is answered, up to a limit; whoever is said to
+//! lead is probed after a plain one.
 //!
 //! **Deliberately absent.** Opening because of slow answers: only a shard's leader can answer for it, and a slow leader
 //! answers. Slowness moves a node behind the others where there is a choice ([`Health::Slow`]).
@@ -129,6 +130,15 @@ impl Breaker {
         self.latency = Some((mean, now));
     }
 
+    /// Another node says that this one leads: after one plain rest it is worth a probe, however often it has failed before.
+    /// Whoever leads nothing is asked nothing, so its earlier openings would count for ever.
+    pub(crate) fn vouched(&mut self, now: Instant) {
+        let plain = self.failed.map_or(now, |failed| failed + self.rest);
+        if let State::Open { until } = &mut self.state {
+            *until = (*until).min(plain.max(now));
+        }
+    }
+
     /// It did not answer what it was asked at `asked`. Calls that were under way when something else was heard of it
     /// say nothing new: one broken stream fails many calls.
     pub(crate) fn failed(&mut self, trouble: Trouble, asked: Instant, now: Instant) {
@@ -192,6 +202,26 @@ mod tests {
         breaker.answered(Duration::from_millis(1), now);
         breaker.failed(Trouble::Silent, now, now);
         assert!(breaker.takes_probe(now + REST), "an answered operation ends the doubling");
+    }
+
+    /// Found by the inspector: after many losses of power a new leader was left alone for 16 s by those who had not
+    /// needed it meanwhile, although the others named it.
+    #[test]
+    fn whoever_is_said_to_lead_rests_no_longer_than_after_its_first_failure() {
+        let (mut breaker, mut now) = breaker();
+        for _ in 0..5 {
+            breaker.failed(Trouble::Silent, now, now);
+            now += REST * 8;
+            assert!(breaker.takes_probe(now));
+        }
+        breaker.failed(Trouble::Silent, now, now);
+        assert!(!breaker.takes_probe(now + REST), "it rests for long");
+        breaker.vouched(now + REST / 2);
+        assert!(!breaker.takes_probe(now + REST - Duration::from_millis(1)), "one plain rest is kept");
+        assert!(breaker.takes_probe(now + REST));
+        breaker.greeted(now + REST);
+        breaker.vouched(now + REST);
+        assert_eq!(breaker.health(now + REST), Health::Good, "who rests not is not made to");
     }
 
     /// Nobody asks the slow while others are quick: a node that was slow once would never show that it is not any more.

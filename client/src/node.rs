@@ -120,6 +120,11 @@ impl Node {
         Look { health: breaker.health(now), latency: breaker.latency(now) }
     }
 
+    /// Another node says that it leads.
+    pub(crate) fn vouched(&self) {
+        self.breaker.lock().vouched(Instant::now());
+    }
+
     /// Whether the asker should probe it.
     pub(crate) fn takes_probe(&self) -> bool {
         self.breaker.lock().takes_probe(Instant::now())

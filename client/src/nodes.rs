@@ -210,6 +210,12 @@ impl Nodes {
         node.iter().for_each(|node| node.forget_greeting());
     }
 
+    /// Another node says that this one leads: if it is being left alone, that does not last as long as it might.
+    pub(crate) fn vouch(&self, address: &str) {
+        let node = self.known.lock().nodes.get(address).cloned();
+        node.iter().for_each(|node| node.vouched());
+    }
+
     /// Greets everybody again before the next use, to learn stamps and leaders anew.
     pub(crate) fn forget_greetings(&self) {
         self.known.lock().nodes.values().for_each(|node| node.forget_greeting());

@@ -315,7 +315,9 @@ fn learn<C: Call>(inner: &Inner, call: &C, address: &Address, failure: &Failure,
 fn follow<C: Call>(inner: &Inner, call: &C, leader: String, progress: &mut Progress) {
     inner.nodes.maps.learn_leader(call.keyspace(), call.target(), &leader);
     // Followers name a leader that hangs until they have elected another.
-    if progress.may_follow() && inner.nodes.health(&leader) != Health::Silent {
+    if inner.nodes.health(&leader) == Health::Silent {
+        inner.nodes.vouch(&leader);
+    } else if progress.may_follow() {
         progress.ask_next(leader.into());
     }
 }
