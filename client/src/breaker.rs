@@ -8,8 +8,8 @@
 //! ```
 //!
 //! **Invariant.** A dead node costs its callers one timeout; then it is skipped until a probe, which no caller waits
-//! for, was answered. The rest doubles with every opening until an operation is answered, up to a limit; whoever is said to
-//! lead is probed after a plain one.
+//! for, was answered. The rest doubles with every opening until an operation is answered, up to a limit; a node that
+//! another names as the leader is probed after a plain one.
 //!
 //! **Deliberately absent.** Opening because of slow answers: only a shard's leader can answer for it, and a slow leader
 //! answers. Slowness moves a node behind the others where there is a choice ([`Health::Slow`]).
@@ -130,7 +130,7 @@ impl Breaker {
         self.latency = Some((mean, now));
     }
 
-    /// Another node says that this one leads: after one plain rest it is worth a probe, however often it has failed before.
+    /// Another node says that this one leads: after one plain rest it is worth a probe, however often it has failed.
     /// Whoever leads nothing is asked nothing, so its earlier openings would count for ever.
     pub(crate) fn vouched(&mut self, now: Instant) {
         let plain = self.failed.map_or(now, |failed| failed + self.rest);

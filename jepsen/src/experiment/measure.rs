@@ -79,6 +79,13 @@ impl Stretch {
     }
 }
 
+/// Whether anybody writes to one of these shards at all: of a shard that nobody uses no recovery can be seen.
+#[must_use]
+pub fn has_writes(samples: &[Sample], shards: &[u64]) -> bool {
+    let mut written = samples.iter().filter(|sample| sample.is_write && sample.kind == Kind::Ok);
+    written.any(|sample| sample.shard.is_some_and(|shard| shards.contains(&shard)))
+}
+
 /// From a moment to the next acknowledged write on one of some shards that was asked for after it.
 #[must_use]
 pub fn recovery_ms(samples: &[Sample], from_ns: u64, shards: &[u64]) -> Option<f64> {
@@ -122,5 +129,6 @@ mod tests {
         assert_eq!(recovery_ms(&samples, 100 * 1_000_000, &[1]), Some(800.0));
         assert_eq!(recovery_ms(&samples, 100 * 1_000_000, &[2]), None);
         assert_eq!(recovery_ms(&samples, 500 * 1_000_000, &[1]), None);
+        assert!(has_writes(&samples, &[2, 1]) && !has_writes(&samples, &[2]) && !has_writes(&samples, &[]));
     }
 }

@@ -9,7 +9,7 @@
 //! future of the run.
 
 use super::{
-    measure::{Stretch, recovery_ms},
+    measure::{Stretch, has_writes, recovery_ms},
     nemeses::{Tried, carry_out},
     progress,
     spec::{Experiment, Load},
@@ -268,7 +268,7 @@ fn covered(cluster: &Cluster, preload: &Preload) -> Option<String> {
 }
 
 fn recoveries(samples: &[Sample], tried: &[Tried]) -> Vec<f64> {
-    let stopped = tried.iter().filter(|fault| !fault.shards.is_empty() && !fault.name.starts_with("weather"));
+    let stopped = tried.iter().filter(|fault| has_writes(samples, &fault.shards) && !fault.name.starts_with("weather"));
     let mut recoveries: Vec<f64> =
         stopped.map(|fault| recovery_ms(samples, fault.from_ns, &fault.shards).unwrap_or(f64::INFINITY)).collect();
     recoveries.sort_by(f64::total_cmp);
