@@ -48,6 +48,10 @@ id!(
     GroupId(u64)
 );
 id!(
+    /// One change of the replicas of a shard, as it is listed and cancelled. Given once, never reused.
+    OperatorId(u64)
+);
+id!(
     /// How often a data directory was started; synced before the node serves.
     StartCount(u64)
 );

@@ -20,7 +20,7 @@ pub mod token;
 pub mod version;
 
 pub use error::{AdminError, Effect, ReadError, Refused, Retry, WriteError};
-pub use ids::{Actor, ClusterId, GroupId, KeyspaceId, NodeId, ReplicaId, ShardId, StartCount};
+pub use ids::{Actor, ClusterId, GroupId, KeyspaceId, NodeId, OperatorId, ReplicaId, ShardId, StartCount};
 pub use level::{Mode, ReadLevel};
 pub use limits::Limits;
 pub use placement::{PlacementRange, Sharding};

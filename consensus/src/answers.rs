@@ -85,7 +85,7 @@ impl Node {
             return Err((Refusal::UnknownReplica, why));
         };
         let sender = (envelope.from_replica, envelope.from);
-        if envelope.to_replica != replica.id() || !replica.place().config.founders.contains(&sender) {
+        if envelope.to_replica != replica.id() || !replica.knows(sender) {
             let why = format!(
                 "unknown replica: group {} has replica {} on node {}, and the message goes from replica {} on node {} \
                  to replica {}",

@@ -2,7 +2,7 @@
 //!
 //! **Deliberately absent.** Addresses of peers: finding them is the transport's part.
 
-use crate::metadata::{ClusterMap, Founding};
+use crate::metadata::{ClusterMap, Founding, ReplicaRow};
 use kvorum_api::{ClusterId, KeyspaceId, NodeId, ReplicaId, ShardId, StartCount};
 use kvorum_storage::command::Settings;
 use std::{collections::BTreeMap, time::Duration};
@@ -44,6 +44,8 @@ pub struct ShardConfig {
     pub incarnation: u32,
     /// The founding replicas, immutable: replica id and node. The first one initializes the group (rule G8).
     pub founders: Vec<(ReplicaId, NodeId)>,
+    /// Its replicas now, as the map says: who comes and who goes among them.
+    pub replicas: Vec<ReplicaRow>,
     /// What the founding `Configure` says (rule C1).
     pub settings: Settings,
 }
@@ -52,13 +54,19 @@ impl ShardConfig {
     /// The replica on a node, if it holds one.
     #[must_use]
     pub fn replica_on(&self, node: NodeId) -> Option<ReplicaId> {
-        self.founders.iter().find(|(_, holder)| *holder == node).map(|(replica, _)| *replica)
+        self.replicas.iter().find(|row| row.node == node).map(|row| row.replica)
     }
 
-    /// The node that holds a replica, if it is one of this shard.
+    /// The node that holds a replica, if it is one of this shard, or was when the shard was founded.
     #[must_use]
     pub fn node_of(&self, replica: ReplicaId) -> Option<NodeId> {
-        self.founders.iter().find(|(founder, _)| *founder == replica).map(|(_, node)| *node)
+        let seats = self.replicas.iter().map(ReplicaRow::seat).chain(self.founders.iter().copied());
+        seats.into_iter().find(|(known, _)| *known == replica).map(|(_, node)| node)
+    }
+
+    /// The nodes whose replicas are in: those that are still to come are not asked for anything.
+    pub fn holders(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.replicas.iter().filter(|row| row.is_in()).map(|row| row.node)
     }
 }
 
@@ -111,6 +119,8 @@ pub struct Budget {
     pub change_bytes_max: u64,
     /// Age of the diary that is kept.
     pub change_age_max: Duration,
+    /// Bytes of snapshots that a node sends in a second, all of its shards together; 0 = as fast as it can.
+    pub move_bytes_per_second: u64,
 }
 
 impl Default for Budget {
@@ -125,6 +135,7 @@ impl Default for Budget {
             snapshot_chunk_bytes: 512 << 10,
             change_bytes_max: 1 << 30,
             change_age_max: Duration::from_secs(24 * 3_600),
+            move_bytes_per_second: 64 << 20,
         }
     }
 }

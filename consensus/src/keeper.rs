@@ -9,7 +9,10 @@ use kvorum_storage::{
     Journal, StorageError,
     journal::{BatchNumber, Completion, Mark, NODE_GROUP},
 };
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 use tokio::sync::{Mutex, Notify, oneshot, watch};
 
 /// Keeps one node's note.
@@ -19,6 +22,10 @@ pub struct NoteKeeper {
     /// Of this directory, up to the one under way.
     lives: Lives,
     writer: Mutex<()>,
+    /// The serial of the newest map by which something was, or is about to be, erased here.
+    erased_serial: AtomicU64,
+    /// The one that is noted durably.
+    kept_erased: AtomicU64,
     /// Up to which revision of [`Peers::lives`] the note is durable.
     revision: watch::Sender<u64>,
     wake: Arc<Notify>,
@@ -35,7 +42,17 @@ impl NoteKeeper {
         let found = BatchNumber(journal.status().last_synced.0.saturating_sub(1));
         let lives = kept.lives.clone().begin(start, boot_nonce, found);
         let revision = watch::Sender::new(0);
-        Ok(NoteKeeper { journal, kept, lives, writer: Mutex::new(()), revision, wake: Arc::default() })
+        let erased = kept.erased_serial;
+        Ok(NoteKeeper {
+            journal,
+            kept,
+            lives,
+            writer: Mutex::new(()),
+            erased_serial: AtomicU64::new(erased),
+            kept_erased: AtomicU64::new(erased),
+            revision,
+            wake: Arc::default(),
+        })
     }
 
     /// What earlier lives noted.
@@ -80,6 +97,27 @@ impl NoteKeeper {
         Ok(())
     }
 
+    /// The serial of the newest map by which something was erased here.
+    pub fn erased_serial(&self) -> u64 {
+        self.erased_serial.load(Ordering::Acquire)
+    }
+
+    /// Notes durably that something is about to be erased by the map of that serial: no older copy of it places
+    /// anything here any more, whatever becomes of the newer one.
+    ///
+    /// # Errors
+    /// The journal's.
+    pub async fn keep_erased(&self, serial: u64, hlc: &Hlc, peers: &Peers) -> Result<(), StorageError> {
+        let _one_at_a_time = self.writer.lock().await;
+        if self.kept_erased.load(Ordering::Acquire) >= serial {
+            return Ok(());
+        }
+        self.erased_serial.fetch_max(serial, Ordering::AcqRel);
+        self.write(hlc.ceiling(), peers).await?;
+        self.kept_erased.fetch_max(serial, Ordering::AcqRel);
+        Ok(())
+    }
+
     /// The last note of this life: the clock ends here, and what was seen of the peers is kept.
     ///
     /// # Errors
@@ -104,7 +142,8 @@ impl NoteKeeper {
 
     async fn write(&self, bound: Stamp, peers: &Peers) -> Result<(), StorageError> {
         let (lives, revision) = peers.lives();
-        let note = NodeNote { bound, peers: lives, lives: self.lives.clone() };
+        let erased_serial = self.erased_serial();
+        let note = NodeNote { bound, peers: lives, lives: self.lives.clone(), erased_serial };
         let (done, told) = oneshot::channel();
         let done = Completion::Signal(Box::new(move |outcome| {
             // Nobody listens any more when the chore was stopped meanwhile.

@@ -30,7 +30,7 @@ use crate::{
     hlc::{BOUND_AHEAD_MS, Hlc},
     identity::Identity,
     keeper::NoteKeeper,
-    metadata::{ClusterMap, METADATA_SHARD, Study},
+    metadata::{ClusterMap, ShardStage, Study},
     peers::{Peers, TRACE},
     replicator::Replicator,
     steady::Steady,
@@ -146,6 +146,7 @@ impl Node {
             full_since: None,
         };
         let liveness = Arc::new(Liveness::new(config.node));
+        let erased_serial = note.erased_serial();
         let (founding, map) = (config.founding.clone(), config.map.clone());
         let study = Study::new(config.node, (env.clone(), Arc::clone(&peers)), Arc::clone(&liveness), founding, map);
         let (openings, closings) = Shared::limits();
@@ -175,7 +176,7 @@ impl Node {
             peers,
             note,
             duties: Mutex::new(duties),
-            groups: Groups::new(Arc::new(shared)),
+            groups: Groups::new(Arc::new(shared), erased_serial),
             study,
             is_open: AtomicBool::new(false),
             hellos: Hellos::default(),
@@ -193,15 +194,17 @@ impl Node {
         self.note.keep_first(&self.peers).await?;
         self.wait_for_clock().await;
         self.note.keep(&self.hlc, &self.peers).await?;
-        for config in self.study.shard_config().iter().chain(&self.config.shards) {
-            self.groups.keep(config.clone()).await?;
-        }
-        if let Some(replica) = self.replica(METADATA_SHARD) {
-            let shard = Arc::clone(replica.shard());
-            self.study.take_seat(replica, shard);
+        for config in &self.config.shards {
+            self.groups.keep(config.clone(), ShardStage::Creating).await?;
         }
         let map = self.map();
         self.note_addresses(&map);
+        // What cannot be held yet, because a former replica is not erased, the chore will.
+        if let Some(place) = self.metadata_place(&map).filter(|place| self.groups.may_hold(place, map.counters.serial).is_ok())
+        {
+            self.groups.hold_or_place(place, map.counters.serial).await?;
+        }
+        self.seat_metadata(&map).await;
         self.groups.begin_with(&map).await?;
         self.is_open.store(true, Ordering::Release);
         self.admit_if_known();
@@ -237,7 +240,14 @@ impl Node {
     /// The first replica that could not be held, erased or forgotten; the others are in line.
     pub async fn reconcile(&self, map: &ClusterMap) -> Result<(), StartError> {
         self.note_addresses(map);
-        self.groups.reconcile(map).await
+        if self.groups.erases_by(map) {
+            self.groups.note_erased(map.counters.serial);
+            self.note.keep_erased(map.counters.serial, &self.hlc, &self.peers).await?;
+        }
+        self.seat_metadata(map).await;
+        let reconciled = self.groups.reconcile(map).await;
+        let metadata = self.reconcile_metadata(map).await;
+        reconciled.and(metadata)
     }
 
     fn note_addresses(&self, map: &ClusterMap) {

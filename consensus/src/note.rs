@@ -1,15 +1,16 @@
 //! # Note: what a node must remember about its clock and its peers
 //!
 //! Kept as the newest [`Mark::Note`](kvorum_storage::journal::Mark) of
-//! [`NODE_GROUP`](kvorum_storage::journal::NODE_GROUP). Version 2, integers big-endian:
+//! [`NODE_GROUP`](kvorum_storage::journal::NODE_GROUP). Version 3, integers big-endian:
 //!
 //! ```text
-//!   version 2 (1) │ bound of the clock (8) │ peers (2) │ per peer: node, start count, boot nonce, last synced (8 each)
+//!   version 3 (1) │ bound of the clock (8) │ peers (2) │ per peer: node, start count, boot nonce, last synced (8 each)
 //!   │ lives (2) │ per life of this directory, oldest first: start count, boot nonce, batch found after it (8 each)
+//!   │ serial of the newest map by which something was erased here (8)
 //! ```
 //!
-//! The newest life is the one under way, and its batch is 0. Version 1 ends before the lives; a directory that has one
-//! has lived, but nobody knows which lives.
+//! The newest life is the one under way, and its batch is 0. Version 2 ends before the serial. Version 1 ends
+//! before the lives; a directory that has one has lived, but nobody knows which lives.
 //!
 //! **Invariant.** Decoding never panics; a note this build cannot read stops the start, for forgetting it would let an
 //! amnesiac peer in.
@@ -21,7 +22,10 @@ use kvorum_storage::{StorageError, journal::BatchNumber};
 use std::collections::BTreeMap;
 
 /// The format this build writes.
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
+
+/// The format without what was erased, which is still read.
+const FORMAT_WITHOUT_ERASED: u8 = 2;
 
 /// The format without lives, which is still read.
 const FORMAT_WITHOUT_LIVES: u8 = 1;
@@ -41,6 +45,8 @@ pub struct NodeNote {
     pub peers: BTreeMap<NodeId, Life>,
     /// The lives of this directory.
     pub lives: Lives,
+    /// The serial of the newest map by which something was erased here: an older copy may name what is gone.
+    pub erased_serial: u64,
 }
 
 impl NodeNote {
@@ -66,6 +72,7 @@ impl NodeNote {
             bytes.put_u64(boot_nonce);
             bytes.put_u64(found.0);
         }
+        bytes.put_u64(self.erased_serial);
         bytes.freeze()
     }
 
@@ -75,7 +82,7 @@ impl NodeNote {
     /// A format this build does not know, or bytes that are no note.
     pub fn decode(bytes: &[u8]) -> Result<Self, StorageError> {
         let unknown = |found: String| StorageError::UnknownFormat { what: "note of the node", found };
-        if bytes.len() < 11 || ![FORMAT, FORMAT_WITHOUT_LIVES].contains(&bytes[0]) {
+        if bytes.len() < 11 || ![FORMAT, FORMAT_WITHOUT_ERASED, FORMAT_WITHOUT_LIVES].contains(&bytes[0]) {
             return Err(unknown(format!("{} bytes, format {:?}", bytes.len(), bytes.first())));
         }
         let word = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
@@ -83,12 +90,15 @@ impl NodeNote {
         let peers_end = 11 + count * PEER_BYTES;
         let lives = match (bytes[0], bytes.get(peers_end..)) {
             (FORMAT_WITHOUT_LIVES, Some([])) => {
-                Some(Lives { current: Some((StartCount(0), UNNOTED)), past: Vec::new() })
+                Some((Lives { current: Some((StartCount(0), UNNOTED)), past: Vec::new() }, 0))
             }
-            (FORMAT, Some(rest)) => decode_lives(rest),
+            (FORMAT_WITHOUT_ERASED, Some(rest)) => decode_lives(rest).map(|lives| (lives, 0)),
+            (FORMAT, Some(rest)) => rest.split_last_chunk().and_then(|(rest, erased)| {
+                Some((decode_lives(rest)?, u64::from_be_bytes(*erased)))
+            }),
             _ => None,
         };
-        let lives = lives.ok_or_else(|| unknown(format!("{} bytes for {count} peers", bytes.len())))?;
+        let (lives, erased_serial) = lives.ok_or_else(|| unknown(format!("{} bytes for {count} peers", bytes.len())))?;
         let peers = (0..count).map(|row| {
             let at = 11 + row * PEER_BYTES;
             let life = Life {
@@ -98,7 +108,7 @@ impl NodeNote {
             };
             (NodeId(word(at)), life)
         });
-        Ok(NodeNote { bound: Stamp(word(1)), peers: peers.collect(), lives })
+        Ok(NodeNote { bound: Stamp(word(1)), peers: peers.collect(), lives, erased_serial })
     }
 }
 
@@ -128,7 +138,7 @@ mod tests {
     fn version_1_is_what_it_was() {
         let life = Life { start: StartCount(3), boot_nonce: 4, last_synced: BatchNumber(5) };
         let lives = Lives { current: Some((StartCount(0), UNNOTED)), past: Vec::new() };
-        let note = NodeNote { bound: Stamp(9), peers: BTreeMap::from([(NodeId(2), life)]), lives };
+        let note = NodeNote { bound: Stamp(9), peers: BTreeMap::from([(NodeId(2), life)]), lives, erased_serial: 0 };
         let mut expected = vec![1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 1];
         for word in [2_u64, 3, 4, 5] {
             expected.extend_from_slice(&word.to_be_bytes());
@@ -137,15 +147,19 @@ mod tests {
     }
 
     #[test]
-    fn version_2_is_what_it_was() {
+    fn versions_2_and_3_are_what_they_were() {
         let life = Life { start: StartCount(3), boot_nonce: 4, last_synced: BatchNumber(5) };
         let past = PastLife { start: StartCount(6), boot_nonce: 7, found: BatchNumber(8) };
         let lives = Lives { current: Some((StartCount(10), 11)), past: vec![past] };
-        let note = NodeNote { bound: Stamp(9), peers: BTreeMap::from([(NodeId(2), life)]), lives };
+        let mut note = NodeNote { bound: Stamp(9), peers: BTreeMap::from([(NodeId(2), life)]), lives, erased_serial: 0 };
         let mut expected = vec![2, 0, 0, 0, 0, 0, 0, 0, 9, 0, 1];
         expected.extend([2_u64, 3, 4, 5].into_iter().flat_map(u64::to_be_bytes));
         expected.extend([0, 2]);
         expected.extend([6_u64, 7, 8, 10, 11, 0].into_iter().flat_map(u64::to_be_bytes));
+        assert_eq!(NodeNote::decode(&expected), Ok(note.clone()));
+        expected[0] = 3;
+        expected.extend(12_u64.to_be_bytes());
+        note.erased_serial = 12;
         assert_eq!(note.encode(), expected);
         assert_eq!(NodeNote::decode(&expected), Ok(note));
     }
@@ -157,6 +171,7 @@ mod tests {
             peers in proptest::collection::btree_map(any::<u64>(), any::<[u64; 3]>(), 0..9),
             current in any::<[u64; 2]>(),
             past in proptest::collection::vec(any::<[u64; 3]>(), 0..9),
+            erased_serial in any::<u64>(),
         ) {
             let past = past.into_iter().map(|[start, boot_nonce, batch]| {
                 PastLife { start: StartCount(start), boot_nonce, found: BatchNumber(batch) }
@@ -168,7 +183,7 @@ mod tests {
                     (NodeId(node), Life { start: StartCount(start), boot_nonce, last_synced: BatchNumber(batch) })
                 })
                 .collect();
-            let note = NodeNote { bound: Stamp(bound), peers, lives };
+            let note = NodeNote { bound: Stamp(bound), peers, lives, erased_serial };
             prop_assert_eq!(NodeNote::decode(&note.encode()), Ok(note));
         }
     }
@@ -178,9 +193,10 @@ mod tests {
         let life = Life { start: StartCount(3), boot_nonce: 4, last_synced: BatchNumber(5) };
         let past = vec![PastLife { start: StartCount(6), boot_nonce: 7, found: BatchNumber(8) }];
         let lives = Lives { current: Some((StartCount(10), 11)), past };
-        let sound = NodeNote { bound: Stamp(9), peers: BTreeMap::from([(NodeId(2), life)]), lives }.encode();
+        let peers = BTreeMap::from([(NodeId(2), life)]);
+        let sound = NodeNote { bound: Stamp(9), peers, lives, erased_serial: 12 }.encode();
         bolero::check!().with_iterations(2_000).with_max_len(100).for_each(|input: &[u8]| {
-            let of_a_format = Bytes::from([&[input.len() as u8 % 3], input].concat());
+            let of_a_format = Bytes::from([&[input.len() as u8 % 4], input].concat());
             for bytes in raw_and_spoiled(&sound, input).into_iter().chain([of_a_format]) {
                 if let Ok(note) = NodeNote::decode(&bytes) {
                     assert_eq!(NodeNote::decode(&note.encode()), Ok(note));

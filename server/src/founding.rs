@@ -19,19 +19,11 @@ use std::collections::BTreeMap;
 #[must_use]
 pub fn founding(config: &Config, beginning: &Beginning) -> Founding {
     let me = beginning.identity.node;
-    let here = NodeRow {
-        node: me,
-        client: beginning.client.clone(),
-        peer: beginning.peer.clone(),
-        zone: config.node.zone.clone(),
-        directory: 0,
-    };
-    let others = config.founders.iter().filter(|founder| founder.id != me).map(|founder| NodeRow {
-        node: founder.id,
-        client: founder.client.clone(),
-        peer: founder.peer.clone(),
-        zone: founder.zone.clone(),
-        directory: 0,
+    let (client, peer, zone) = (beginning.client.clone(), beginning.peer.clone(), config.node.zone.clone());
+    let here = NodeRow::of_this_build(me, client, peer, zone, 0);
+    let others = config.founders.iter().filter(|founder| founder.id != me).map(|founder| {
+        let (client, peer, zone) = (founder.client.clone(), founder.peer.clone(), founder.zone.clone());
+        NodeRow::of_this_build(founder.id, client, peer, zone, 0)
     });
     let mut nodes: Vec<NodeRow> = others.chain([here]).collect();
     nodes.sort_by_key(|row| row.node);

@@ -5,7 +5,7 @@ use futures::future::BoxFuture;
 use kvorum_api::{KeyspaceId, Limits, Mode, PlacementRange, ReadError, ReadLevel, ReplicaId, Sharding, WriteError};
 use kvorum_consensus::{
     RequestContext, Written,
-    metadata::{NodeRow, ShardStage},
+    metadata::{NodeRow, ReplicaRow, ShardStage},
     replicator::{Found, ReplicaStatus, Rows},
 };
 use kvorum_storage::{WriteCommand, command::Images, shard::ScanRange};
@@ -42,13 +42,8 @@ fn bytes(text: &'static str) -> Bytes {
 pub(crate) fn map() -> ClusterMap {
     let mut map = ClusterMap { revision: 1, ..ClusterMap::default() };
     for node in 1..=3 {
-        let row = NodeRow {
-            node: NodeId(node),
-            client: format!("127.0.0.1:710{node}"),
-            peer: format!("127.0.0.1:720{node}"),
-            zone: format!("zone-{node}"),
-            directory: 0,
-        };
+        let (client, peer) = (format!("127.0.0.1:710{node}"), format!("127.0.0.1:720{node}"));
+        let row = NodeRow::of_this_build(NodeId(node), client, peer, format!("zone-{node}"), 0);
         map.nodes.insert(row.node, row);
     }
     map
@@ -80,6 +75,7 @@ pub(crate) fn add(map: &mut ClusterMap, name: &str, sharding: Sharding, shards: 
             epoch: 2,
             incarnation: 0,
             leader_wish: founders[0].1,
+            replicas: ReplicaRow::members(&founders),
             founders,
             stage: ShardStage::Ready,
         };

@@ -148,6 +148,18 @@ impl Reader {
         }
     }
 
+    /// Opens a record of any format up to `newest`, and says which.
+    ///
+    /// # Errors
+    /// A newer format, or no bytes at all.
+    pub fn open_up_to(what: &'static str, bytes: Bytes, newest: u8) -> Result<(Self, u8), StorageError> {
+        let mut reader = Reader { what, bytes, at: 0 };
+        match reader.u8()? {
+            found if (1..=newest).contains(&found) => Ok((reader, found)),
+            found => Err(reader.unknown(format!("format {found}"))),
+        }
+    }
+
     /// An error about this record.
     #[must_use]
     pub fn unknown(&self, found: impl Into<String>) -> StorageError {

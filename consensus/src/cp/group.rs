@@ -127,7 +127,7 @@ impl Group {
         let shard_id = context.config.shard;
         let refuse = |why: String| StartError::Group { shard: shard_id, why };
         let Some(replica) = context.config.replica_on(context.actor.node) else {
-            return Err(refuse(format!("node {} is none of its founders", context.actor.node)));
+            return Err(refuse(format!("node {} holds none of its replicas", context.actor.node)));
         };
         let store = open_store(&context, shard).await?;
         let config = raft_config(&context, &opening).validate().map_err(|error| refuse(error.to_string()))?;

@@ -15,7 +15,8 @@
 //! **Invariant.** An acknowledged write is durable on a majority and applied here; a linearizable read has heard from a
 //! majority after it arrived.
 //!
-//! **Deliberately absent.** Which groups there are, and which of them are open: that is `groups`. Membership changes.
+//! **Deliberately absent.** Which groups there are, which of them are open, and which step of a change of their members
+//! comes next: that is `groups`.
 
 mod answered;
 mod answers;
@@ -31,6 +32,7 @@ mod lease;
 mod levels;
 mod log_bytes;
 pub mod log_store;
+pub(crate) mod membership;
 mod network;
 mod pipeline;
 mod proposer;

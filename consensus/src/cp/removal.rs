@@ -13,7 +13,7 @@ use kvorum_api::{GroupId, KeyspaceId, ShardId};
 use kvorum_storage::{
     Shard, StorageError,
     journal::{Completion, Mark},
-    shard::{StagedSnapshot, orphans::Orphans},
+    shard::{ShardSpec, StagedSnapshot, orphans::Orphans},
 };
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -32,6 +32,17 @@ pub(crate) async fn erase(env: &Env, shard: Arc<Shard>) -> Result<(), StorageErr
         shard.remove(begun.as_ref(), &own.collect::<Vec<_>>())
     });
     erased.await
+}
+
+/// Removes what a replica that nobody holds has left of a shard that lives on elsewhere. Not durable before the engine is
+/// flushed.
+///
+/// # Errors
+/// The engine's.
+pub(crate) async fn erase_former(env: &Env, spec: ShardSpec) -> Result<(), StorageError> {
+    let engine = env.engine.clone();
+    let shard = env.blocking.run(move || Shard::open(engine, spec)).await?;
+    erase(env, shard).await
 }
 
 /// Removes what is left in the engine of groups that nobody holds, durably, and the rows of every keyspace of which

@@ -41,6 +41,9 @@ impl Replica {
     pub(crate) async fn try_close(&self) -> Result<(), String> {
         let Some(_shut) = self.gate.try_shut() else { return Err(Why::Busy.to_string()) };
         let Some(group) = self.group() else { return Ok(()) };
+        if group.is_changing() || self.place().is_operated {
+            return Err(Why::Busy.to_string());
+        }
         let figures = self.figures(&group).await;
         if let Err(why) = may_close(&figures) {
             if why == Why::NotFlushed {

@@ -4,7 +4,7 @@ use crate::{
     Clock, Env, Lane, Node, NodeConfig, Transport, TransportError,
     config::{Budget, ShardConfig, Timing},
     cp::{codec::raft::encode_vote, types::Vote},
-    metadata::Founding,
+    metadata::{Founding, ReplicaRow},
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -47,6 +47,7 @@ fn config() -> NodeConfig {
         keyspace: KeyspaceId(1),
         incarnation: 0,
         founders: vec![(ReplicaId(7), NodeId(1))],
+        replicas: ReplicaRow::members(&[(ReplicaId(7), NodeId(1))]),
         settings,
     };
     NodeConfig {

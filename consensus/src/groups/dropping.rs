@@ -12,7 +12,8 @@
 //! leave, in a later one among the groups of the journal.
 //!
 //! **Invariant.** A replica that leaves serves nobody and is kept until the journal has forgotten it. Only what a map
-//! has counted and names no more is erased: an older map may not know it yet.
+//! has counted and names no more is erased: an older map may not know it yet. A replica is judged by its own id, not by
+//! its shard's: the shard may live on elsewhere, or here in another replica.
 
 use super::{Groups, Replica};
 use crate::{
@@ -20,8 +21,8 @@ use crate::{
     metadata::{ClusterMap, METADATA_KEYSPACE, METADATA_SHARD},
     node::StartError,
 };
-use kvorum_api::{GroupId, KeyspaceId, ShardId};
-use kvorum_storage::{StorageError, journal::NODE_GROUP};
+use kvorum_api::{GroupId, KeyspaceId, NodeId, ReplicaId, ShardId};
+use kvorum_storage::{StorageError, journal::NODE_GROUP, shard::ShardSpec};
 use std::{collections::BTreeSet, sync::Arc};
 
 impl Groups {
@@ -32,7 +33,7 @@ impl Groups {
     /// The first that could not be erased or forgotten: it is tried again with the next round. The others are gone.
     pub(super) async fn drop_gone(&self, map: &ClusterMap) -> Result<(), StartError> {
         self.part_with(map);
-        let leaving = self.erase_leaving().await;
+        let leaving = self.erase_leaving(map).await;
         let orphans = self.erase_orphans(map).await;
         leaving.and(orphans)
     }
@@ -40,20 +41,20 @@ impl Groups {
     /// Moves what the map dropped from those that are held to those that leave.
     fn part_with(&self, map: &ClusterMap) {
         let (mut held, mut leaving) = (self.held.write(), self.leaving.lock());
-        let gone = held.extract_if(.., |group, replica| !replica.place().is_kept && !is_named(map, *group));
+        let gone = held.extract_if(.., |group, replica| has_seen_go(map, *group, replica.id()));
         for (group, replica) in gone {
             self.creating.lock().remove(&group);
-            tracing::info!(shard = %replica.shard_id(), "the shard was dropped");
+            tracing::info!(shard = %replica.shard_id(), replica = %replica.id(), "the map names the replica no more");
             leaving.insert(group, replica);
         }
     }
 
-    async fn erase_leaving(&self) -> Result<(), StartError> {
+    async fn erase_leaving(&self, map: &ClusterMap) -> Result<(), StartError> {
         let leaving: Vec<Arc<Replica>> = self.leaving.lock().values().cloned().collect();
         let mut first_failure = Ok(());
         let mut erased = Vec::new();
         for replica in leaving {
-            match replica.remove("its keyspace was dropped").await {
+            match replica.remove(why_gone(map, replica.shard_id())).await {
                 Ok(()) => erased.push(replica.group_id()),
                 Err(error) => first_failure = first_failure.and(Err(stays(replica.group_id(), &error))),
             }
@@ -62,29 +63,51 @@ impl Groups {
         first_failure.and(forgotten)
     }
 
+    /// Whether a replica that is held is one that the map names no more.
+    pub(super) fn has_gone(&self, map: &ClusterMap) -> bool {
+        self.held.read().iter().any(|(group, replica)| has_seen_go(map, *group, replica.id()))
+    }
+
     /// What lies in the journal under groups that nobody holds and that the map has seen come and go.
-    async fn erase_orphans(&self, map: &ClusterMap) -> Result<(), StartError> {
-        // Ids only grow: a map that has counted beyond a shard has seen this one come and go.
-        let unborn = GroupId::from(map.counters.next_shard);
-        let is_orphan = |group: &GroupId| {
-            *group != NODE_GROUP
-                && *group != GroupId::from(METADATA_SHARD)
-                && *group < unborn
-                && !is_named(map, *group)
-                && self.get(*group).is_none()
-                && !self.leaving.lock().contains_key(group)
+    pub(super) fn orphans(&self, map: &ClusterMap) -> Vec<GroupId> {
+        let is_nobodys = |group: &GroupId| {
+            *group != NODE_GROUP && self.get(*group).is_none() && !self.leaving.lock().contains_key(group)
         };
-        let orphans: Vec<GroupId> = self.shared.env.journal.groups().into_iter().filter(is_orphan).collect();
-        let Some(first) = orphans.first().copied() else { return Ok(()) };
-        for group in &orphans {
+        let nobodys: Vec<GroupId> = self.shared.env.journal.groups().into_iter().filter(is_nobodys).collect();
+        let orphans = nobodys.into_iter().filter(|group| match self.recorded(*group, founders(map, *group)) {
+            Some(replica) => has_seen_go(map, *group, replica),
+            // Of an older directory: nothing is known but the shard, and ids only grow.
+            None => *group < GroupId::from(map.counters.next_shard) && !is_named(map, *group),
+        });
+        orphans.collect()
+    }
+
+    async fn erase_orphans(&self, map: &ClusterMap) -> Result<(), StartError> {
+        let orphans = self.orphans(map).into_iter();
+        let (of_living, of_dropped): (Vec<GroupId>, Vec<GroupId>) = orphans.partition(|group| is_named(map, *group));
+        self.erase_orphans_of_living(map, &of_living).await?;
+        let Some(first) = of_dropped.first().copied() else { return Ok(()) };
+        for group in &of_dropped {
             tracing::info!(shard = %ShardId::from(*group), "erases what is left of a shard that was dropped");
         }
         let living = self.living_keyspaces(map);
         let uncounted = map.counters.next_keyspace;
         let is_no_more = move |keyspace| keyspace < uncounted && !living.contains(&keyspace);
-        let erased = removal::erase_orphans(&self.shared.env, orphans.clone(), is_no_more).await;
+        let erased = removal::erase_orphans(&self.shared.env, of_dropped.clone(), is_no_more).await;
         erased.map_err(|error| stays(first, &error))?;
-        self.forget(&orphans).await
+        self.forget(&of_dropped).await
+    }
+
+    /// What former replicas have left here of shards that live on.
+    async fn erase_orphans_of_living(&self, map: &ClusterMap, orphans: &[GroupId]) -> Result<(), StartError> {
+        for group in orphans {
+            let shard = ShardId::from(*group);
+            tracing::info!(%shard, "erases what a former replica has left");
+            let keyspace = map.shards.get(&shard).map_or(METADATA_KEYSPACE, |row| row.keyspace);
+            let erased = removal::erase_former(&self.shared.env, ShardSpec { shard, keyspace }).await;
+            erased.map_err(|error| stays(*group, &error))?;
+        }
+        self.forget(orphans).await
     }
 
     /// Keyspaces that may have rows of somebody who lives.
@@ -112,10 +135,24 @@ impl Groups {
 }
 
 fn is_named(map: &ClusterMap, group: GroupId) -> bool {
-    map.shards.contains_key(&ShardId::from(group))
+    group == GroupId::from(METADATA_SHARD) || map.shards.contains_key(&ShardId::from(group))
+}
+
+/// Whether the map has given that replica its id, and names it no more.
+fn has_seen_go(map: &ClusterMap, group: GroupId, replica: ReplicaId) -> bool {
+    let replicas = map.replicas_of(ShardId::from(group));
+    map.is_founded() && replica < map.counters.next_replica && replicas.iter().all(|row| row.replica != replica)
+}
+
+fn founders(map: &ClusterMap, group: GroupId) -> &[(ReplicaId, NodeId)] {
+    map.shards.get(&ShardId::from(group)).map_or(&[], |row| &row.founders)
+}
+
+fn why_gone(map: &ClusterMap, shard: ShardId) -> &'static str {
+    if map.shards.contains_key(&shard) { "its replica was moved to another node" } else { "its keyspace was dropped" }
 }
 
 /// Why something that was dropped is still there, as the chore says it.
 fn stays(group: GroupId, error: &StorageError) -> StartError {
-    StartError::Group { shard: group.into(), why: format!("it was dropped, and not all of it is erased yet: {error}") }
+    StartError::Group { shard: group.into(), why: format!("its replica went, and not all of it is erased yet: {error}") }
 }

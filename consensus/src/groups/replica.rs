@@ -25,6 +25,7 @@ use crate::{
         close::last_leader,
         door::Door,
         group::{Opening, open_shard},
+        membership::applied_names,
         removal::erase,
     },
     metadata::ShardStage,
@@ -55,14 +56,16 @@ const STAND_PACE: Duration = Duration::from_millis(100);
 /// What the map says of a replica.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Place {
-    /// The shard, its founders, and the settings that are wished for.
+    /// The shard, its replicas, and the settings that are wished for.
     pub(crate) config: ShardConfig,
     /// How far the making of the shard has come.
     pub(crate) stage: ShardStage,
     /// The node that should lead.
     pub(crate) leader_wish: Option<NodeId>,
-    /// Never closed, and not the map's to remove: the metadata.
+    /// Never closed: the metadata.
     pub(crate) is_kept: bool,
+    /// Its replicas or its leader are being changed: it is not closed meanwhile.
+    pub(crate) is_operated: bool,
 }
 
 /// One copy of one shard on this node.
@@ -97,6 +100,9 @@ pub struct Replica {
     is_settled: AtomicBool,
     /// Why it is gone.
     ended: OnceLock<String>,
+    /// One step of a change at a time; what the last one waits for.
+    pub(super) step: tokio::sync::Mutex<()>,
+    pub(super) waits_for: Mutex<Option<String>>,
 }
 
 impl Replica {
@@ -104,7 +110,7 @@ impl Replica {
     pub(crate) async fn new(shared: Arc<Shared>, place: Place) -> Result<Arc<Self>, StartError> {
         let (shard_id, me) = (place.config.shard, shared.me());
         let Some(id) = place.config.replica_on(me) else {
-            return Err(StartError::Group { shard: shard_id, why: format!("node {me} is none of its founders") });
+            return Err(StartError::Group { shard: shard_id, why: format!("node {me} holds none of its replicas") });
         };
         let shard = open_shard(&shared.env, &place.config).await?;
         let state = shard.state();
@@ -136,6 +142,8 @@ impl Replica {
             is_opening: AtomicBool::new(false),
             is_settled: AtomicBool::new(false),
             ended: OnceLock::new(),
+            step: tokio::sync::Mutex::new(()),
+            waits_for: Mutex::default(),
         }))
     }
 
@@ -228,6 +236,13 @@ impl Replica {
 
     pub(crate) fn node_of(&self, replica: ReplicaId) -> Option<NodeId> {
         self.place.load().config.node_of(replica)
+    }
+
+    /// Whether that replica, on that node, is one of the group's: by the map, or by Raft's own membership, of which either
+    /// may be behind.
+    pub(crate) fn knows(&self, sender: (ReplicaId, NodeId)) -> bool {
+        let is_placed = self.place.load().config.replicas.iter().any(|row| row.seat() == sender);
+        is_placed || self.group().is_some_and(|group| group.has_member(sender)) || applied_names(&self.shard, sender)
     }
 
     /// Who should open it now.
@@ -399,7 +414,7 @@ impl Replica {
         tracing::debug!(shard = %self.shard_id(), term, ?leader, why, "closed");
     }
 
-    /// Ends it for good: its keyspace was dropped. What waits for it is told; its data is gone from the engine, durably
+    /// Ends it for good: the map names it no more. What waits for it is told; its data is gone from the engine, durably
     /// with the next flush.
     pub(crate) async fn remove(&self, why: &str) -> Result<(), StorageError> {
         let _ = self.ended.set(why.to_owned());

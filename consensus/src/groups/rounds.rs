@@ -30,7 +30,7 @@ const CLOSINGS_PER_ROUND_MAX: usize = 128;
 /// Closed groups that one round opens.
 const OPENINGS_PER_ROUND_MAX: usize = 64;
 
-/// Between the elections of the followers of a lost leader, by their place among the founders.
+/// Between the elections of the followers of a lost leader, by their place among the replicas.
 const STAGGER: Duration = Duration::from_millis(50);
 
 /// A node must have answered for that long before leaders move to it.
@@ -69,7 +69,7 @@ impl Groups {
                 continue;
             }
             let place = replica.place();
-            let rank = place.config.founders.iter().position(|(founder, _)| *founder == replica.id()).unwrap_or(0);
+            let rank = place.config.replicas.iter().position(|row| row.replica == replica.id()).unwrap_or(0);
             let patience = 2 * self.shared.timing.election_max;
             self.shared.tasks.spawn(async move {
                 tokio::time::sleep(STAGGER * rank as u32).await;
@@ -101,7 +101,8 @@ impl Groups {
             let place = replica.place();
             let is_ours = replica.group().is_some_and(|group| group.is_leading());
             let is_idle = replica.idle_for() >= idle_after && replica.may_offer();
-            is_ours && !place.is_kept && place.stage == ShardStage::Ready && is_idle
+            let may_close = !place.is_kept && !place.is_operated && place.stage == ShardStage::Ready;
+            is_ours && may_close && is_idle
         });
         for replica in idle.take(CLOSINGS_PER_ROUND_MAX) {
             let shared = self.shared.clone();
@@ -140,7 +141,7 @@ impl Groups {
         if is_due {
             let place = replica.place();
             let lives: Vec<(NodeId, Life)> =
-                place.config.founders.iter().map(|(_, node)| (*node, self.shared.liveness.of(*node))).collect();
+                place.config.holders().map(|node| (node, self.shared.liveness.of(node))).collect();
             let is_mine = opens_for_expiry(replica.recorded_leader(), &lives, self.shared.me());
             let opener = replica.opener();
             return match opener {
@@ -184,7 +185,7 @@ impl Groups {
                 Life::Alive { since } => since.elapsed() >= SETTLED_AFTER,
                 Life::Lost | Life::Unknown => false,
             };
-            if wish == self.shared.me() || !is_settled || !group.is_leading() {
+            if wish == self.shared.me() || !is_settled || !group.is_leading() || place.is_operated {
                 continue;
             }
             let heir = place.config.replica_on(wish);

@@ -151,7 +151,7 @@ impl Replica {
     fn held_up(&self) -> Option<String> {
         let place = self.place();
         let lives: Vec<(NodeId, Life)> =
-            place.config.founders.iter().map(|(_, node)| (*node, self.shared.liveness.of(*node))).collect();
+            place.config.holders().map(|node| (node, self.shared.liveness.of(node))).collect();
         why_held_up(&lives, place.stage == ShardStage::Creating && !place.is_kept)
     }
 }

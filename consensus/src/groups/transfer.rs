@@ -58,7 +58,7 @@ impl Replica {
     fn heir_on(&self, node: NodeId) -> Result<ReplicaId, NotMoved> {
         let place = self.place();
         place.config.replica_on(node).ok_or_else(|| {
-            let holders: Vec<String> = place.config.founders.iter().map(|(_, holder)| holder.to_string()).collect();
+            let holders: Vec<String> = place.config.holders().map(|holder| holder.to_string()).collect();
             let (shard, holders) = (self.shard_id(), holders.join(", "));
             NotMoved::NoReplica(format!("node {node} holds no replica of shard {shard}: nodes {holders} do"))
         })

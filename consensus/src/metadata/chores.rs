@@ -4,12 +4,15 @@
 //!   map        as it comes   follows the newest map
 //!   reconcile  as it comes   brings the replicas here in line with the newest map
 //!   metadata   250 ms        founds what is not founded, says where this node is
+//!   operators  250 ms        the shards led here take the next step of what is being done to them
 //! ```
 
-use super::{ClusterMap, MetadataCommand, MetadataReply};
+use super::{ClusterMap, METADATA_SHARD, MetadataCommand, MetadataReply, ShardStage};
 use crate::{
+    groups::{Place, Replica},
     node::{Node, StartError},
     peers::{Incoming, Received},
+    replicator::Replicator,
     worker::{Step, Workers},
 };
 use kvorum_api::AdminError;
@@ -76,6 +79,9 @@ impl Node {
         let node: Weak<Node> = Arc::downgrade(self);
         let tend = move || node.upgrade().map(|node| Box::pin(node.tend_metadata()) as _);
         workers.start("metadata", Duration::from_millis(250), Arc::default(), tend);
+        let node: Weak<Node> = Arc::downgrade(self);
+        let operate = move || node.upgrade().map(|node| Box::pin(node.operate()) as _);
+        workers.start("operators", Duration::from_millis(250), Arc::default(), operate);
     }
 
     /// Answers another node about the metadata.
@@ -88,6 +94,39 @@ impl Node {
             payload: envelope.payload.clone(),
         };
         self.study.answer(incoming).await
+    }
+
+    /// The replica of group 0 that a map places here.
+    pub(crate) fn metadata_place(&self, map: &ClusterMap) -> Option<Place> {
+        let config = self.study.shard_config(map)?;
+        let stage = if map.is_founded() { ShardStage::Ready } else { ShardStage::Creating };
+        let is_operated = map.operator_of(METADATA_SHARD).is_some();
+        Some(Place { config, stage, leader_wish: None, is_kept: true, is_operated })
+    }
+
+    /// Holds the replica of group 0 that a map places here.
+    pub(crate) async fn reconcile_metadata(&self, map: &ClusterMap) -> Result<(), StartError> {
+        if let Some(place) = self.metadata_place(map) {
+            self.groups.hold_or_place(place, map.counters.serial).await?;
+        }
+        self.seat_metadata(map).await;
+        Ok(())
+    }
+
+    /// Whoever holds a replica of group 0 that is in follows and changes the map through it.
+    pub(crate) async fn seat_metadata(&self, map: &ClusterMap) {
+        let held = self.replica(METADATA_SHARD);
+        let is_in = |replica: &Arc<Replica>| {
+            map.metadata.iter().any(|row| row.replica == replica.id() && row.is_in())
+        };
+        let seated = held.filter(is_in);
+        if seated.is_some() != self.study.has_seat() {
+            let seat = seated.map(|replica| {
+                let shard = Arc::clone(replica.shard());
+                (replica as Arc<dyn Replicator>, shard)
+            });
+            self.study.take_seat(seat).await;
+        }
     }
 
     async fn tend_metadata(self: Arc<Self>) -> Step {

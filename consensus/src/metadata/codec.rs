@@ -1,26 +1,29 @@
 //! Rows and whole maps as bytes.
 //!
 //! ```text
-//!   key     n │ node (8)      k │ keyspace (4)      s │ shard (8)      m      i
-//!   node     │ 1 │ client │ peer │ zone │ directory (16)
+//!   key     n │ node (8)      k │ keyspace (4)      s │ shard (8)      o │ operator (8)      m      b      i
+//!   node     │ 2 │ client │ peer │ zone │ directory (16) │ state │ behaviour (4) │ build      format 1: up to directory
 //!   keyspace │ 1 │ name │ mode │ sharding │ replicas (4) │ level (1), ms (8) │ limits (4 × 8) │ images │ flags
 //!            │ created (8)
-//!   shard    │ 1 │ keyspace (4) │ flags │ start │ end? │ epoch (8) │ incarnation (4) │ founders │ leader wish (8)
-//!            │ stage
-//!   metadata │ 1 │ founders
-//!   counters │ 1 │ serial (8) │ node (8) │ keyspace (4) │ shard (8) │ replica (8)
+//!   counters │ 2 │ serial (8) │ node (8) │ keyspace (4) │ shard (8) │ replica (8) │ operator (8)
+//!            │                                                                       format 1: up to replica
+//!   behaviour│ 1 │ (4)
+//!   shard, metadata, operator: see `codec_shard`
 //!   map      │ 1 │ revision (8) │ count (4) │ (key, value) …
 //! ```
 //!
-//! Byte strings carry their length (4) in front; founders are a count (4) and pairs of replica (8) and node (8).
+//! Byte strings carry their length (4) in front.
 //!
 //! **Invariant.** Decoding takes any bytes without a panic. Numbers are append-only. A key of another letter was
 //! written by a newer build and is no part of this build's map; a value of another format is refused, because half a
 //! map is none.
 
-use super::map::{ClusterMap, Counters, KeyspaceRow, NodeRow, Row, RowEdit, RowKey, ShardRow, ShardStage};
+use super::{
+    codec_shard::{metadata, operator, put_operator, put_replicas, put_shard, shard},
+    map::{Behaviour, ClusterMap, Counters, KeyspaceRow, NodeRow, NodeState, Row, RowEdit, RowKey},
+};
 use bytes::Bytes;
-use kvorum_api::{KeyspaceId, Limits, Mode, NodeId, PlacementRange, ReadLevel, ReplicaId, ShardId, Sharding};
+use kvorum_api::{KeyspaceId, Limits, Mode, NodeId, OperatorId, ReadLevel, ReplicaId, ShardId, Sharding};
 use kvorum_storage::{
     StorageError,
     codec::{Reader, Writer},
@@ -28,10 +31,12 @@ use kvorum_storage::{
 };
 use std::time::Duration;
 
-/// The format of rows and maps this build writes.
+/// The format of maps this build writes.
 const FORMAT: u8 = 1;
 
-const HAS_END: u8 = 1;
+/// The newest format of a row that this build knows.
+const ROW_FORMAT_MAX: u8 = 2;
+
 const HAS_LEASES: u8 = 1;
 
 impl RowKey {
@@ -52,8 +57,13 @@ impl RowKey {
                 key.push(b's');
                 key.extend_from_slice(&shard.0.to_be_bytes());
             }
+            RowKey::Operator(operator) => {
+                key.push(b'o');
+                key.extend_from_slice(&operator.0.to_be_bytes());
+            }
             RowKey::Metadata => key.push(b'm'),
             RowKey::Counters => key.push(b'i'),
+            RowKey::Behaviour => key.push(b'b'),
         }
         Bytes::from(key)
     }
@@ -67,6 +77,8 @@ impl RowKey {
             b'n' => word().map(|node| RowKey::Node(NodeId(node))),
             b'k' => id.try_into().ok().map(|id| RowKey::Keyspace(KeyspaceId(u32::from_be_bytes(id)))),
             b's' => word().map(|shard| RowKey::Shard(ShardId(shard))),
+            b'o' => word().map(|operator| RowKey::Operator(OperatorId(operator))),
+            b'b' if id.is_empty() => Some(RowKey::Behaviour),
             b'm' if id.is_empty() => Some(RowKey::Metadata),
             b'i' if id.is_empty() => Some(RowKey::Counters),
             _ => None,
@@ -78,26 +90,32 @@ impl Row {
     /// The value in group 0.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let mut writer = Writer::new(FORMAT, 96);
+        let mut writer = Writer::new(self.format(), 96);
         match self {
-            Row::Node(row) => {
-                for text in [&row.client, &row.peer, &row.zone] {
-                    writer.bytes(text.as_bytes());
-                }
-                writer.u128(row.directory);
-            }
+            Row::Node(row) => put_node(&mut writer, row),
             Row::Keyspace(row) => put_keyspace(&mut writer, row),
             Row::Shard(row) => put_shard(&mut writer, row),
             Row::Metadata(replicas) => put_replicas(&mut writer, replicas),
+            Row::Operator(row) => put_operator(&mut writer, row),
+            Row::Behaviour(behaviour) => writer.u32(behaviour.0),
             Row::Counters(counters) => {
                 writer.u64(counters.serial);
                 writer.u64(counters.next_node.0);
                 writer.u32(counters.next_keyspace.0);
                 writer.u64(counters.next_shard.0);
                 writer.u64(counters.next_replica.0);
+                writer.u64(counters.next_operator.0);
             }
         }
         writer.finish()
+    }
+
+    /// The format this build writes it in.
+    fn format(&self) -> u8 {
+        match self {
+            Row::Keyspace(_) | Row::Operator(_) | Row::Behaviour(_) => 1,
+            Row::Node(_) | Row::Shard(_) | Row::Metadata(_) | Row::Counters(_) => 2,
+        }
     }
 
     /// The reverse.
@@ -105,27 +123,27 @@ impl Row {
     /// # Errors
     /// A format this build does not know, or bytes that are none.
     pub fn decode(key: RowKey, value: Bytes) -> Result<Self, StorageError> {
-        let mut reader = Reader::open("metadata row", value, FORMAT)?;
+        let (mut reader, format) = Reader::open_up_to("metadata row", value, ROW_FORMAT_MAX)?;
         let row = match key {
-            RowKey::Node(node) => Row::Node(NodeRow {
-                node,
-                client: text(&mut reader)?,
-                peer: text(&mut reader)?,
-                zone: text(&mut reader)?,
-                directory: reader.u128()?,
-            }),
+            RowKey::Node(id) => Row::Node(node(&mut reader, format, id)?),
             RowKey::Keyspace(id) => Row::Keyspace(keyspace(&mut reader, id)?),
-            RowKey::Shard(id) => Row::Shard(shard(&mut reader, id)?),
-            RowKey::Metadata => Row::Metadata(replicas(&mut reader)?),
+            RowKey::Shard(id) => Row::Shard(shard(&mut reader, format, id)?),
+            RowKey::Metadata => Row::Metadata(metadata(&mut reader, format)?),
+            RowKey::Operator(id) => Row::Operator(operator(&mut reader, id)?),
+            RowKey::Behaviour => Row::Behaviour(Behaviour(reader.u32()?)),
             RowKey::Counters => Row::Counters(Counters {
                 serial: reader.u64()?,
                 next_node: NodeId(reader.u64()?),
                 next_keyspace: KeyspaceId(reader.u32()?),
                 next_shard: ShardId(reader.u64()?),
                 next_replica: ReplicaId(reader.u64()?),
+                next_operator: OperatorId(if format == 1 { 1 } else { reader.u64()? }),
             }),
         };
         reader.end()?;
+        if row.format() < format {
+            return Err(StorageError::UnknownFormat { what: "metadata row", found: format!("format {format}") });
+        }
         Ok(row)
     }
 }
@@ -177,6 +195,41 @@ impl ClusterMap {
     }
 }
 
+fn put_node(writer: &mut Writer, row: &NodeRow) {
+    [&row.client, &row.peer, &row.zone].into_iter().for_each(|text| writer.bytes(text.as_bytes()));
+    writer.u128(row.directory);
+    writer.u8(node_state_number(row.state));
+    writer.u32(row.behaviour.0);
+    writer.bytes(row.build.as_bytes());
+}
+
+fn node(reader: &mut Reader, format: u8, node: NodeId) -> Result<NodeRow, StorageError> {
+    let (client, peer, zone) = (text(reader)?, text(reader)?, text(reader)?);
+    let directory = reader.u128()?;
+    let (state, behaviour, build) = match format {
+        1 => (NodeState::Active, Behaviour(1), String::new()),
+        _ => (node_state(reader)?, Behaviour(reader.u32()?), text(reader)?),
+    };
+    Ok(NodeRow { node, client, peer, zone, directory, state, behaviour, build })
+}
+
+pub(super) fn node_state_number(state: NodeState) -> u8 {
+    match state {
+        NodeState::Active => 1,
+        NodeState::Draining => 2,
+        NodeState::Forgetting => 3,
+    }
+}
+
+pub(super) fn node_state(reader: &mut Reader) -> Result<NodeState, StorageError> {
+    match reader.u8()? {
+        1 => Ok(NodeState::Active),
+        2 => Ok(NodeState::Draining),
+        3 => Ok(NodeState::Forgetting),
+        other => Err(reader.unknown(format!("state {other} of a node"))),
+    }
+}
+
 fn put_keyspace(writer: &mut Writer, row: &KeyspaceRow) {
     writer.bytes(row.name.as_bytes());
     writer.u8(mode_number(row.mode));
@@ -209,55 +262,6 @@ fn keyspace(reader: &mut Reader, id: KeyspaceId) -> Result<KeyspaceRow, StorageE
         has_leases: reader.flags(HAS_LEASES)? & HAS_LEASES != 0,
         created_ms: reader.u64()?,
     })
-}
-
-fn put_shard(writer: &mut Writer, row: &ShardRow) {
-    writer.u32(row.keyspace.0);
-    writer.u8(if row.range.end.is_some() { HAS_END } else { 0 });
-    writer.bytes(&row.range.start);
-    row.range.end.iter().for_each(|end| writer.bytes(end));
-    writer.u64(row.epoch);
-    writer.u32(row.incarnation);
-    put_replicas(writer, &row.founders);
-    writer.u64(row.leader_wish.0);
-    writer.u8(match row.stage {
-        ShardStage::Creating => 1,
-        ShardStage::Ready => 2,
-    });
-}
-
-fn shard(reader: &mut Reader, id: ShardId) -> Result<ShardRow, StorageError> {
-    let keyspace = KeyspaceId(reader.u32()?);
-    let has_end = reader.flags(HAS_END)? & HAS_END != 0;
-    // Copied: a row outlives the portion that brought it.
-    let start = Bytes::copy_from_slice(&reader.bytes()?);
-    let end = if has_end { Some(Bytes::copy_from_slice(&reader.bytes()?)) } else { None };
-    Ok(ShardRow {
-        shard: id,
-        keyspace,
-        range: PlacementRange { start, end },
-        epoch: reader.u64()?,
-        incarnation: reader.u32()?,
-        founders: replicas(reader)?,
-        leader_wish: NodeId(reader.u64()?),
-        stage: match reader.u8()? {
-            1 => ShardStage::Creating,
-            2 => ShardStage::Ready,
-            other => return Err(reader.unknown(format!("stage {other}"))),
-        },
-    })
-}
-
-fn put_replicas(writer: &mut Writer, replicas: &[(ReplicaId, NodeId)]) {
-    writer.count(replicas.len());
-    for (replica, node) in replicas {
-        writer.u64(replica.0);
-        writer.u64(node.0);
-    }
-}
-
-fn replicas(reader: &mut Reader) -> Result<Vec<(ReplicaId, NodeId)>, StorageError> {
-    (0..reader.count(16)?).map(|_| Ok((ReplicaId(reader.u64()?), NodeId(reader.u64()?)))).collect()
 }
 
 pub(super) fn text(reader: &mut Reader) -> Result<String, StorageError> {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   a replica of group 0 is here:   its diary ──▶ fold ──▶ publish            fell off: every row, then the diary
-//!   none is:   revision, serial ──▶ a metadata replica ──▶ edits since │ the whole map in pages │ nothing for 5 s
+//!   none is, or it hears nothing:
+//!              revision, serial ──▶ a metadata replica ──▶ edits since │ the whole map in pages │ nothing for 5 s
 //! ```
 //!
 //! **Invariant.** A map is published only at the end of a change, never in its middle. Edits are taken only by whoever
@@ -44,6 +45,9 @@ const EDITS_MAX: u64 = 1_000;
 /// Bytes of one page of a whole map.
 const PAGE_BYTES: usize = 512 << 10;
 
+/// A replica of group 0 that has not heard of a leader for longer may not hear of anything any more.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
+
 /// Bytes and rows read at a time.
 const PORTION: (usize, usize) = (1 << 20, 4_096);
 
@@ -65,8 +69,13 @@ pub(super) struct Whole {
 impl Study {
     /// One step of the follower: takes what is new, or waits a moment for it.
     pub(crate) async fn follow(&self) -> Step {
-        let followed = match self.seat.get() {
-            Some(seat) => self.follow_own(seat).await,
+        let followed = match self.seat.load_full() {
+            Some(seat) if seat.is_current() => self.follow_own(&seat).await,
+            // Its replica may have been taken out of the group, and hears nothing any more, least of all that.
+            Some(seat) => match self.follow_another().await {
+                Ok(()) => self.follow_own(&seat).await,
+                failed => failed,
+            },
             None => self.follow_another().await,
         };
         if followed.is_err() {
@@ -105,7 +114,7 @@ impl Study {
 
     async fn follow_another(&self) -> Step {
         let map = self.map();
-        let others: Vec<NodeId> = map.metadata.iter().map(|(_, node)| *node).filter(|node| *node != self.me).collect();
+        let others: Vec<NodeId> = map.metadata.iter().map(|row| row.node).filter(|node| *node != self.me).collect();
         let turn = self.followed.load(Ordering::Relaxed);
         let Some(node) = others.get(turn % others.len().max(1)).copied() else {
             sleep(PAUSE).await;
@@ -158,7 +167,7 @@ impl Study {
     }
 
     pub(super) async fn answer_follow(&self, asked: Bytes) -> Result<Bytes, String> {
-        let Some(seat) = self.seat.get() else {
+        let Some(seat) = self.seat.load_full() else {
             return Err(format!("node {} holds no metadata", self.me));
         };
         let asked = Follow::decode(asked).map_err(|error| error.to_string())?;
@@ -191,6 +200,13 @@ impl Study {
         let whole = recent.cloned().unwrap_or_else(|| Whole { revision: map.revision, bytes: map.encode() });
         *kept = Some(whole.clone());
         whole
+    }
+}
+
+impl Seat {
+    /// Whether its replica hears from a majority.
+    fn is_current(&self) -> bool {
+        self.replicator.status().staleness.is_some_and(|staleness| staleness <= SILENCE_MAX)
     }
 }
 
@@ -326,7 +342,7 @@ mod tests {
 
     fn node(id: u64) -> Row {
         let (client, peer) = (format!("node-{id}:1"), format!("node-{id}:2"));
-        Row::Node(NodeRow { node: NodeId(id), client, peer, zone: String::new(), directory: 0 })
+        Row::Node(NodeRow::of_this_build(NodeId(id), client, peer, String::new(), 0))
     }
 
     #[test]

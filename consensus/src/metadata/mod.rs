@@ -13,19 +13,29 @@
 //! the newest map it has; nothing that was acknowledged depends on its being the newest there is.
 
 mod chores;
+pub mod balance;
 pub mod codec;
+mod codec_shard;
 mod follow;
 pub mod map;
+mod nodes;
+mod operate;
+pub mod operator;
 pub mod placement;
 pub mod plan;
 pub mod study;
 mod wire;
+mod wire_command;
 pub mod wish;
 
-pub use map::{ClusterMap, Counters, KeyspaceRow, NodeRow, Row, RowEdit, RowKey, ShardRow, ShardStage};
+pub use map::{
+    Behaviour, ClusterMap, Counters, KeyspaceRow, NodeRow, NodeState, ReplicaRow, Row, RowEdit, RowKey, ShardRow,
+    ShardStage, Standing,
+};
+pub use operator::{Ending, OperatorRow, OperatorState, Origin, Task};
 pub use study::Study;
 
-use kvorum_api::{GroupId, KeyspaceId, NodeId, ShardId};
+use kvorum_api::{GroupId, KeyspaceId, NodeId, OperatorId, ShardId};
 
 /// The keyspace of the metadata.
 pub const METADATA_KEYSPACE: KeyspaceId = KeyspaceId(0);
@@ -79,12 +89,69 @@ pub enum MetadataCommand {
         peer: String,
         /// Zone.
         zone: String,
+        /// The newest behaviour that its build can apply.
+        behaviour: Behaviour,
+        /// Its build.
+        build: String,
+    },
+    /// A shard's replicas or its leader should change.
+    Operate {
+        /// Which; 0 = the metadata.
+        shard: ShardId,
+        /// How.
+        wish: OperatorWish,
+        /// Who asks.
+        origin: Origin,
+        /// Why, as a sentence.
+        cause: String,
+    },
+    /// An operator should be undone.
+    CancelOperator {
+        /// Which.
+        operator: OperatorId,
+    },
+    /// A shard's leader says what has become of an operator.
+    OperatorEnded {
+        /// Which.
+        operator: OperatorId,
+        /// What.
+        ending: Ending,
+    },
+    /// A node is drained, taken back, or forgotten.
+    SetNodeState {
+        /// Which.
+        node: NodeId,
+        /// What is to become of it.
+        state: NodeState,
+    },
+    /// Every shard should apply this behaviour.
+    RaiseBehaviour {
+        /// Which.
+        behaviour: Behaviour,
     },
     /// The leaders of these shards have applied their founding `Configure`.
     ShardsReady {
         /// Which.
         shards: Vec<ShardId>,
     },
+}
+
+/// How the replicas of a shard, or its leader, should change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OperatorWish {
+    /// The replica on one node goes to another.
+    Move {
+        /// From here.
+        from: NodeId,
+        /// To here.
+        to: NodeId,
+    },
+    /// Another replica.
+    Add(NodeId),
+    /// One replica less.
+    Remove(NodeId),
+    /// The replica on this node should lead.
+    Lead(NodeId),
 }
 
 /// What came of a change.
@@ -96,6 +163,8 @@ pub struct MetadataReply {
     pub keyspace: Option<KeyspaceId>,
     /// The node it was about.
     pub node: Option<NodeId>,
+    /// The operator it was about.
+    pub operator: Option<OperatorId>,
 }
 
 /// What a keyspace should be; `None` = the default (create), or as it is (alter). Checked by the plan, which names

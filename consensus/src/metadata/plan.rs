@@ -11,11 +11,11 @@
 
 use super::{
     Founding, KeyspaceWish, MetadataCommand,
-    map::{ClusterMap, Counters, KeyspaceRow, NodeRow, Row, RowEdit, RowKey, ShardRow, ShardStage},
+    map::{ClusterMap, Counters, KeyspaceRow, NodeRow, NodeState, ReplicaRow, Row, RowEdit, RowKey, ShardRow, ShardStage},
     placement::{Candidate, Placed, place},
     wish::{self, CLUSTER_SHARDS_MAX, Cut},
 };
-use kvorum_api::{AdminError, KeyspaceId, Limits, Mode, NodeId, ReplicaId, ShardId};
+use kvorum_api::{AdminError, KeyspaceId, Limits, Mode, NodeId, OperatorId, ReplicaId, ShardId};
 use kvorum_storage::command::Images;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,6 +34,8 @@ pub struct Plan {
     pub keyspace: Option<KeyspaceId>,
     /// The node it is about.
     pub node: Option<NodeId>,
+    /// The operator it is about.
+    pub operator: Option<OperatorId>,
 }
 
 /// Plans one change.
@@ -50,18 +52,28 @@ pub fn plan(
     match command {
         MetadataCommand::CreateKeyspace { name, wish } => draft.create(name, wish, now_ms, lost)?,
         MetadataCommand::AlterKeyspace { name, wish } => draft.alter(name, wish)?,
-        MetadataCommand::DropKeyspace { name } => draft.drop_keyspace(name)?,
+        MetadataCommand::DropKeyspace { name } => draft.drop_keyspace(name, now_ms)?,
         MetadataCommand::Join { directory, client, peer, zone } => {
+            // What its build can do it says itself once it is in: until then it is taken for as old as may be.
             let row = NodeRow {
-                node: NodeId(0),
-                client: client.clone(),
-                peer: peer.clone(),
-                zone: zone.clone(),
-                directory: *directory,
+                behaviour: map.behaviour,
+                build: String::new(),
+                ..NodeRow::of_this_build(NodeId(0), client.clone(), peer.clone(), zone.clone(), *directory)
             };
             draft.join(row)?;
         }
-        MetadataCommand::Announce { node, client, peer, zone } => draft.announce(*node, client, peer, zone)?,
+        MetadataCommand::Announce { node, client, peer, zone, behaviour, build } => {
+            let (client, peer, zone, build) = (client.clone(), peer.clone(), zone.clone(), build.clone());
+            let (node, behaviour, state) = (*node, *behaviour, NodeState::Active);
+            draft.announce(NodeRow { node, client, peer, zone, directory: 0, state, behaviour, build })?;
+        }
+        MetadataCommand::Operate { shard, wish, origin, cause } => {
+            draft.operate(*shard, *wish, (*origin, cause), now_ms, lost)?;
+        }
+        MetadataCommand::CancelOperator { operator } => draft.cancel(*operator)?,
+        MetadataCommand::OperatorEnded { operator, ending } => draft.ended(*operator, ending, now_ms),
+        MetadataCommand::SetNodeState { node, state } => draft.set_node_state(*node, *state, lost)?,
+        MetadataCommand::RaiseBehaviour { behaviour } => draft.raise_behaviour(*behaviour)?,
         MetadataCommand::ShardsReady { shards } => draft.shards_ready(shards),
     }
     Ok(draft.finish())
@@ -91,7 +103,7 @@ pub fn found(founding: &Founding, now_ms: u64) -> Result<Plan, AdminError> {
         }
         take(&mut map, RowEdit::Put(Row::Node(row.clone())));
     }
-    take(&mut map, RowEdit::Put(Row::Metadata(founding.metadata())));
+    take(&mut map, RowEdit::Put(Row::Metadata(ReplicaRow::members(&founding.metadata()))));
     map.counters = founding.first_counters();
     for (name, wish) in &founding.keyspaces {
         let mut draft = Draft::new(&map);
@@ -102,7 +114,7 @@ pub fn found(founding: &Founding, now_ms: u64) -> Result<Plan, AdminError> {
     }
     map.counters.serial = 1;
     edits.push(RowEdit::Put(Row::Counters(map.counters)));
-    Ok(Plan { edits, keyspace: None, node: None })
+    Ok(Plan { edits, ..Plan::default() })
 }
 
 impl Founding {
@@ -110,13 +122,7 @@ impl Founding {
     #[must_use]
     pub fn metadata(&self) -> Vec<(ReplicaId, NodeId)> {
         let nodes: BTreeSet<NodeId> = self.nodes.iter().map(|row| row.node).collect();
-        let holders = match nodes.len() {
-            0 => 0,
-            1 | 2 => 1,
-            3 | 4 => 3,
-            _ => METADATA_REPLICAS_MAX,
-        };
-        (1..).map(ReplicaId).zip(nodes).take(holders as usize).collect()
+        (1..).map(ReplicaId).zip(nodes.iter().copied()).take(metadata_replicas(nodes.len())).collect()
     }
 
     /// Checks everything that the founding would make, so that a node can refuse it before it starts.
@@ -141,21 +147,33 @@ impl Founding {
 /// Replicas of group 0 on the first nodes, at most.
 const METADATA_REPLICAS_MAX: u64 = 5;
 
+/// How many replicas the metadata has on a cluster of so many nodes that may hold some.
+#[must_use]
+pub fn metadata_replicas(nodes: usize) -> usize {
+    match nodes {
+        0 => 0,
+        1 | 2 => 1,
+        3 | 4 => 3,
+        _ => METADATA_REPLICAS_MAX as usize,
+    }
+}
+
 /// A plan in the making.
-struct Draft<'a> {
-    map: &'a ClusterMap,
-    edits: Vec<RowEdit>,
-    counters: Counters,
-    keyspace: Option<KeyspaceId>,
-    node: Option<NodeId>,
+pub(super) struct Draft<'a> {
+    pub(super) map: &'a ClusterMap,
+    pub(super) edits: Vec<RowEdit>,
+    pub(super) counters: Counters,
+    pub(super) keyspace: Option<KeyspaceId>,
+    pub(super) node: Option<NodeId>,
+    pub(super) operator: Option<OperatorId>,
 }
 
 impl<'a> Draft<'a> {
     fn new(map: &'a ClusterMap) -> Self {
-        Draft { map, edits: Vec::new(), counters: map.counters, keyspace: None, node: None }
+        Draft { map, edits: Vec::new(), counters: map.counters, keyspace: None, node: None, operator: None }
     }
 
-    fn put(&mut self, row: Row) {
+    pub(super) fn put(&mut self, row: Row) {
         self.edits.push(RowEdit::Put(row));
     }
 
@@ -164,7 +182,7 @@ impl<'a> Draft<'a> {
             self.counters.serial += 1;
             self.put(Row::Counters(self.counters));
         }
-        Plan { edits: self.edits, keyspace: self.keyspace, node: self.node }
+        Plan { edits: self.edits, keyspace: self.keyspace, node: self.node, operator: self.operator }
     }
 
     fn create(
@@ -189,7 +207,8 @@ impl<'a> Draft<'a> {
             );
             return Err(wish::invalid("shards", problem));
         }
-        let replicas = wish::replicas(wish, self.map.nodes.len())?;
+        let active = self.map.nodes.values().filter(|row| row.state == NodeState::Active).count();
+        let replicas = wish::replicas(wish, active)?;
         let id = self.counters.next_keyspace;
         self.counters.next_keyspace = KeyspaceId(id.0 + 1);
         self.keyspace = Some(id);
@@ -223,13 +242,15 @@ impl<'a> Draft<'a> {
             counters.next_replica = ReplicaId(replica.0 + 1);
             (replica, *node)
         });
+        let founders: Vec<(ReplicaId, NodeId)> = founders.collect();
         ShardRow {
             shard,
             keyspace: KeyspaceId(0),
             range: kvorum_api::PlacementRange::all(),
             epoch: 1,
             incarnation: 0,
-            founders: founders.collect(),
+            replicas: ReplicaRow::members(&founders),
+            founders,
             leader_wish: placed.leader_wish(),
             stage: ShardStage::Creating,
         }
@@ -253,9 +274,10 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    fn drop_keyspace(&mut self, name: &str) -> Result<(), AdminError> {
+    fn drop_keyspace(&mut self, name: &str, now_ms: u64) -> Result<(), AdminError> {
         let id = self.existing(name)?.id;
         self.keyspace = Some(id);
+        self.end_operators_of(id, now_ms);
         let shards = self.map.shards.values().filter(|row| row.keyspace == id);
         self.edits.extend(shards.map(|row| RowEdit::Remove(RowKey::Shard(row.shard))));
         self.edits.push(RowEdit::Remove(RowKey::Keyspace(id)));
@@ -281,7 +303,12 @@ impl<'a> Draft<'a> {
             None => self.new_node()?,
         };
         self.node = Some(node);
-        let row = NodeRow { node, ..said };
+        let row = match known {
+            Some(known) => {
+                NodeRow { node, state: known.state, behaviour: known.behaviour, build: known.build.clone(), ..said }
+            }
+            None => NodeRow { node, ..said },
+        };
         if known != Some(&row) {
             self.put(Row::Node(row));
         }
@@ -297,13 +324,30 @@ impl<'a> Draft<'a> {
         Ok(node)
     }
 
-    fn announce(&mut self, node: NodeId, client: &str, peer: &str, zone: &str) -> Result<(), AdminError> {
+    /// It says where it is and what it can do; what is to become of it is not its own to say.
+    fn announce(&mut self, said: NodeRow) -> Result<(), AdminError> {
+        let node = said.node;
         let Some(known) = self.map.nodes.get(&node) else {
-            return Err(AdminError::NotFound { what: format!("node {node}: start it with --join to give it an id") });
+            let what = if self.map.has_forgotten(node) {
+                format!("node {node} any more: it was forgotten. Empty its data directory and start it with --join")
+            } else {
+                format!("node {node}: start it with --join to give it an id")
+            };
+            return Err(AdminError::NotFound { what });
         };
-        let (client, peer, zone) = (client.to_owned(), peer.to_owned(), zone.to_owned());
-        let row = NodeRow { client, peer, zone, ..known.clone() };
+        let row = NodeRow { directory: known.directory, state: known.state, ..said };
         check_addresses(&row)?;
+        if row.build.len() > TEXT_BYTES_MAX {
+            return Err(wish::invalid("build", format!("{} bytes: use at most {TEXT_BYTES_MAX}", row.build.len())));
+        }
+        if row.behaviour < self.map.behaviour {
+            let (can, asked) = (row.behaviour.0, self.map.behaviour.0);
+            let problem = format!(
+                "build {:?} applies behaviours up to {can}, and the cluster has been raised to {asked}: start a newer build",
+                row.build
+            );
+            return Err(wish::invalid("build", problem));
+        }
         self.node = Some(node);
         if row != *known {
             self.put(Row::Node(row));
@@ -321,16 +365,17 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// The nodes, and what the map has put on them.
-fn candidates(map: &ClusterMap, lost: &BTreeSet<NodeId>) -> Vec<Candidate> {
+/// The nodes, and what the map has put on them. Who is not to keep what it holds gets nothing, like one that is lost.
+pub(super) fn candidates(map: &ClusterMap, lost: &BTreeSet<NodeId>) -> Vec<Candidate> {
     let mut loads: BTreeMap<NodeId, (usize, usize)> = BTreeMap::new();
     for row in map.shards.values() {
-        row.founders.iter().for_each(|(_, node)| loads.entry(*node).or_default().0 += 1);
+        row.replicas.iter().for_each(|replica| loads.entry(replica.node).or_default().0 += 1);
         loads.entry(row.leader_wish).or_default().1 += 1;
     }
     let candidates = map.nodes.values().map(|row| {
         let (replicas, leads) = loads.get(&row.node).copied().unwrap_or_default();
-        Candidate { node: row.node, zone: row.zone.clone(), replicas, leads, is_lost: lost.contains(&row.node) }
+        let is_lost = lost.contains(&row.node) || row.state != NodeState::Active;
+        Candidate { node: row.node, zone: row.zone.clone(), replicas, leads, is_lost }
     });
     candidates.collect()
 }

@@ -1,6 +1,6 @@
 //! Every refusal says what works; ids only grow; shards cover every key; plans are made once.
 
-use super::*;
+use super::{super::map::Behaviour, *};
 use bytes::Bytes;
 use kvorum_api::{ReadLevel, Sharding};
 use proptest::prelude::*;
@@ -9,13 +9,8 @@ use std::time::Duration;
 const NOW_MS: u64 = 1_700_000_000_000;
 
 fn node(id: u64) -> NodeRow {
-    NodeRow {
-        node: NodeId(id),
-        client: format!("10.0.0.{id}:7101"),
-        peer: format!("10.0.0.{id}:7201"),
-        zone: String::new(),
-        directory: 0,
-    }
+    let (client, peer) = (format!("10.0.0.{id}:7101"), format!("10.0.0.{id}:7201"));
+    NodeRow::of_this_build(NodeId(id), client, peer, String::new(), 0)
 }
 
 fn founded(nodes: u64) -> ClusterMap {
@@ -265,11 +260,17 @@ fn a_node_announces_where_it_is() {
         client: client.to_owned(),
         peer: node_peer(node),
         zone: String::new(),
+        behaviour: Behaviour(1),
+        build: node_build(),
     };
     assert_eq!(ask(&map, &announce(2, &node(2).client)).unwrap().edits, []);
     done(&mut map, &announce(2, "elsewhere:1"));
     assert_eq!(map.nodes[&NodeId(2)].client, "elsewhere:1");
     assert!(matches!(ask(&map, &announce(9, "h:1")), Err(AdminError::NotFound { .. })));
+}
+
+fn node_build() -> String {
+    node(1).build
 }
 
 fn node_peer(id: u64) -> String {

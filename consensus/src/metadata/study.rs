@@ -15,7 +15,7 @@
 use super::{
     Founding, METADATA_KEYSPACE, METADATA_SHARD, MetadataCommand, MetadataReply,
     follow::{Reading, Whole},
-    map::{ClusterMap, Counters, NodeRow, Row, RowEdit, RowKey},
+    map::{Behaviour, ClusterMap, Counters, NodeRow, ReplicaRow, Row, RowEdit, RowKey},
     plan::{Plan, found, plan},
     wire::{Answer, Ask, Verdict},
 };
@@ -28,19 +28,19 @@ use crate::{
     replicator::{Replicator, RequestContext, Role},
     transport::Lane,
 };
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use kvorum_api::{AdminError, Effect, NodeId, PlacementRange, ReadLevel, ReplicaId, Version, limits};
 use kvorum_storage::{
     Condition, Operation, Outcome, Shard, WriteCommand,
     command::{Images, Settings},
     journal::NODE_GROUP,
-    shard::BEHAVIOUR,
 };
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicU64, AtomicUsize},
     },
     time::Duration,
@@ -73,7 +73,7 @@ pub struct Study {
     liveness: Arc<Liveness>,
     founding: Founding,
     map: watch::Sender<Arc<ClusterMap>>,
-    pub(super) seat: OnceLock<Seat>,
+    pub(super) seat: ArcSwapOption<Seat>,
     /// One plan at a time on this node: a second one would only lose.
     turn: tokio::sync::Mutex<()>,
     /// Where this node's own replica of group 0 was read up to.
@@ -108,7 +108,7 @@ impl Study {
             liveness,
             map: watch::Sender::new(Arc::new(first_map(&founding, kept))),
             founding,
-            seat: OnceLock::new(),
+            seat: ArcSwapOption::empty(),
             turn: tokio::sync::Mutex::default(),
             reading: tokio::sync::Mutex::default(),
             followed: AtomicUsize::new(me.0 as usize),
@@ -129,15 +129,22 @@ impl Study {
         self.map.subscribe()
     }
 
-    /// What the replica of group 0 on this node is opened with; `None` = it holds none.
-    pub fn shard_config(&self) -> Option<ShardConfig> {
-        let founders = self.map().metadata.clone();
-        founders.iter().any(|(_, node)| *node == self.me).then(|| metadata_shard(founders))
+    /// What the replica of group 0 that a map places here is opened with; `None` = it places none.
+    pub(crate) fn shard_config(&self, map: &ClusterMap) -> Option<ShardConfig> {
+        let is_here = map.metadata.iter().any(|row| row.node == self.me);
+        is_here.then(|| metadata_shard(self.founding.metadata(), map.metadata.clone(), map.behaviour))
     }
 
-    /// Tells of the replica of group 0 on this node, once it is open.
-    pub fn take_seat(&self, replicator: Arc<dyn Replicator>, shard: Arc<Shard>) {
-        assert!(self.seat.set(Seat { replicator, shard }).is_ok(), "a node has one replica of group 0");
+    /// Tells of the replica of group 0 on this node, once it is in and open; `None` = there is none any more.
+    pub(crate) async fn take_seat(&self, seat: Option<(Arc<dyn Replicator>, Arc<Shard>)>) {
+        // Whoever reads its diary now finishes, and what was read of another replica is of no use.
+        *self.reading.lock().await = None;
+        self.seat.store(seat.map(|(replicator, shard)| Arc::new(Seat { replicator, shard })));
+    }
+
+    /// Whether a replica of group 0 is here, and in.
+    pub(crate) fn has_seat(&self) -> bool {
+        self.seat.load().is_some()
     }
 
     /// Changes the map, through whoever leads group 0, and returns once this node's own copy shows it or a second
@@ -227,12 +234,15 @@ impl Study {
         let (Some(wish), true) = (self.founding.nodes.iter().find(|row| row.node == self.me), map.is_founded()) else {
             return Ok(());
         };
-        let is_same = |row: &&NodeRow| (&row.client, &row.peer, &row.zone) == (&wish.client, &wish.peer, &wish.zone);
-        if map.nodes.get(&self.me).filter(is_same).is_some() {
+        let known = map.nodes.get(&self.me);
+        if known.is_some_and(|known| {
+            let NodeRow { directory, state, .. } = known.clone();
+            *known == NodeRow { directory, state, ..wish.clone() }
+        }) {
             return Ok(());
         }
-        let NodeRow { client, peer, zone, .. } = wish.clone();
-        let command = MetadataCommand::Announce { node: self.me, client, peer, zone };
+        let NodeRow { client, peer, zone, behaviour, build, .. } = wish.clone();
+        let command = MetadataCommand::Announce { node: self.me, client, peer, zone, behaviour, build };
         self.command(command, READ_PATIENCE).await.map(drop).map_err(|error| error.to_string())
     }
 
@@ -265,11 +275,11 @@ impl Study {
 
     /// The node that leads group 0, as far as this one's replica knows.
     fn leader(&self) -> Option<NodeId> {
-        self.seat.get()?.replicator.status().leader
+        self.seat.load().as_ref()?.replicator.status().leader
     }
 
-    fn leads(&self) -> bool {
-        self.seat.get().is_some_and(|seat| seat.replicator.status().role == Role::Leader)
+    pub(crate) fn leads(&self) -> bool {
+        self.seat.load().as_ref().is_some_and(|seat| seat.replicator.status().role == Role::Leader)
     }
 
     async fn attempt(&self, command: &MetadataCommand, deadline: Instant) -> Verdict {
@@ -285,7 +295,7 @@ impl Study {
     /// Asks the metadata nodes in turn who leads; whom they name first is believed only when it says so itself.
     async fn find_leader(&self, deadline: Instant) -> Result<NodeId, String> {
         let map = self.map();
-        let mut ahead: Vec<NodeId> = map.metadata.iter().rev().map(|(_, node)| *node).collect();
+        let mut ahead: Vec<NodeId> = map.metadata.iter().rev().map(|row| row.node).collect();
         ahead.extend(self.leader());
         let mut asked = BTreeSet::from([self.me]);
         let mut answers = Vec::new();
@@ -360,7 +370,8 @@ impl Study {
                 Ok(plan) => plan,
                 Err(error) => return Verdict::Refused(error),
             };
-            let mut reply = MetadataReply { revision: map.revision, keyspace: plan.keyspace, node: plan.node };
+            let Plan { keyspace, node, operator, .. } = plan;
+            let mut reply = MetadataReply { revision: map.revision, keyspace, node, operator };
             if plan.edits.is_empty() {
                 return Verdict::Done(reply);
             }
@@ -388,13 +399,13 @@ impl Study {
         self.env.blocking.run(move || plan(&map, &command, now_ms, &lost)).await
     }
 
-    fn lost(&self) -> BTreeSet<NodeId> {
+    pub(crate) fn lost(&self) -> BTreeSet<NodeId> {
         self.map().nodes.keys().copied().filter(|node| self.liveness.is_lost(*node)).collect()
     }
 
     /// The counters as they are now, and their version; `None` = nothing was founded.
     async fn counters(&self, deadline: Instant) -> Result<Option<(Version, Counters)>, String> {
-        let seat = self.seat.get().ok_or("this node holds no metadata")?;
+        let seat = self.seat.load_full().ok_or("this node holds no metadata")?;
         let timeout = READ_PATIENCE.min(deadline.saturating_duration_since(Instant::now()));
         let context = RequestContext { timeout, ..RequestContext::default() };
         let key = RowKey::Counters.encode();
@@ -411,7 +422,7 @@ impl Study {
 
     /// Writes a plan, if the counters are still in this version; whether they were.
     async fn write(&self, plan: Plan, before: Option<Version>, deadline: Instant) -> Result<bool, Verdict> {
-        let seat = self.seat.get().ok_or_else(|| Verdict::NotDone("this node holds no metadata".to_owned()))?;
+        let seat = self.seat.load_full().ok_or_else(|| Verdict::NotDone("this node holds no metadata".to_owned()))?;
         let condition = before.map_or(Condition::Absent, Condition::Version);
         let operations = plan.edits.into_iter().map(|edit| operation(edit, &condition)).collect();
         let timeout = deadline.saturating_duration_since(Instant::now());
@@ -429,9 +440,16 @@ impl Study {
 /// Doing it twice is doing it once.
 fn is_repeatable(command: &MetadataCommand) -> bool {
     match command {
-        MetadataCommand::Join { .. } | MetadataCommand::Announce { .. } | MetadataCommand::ShardsReady { .. } => true,
+        MetadataCommand::Join { .. }
+        | MetadataCommand::Announce { .. }
+        | MetadataCommand::CancelOperator { .. }
+        | MetadataCommand::OperatorEnded { .. }
+        | MetadataCommand::SetNodeState { .. }
+        | MetadataCommand::RaiseBehaviour { .. }
+        | MetadataCommand::ShardsReady { .. } => true,
         MetadataCommand::CreateKeyspace { .. }
         | MetadataCommand::AlterKeyspace { .. }
+        | MetadataCommand::Operate { .. }
         | MetadataCommand::DropKeyspace { .. } => false,
     }
 }
@@ -455,20 +473,25 @@ fn operation(edit: RowEdit, before: &Condition) -> Operation {
 pub(crate) fn first_map(founding: &Founding, kept: Option<ClusterMap>) -> ClusterMap {
     kept.unwrap_or_else(|| ClusterMap {
         nodes: founding.nodes.iter().map(|row| (row.node, row.clone())).collect::<BTreeMap<_, _>>(),
-        metadata: founding.metadata(),
+        metadata: ReplicaRow::members(&founding.metadata()),
         ..ClusterMap::default()
     })
 }
 
 /// Group 0 keeps new images: its diary alone must be enough to follow.
-fn metadata_shard(founders: Vec<(ReplicaId, NodeId)>) -> ShardConfig {
+pub(crate) fn metadata_shard(
+    founders: Vec<(ReplicaId, NodeId)>,
+    replicas: Vec<ReplicaRow>,
+    behaviour: Behaviour,
+) -> ShardConfig {
     ShardConfig {
         shard: METADATA_SHARD,
         keyspace: METADATA_KEYSPACE,
         incarnation: 0,
         founders,
+        replicas,
         settings: Settings {
-            behaviour: BEHAVIOUR,
+            behaviour: behaviour.0,
             images: Images::New,
             request_window_ms: limits::REQUEST_ID_AGE_MS_MAX,
             request_outcomes_max: limits::REQUEST_OUTCOMES_MAX,

@@ -1,33 +1,34 @@
 //! What nodes say to each other about the metadata, as bytes.
 //!
 //! ```text
-//!   ask      │ 1 │ 0: who leads?  1: do this │ patience ms (4) │ command
-//!   answer   │ 1 │ 0: I lead  1: not I │ flags │ leader?  2: done │ reply  3: refused │ error
+//!   ask      │ 2 │ 0: who leads?  1: do this │ patience ms (4) │ command
+//!   answer   │ 2 │ 0: I lead  1: not I │ flags │ leader?  2: done │ reply  3: refused │ error
 //!            │   │ 4: not done │ why  5: unknown │ why
-//!   follow   │ 1 │ revision (8) │ serial (8) │ flags │ page of revision (8), from byte (8)?
-//!   news     │ 1 │ 0: none  1: edits up to │ revision (8) │ (key, flags, value?) …
+//!   follow   │ 2 │ revision (8) │ serial (8) │ flags │ page of revision (8), from byte (8)?
+//!   news     │ 2 │ 0: none  1: edits up to │ revision (8) │ (key, flags, value?) …
 //!            │   │ 2: page │ revision (8) │ total (8) │ bytes
 //! ```
 //!
 //! **Invariant.** Decoding takes any bytes without a panic. Numbers are append-only.
 
 use super::{
-    KeyspaceWish, MetadataCommand, MetadataReply,
-    codec::{images, level, mode, mode_number, put_level, sharding, sharding_number, text},
+    MetadataCommand, MetadataReply,
+    codec::text,
     map::RowEdit,
+    wire_command::{command, put_command},
 };
 use bytes::Bytes;
-use kvorum_api::{AdminError, Effect, KeyspaceId, NodeId, ShardId};
+use kvorum_api::{AdminError, Effect, KeyspaceId, NodeId, OperatorId};
 use kvorum_storage::{
     StorageError,
     codec::{Reader, Writer},
 };
 use std::time::Duration;
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 /// Fields that an error may name; one that a newer build names is `request` here.
-const FIELDS: [&str; 15] = [
+const FIELDS: [&str; 22] = [
     "name",
     "mode",
     "shard_by",
@@ -43,6 +44,13 @@ const FIELDS: [&str; 15] = [
     "directory",
     "wish",
     "request",
+    "shard",
+    "from",
+    "to",
+    "operator",
+    "node",
+    "build",
+    "behaviour",
 ];
 
 /// Asked of a metadata replica.
@@ -151,6 +159,7 @@ impl Answer {
                 writer.u64(reply.revision);
                 put_option(&mut writer, reply.keyspace.as_ref(), |writer, keyspace| writer.u32(keyspace.0));
                 put_option(&mut writer, reply.node.as_ref(), |writer, node| writer.u64(node.0));
+                put_option(&mut writer, reply.operator.as_ref(), |writer, operator| writer.u64(operator.0));
             }
             Answer::Verdict(Verdict::Refused(error)) => {
                 writer.u8(3);
@@ -177,6 +186,7 @@ impl Answer {
                 revision: reader.u64()?,
                 keyspace: option(&mut reader, |reader| reader.u32().map(KeyspaceId))?,
                 node: option(&mut reader, |reader| reader.u64().map(NodeId))?,
+                operator: option(&mut reader, |reader| reader.u64().map(OperatorId))?,
             })),
             3 => Answer::Verdict(Verdict::Refused(error(&mut reader)?)),
             4 => Answer::Verdict(Verdict::NotDone(text(&mut reader)?)),
@@ -261,110 +271,18 @@ impl News {
     }
 }
 
-fn put_option<T>(writer: &mut Writer, value: Option<&T>, put: impl FnOnce(&mut Writer, &T)) {
+pub(super) fn put_option<T>(writer: &mut Writer, value: Option<&T>, put: impl FnOnce(&mut Writer, &T)) {
     writer.u8(value.is_some().into());
     if let Some(value) = value {
         put(writer, value);
     }
 }
 
-fn option<T>(
+pub(super) fn option<T>(
     reader: &mut Reader,
     read: impl FnOnce(&mut Reader) -> Result<T, StorageError>,
 ) -> Result<Option<T>, StorageError> {
     if reader.flags(1)? == 1 { read(reader).map(Some) } else { Ok(None) }
-}
-
-fn put_command(writer: &mut Writer, command: &MetadataCommand) {
-    let put_node = |writer: &mut Writer, texts: [&String; 3]| {
-        texts.into_iter().for_each(|text| writer.bytes(text.as_bytes()));
-    };
-    match command {
-        MetadataCommand::CreateKeyspace { name, wish } => {
-            writer.u8(1);
-            writer.bytes(name.as_bytes());
-            put_wish(writer, wish);
-        }
-        MetadataCommand::AlterKeyspace { name, wish } => {
-            writer.u8(2);
-            writer.bytes(name.as_bytes());
-            put_wish(writer, wish);
-        }
-        MetadataCommand::DropKeyspace { name } => {
-            writer.u8(3);
-            writer.bytes(name.as_bytes());
-        }
-        MetadataCommand::Join { directory, client, peer, zone } => {
-            writer.u8(4);
-            writer.u128(*directory);
-            put_node(writer, [client, peer, zone]);
-        }
-        MetadataCommand::Announce { node, client, peer, zone } => {
-            writer.u8(5);
-            writer.u64(node.0);
-            put_node(writer, [client, peer, zone]);
-        }
-        MetadataCommand::ShardsReady { shards } => {
-            writer.u8(6);
-            writer.count(shards.len());
-            shards.iter().for_each(|shard| writer.u64(shard.0));
-        }
-    }
-}
-
-fn command(reader: &mut Reader) -> Result<MetadataCommand, StorageError> {
-    Ok(match reader.u8()? {
-        1 => MetadataCommand::CreateKeyspace { name: text(reader)?, wish: wish(reader)? },
-        2 => MetadataCommand::AlterKeyspace { name: text(reader)?, wish: wish(reader)? },
-        3 => MetadataCommand::DropKeyspace { name: text(reader)? },
-        4 => MetadataCommand::Join {
-            directory: reader.u128()?,
-            client: text(reader)?,
-            peer: text(reader)?,
-            zone: text(reader)?,
-        },
-        5 => MetadataCommand::Announce {
-            node: NodeId(reader.u64()?),
-            client: text(reader)?,
-            peer: text(reader)?,
-            zone: text(reader)?,
-        },
-        6 => {
-            let shards = (0..reader.count(8)?).map(|_| reader.u64().map(ShardId));
-            MetadataCommand::ShardsReady { shards: shards.collect::<Result<_, _>>()? }
-        }
-        other => return Err(reader.unknown(format!("command {other}"))),
-    })
-}
-
-fn put_wish(writer: &mut Writer, wish: &KeyspaceWish) {
-    put_option(writer, wish.mode.as_ref(), |writer, mode| writer.u8(mode_number(*mode)));
-    put_option(writer, wish.sharding.as_ref(), |writer, sharding| writer.u8(sharding_number(*sharding)));
-    put_option(writer, wish.shards.as_ref(), |writer, shards| writer.u32(*shards));
-    writer.count(wish.split_at.len());
-    wish.split_at.iter().for_each(|point| writer.bytes(point));
-    put_option(writer, wish.replicas.as_ref(), |writer, replicas| writer.u32(*replicas));
-    put_option(writer, wish.read_level.as_ref(), |writer, level| put_level(writer, *level));
-    put_option(writer, wish.value_bytes_max.as_ref(), |writer, bytes| writer.u64(*bytes));
-    put_option(writer, wish.images.as_ref(), |writer, images| writer.u8(*images as u8));
-    put_option(writer, wish.has_leases.as_ref(), |writer, leases| writer.u8((*leases).into()));
-}
-
-fn wish(reader: &mut Reader) -> Result<KeyspaceWish, StorageError> {
-    Ok(KeyspaceWish {
-        mode: option(reader, mode)?,
-        sharding: option(reader, sharding)?,
-        shards: option(reader, Reader::u32)?,
-        // Copied: a range outlives the message that asked for it.
-        split_at: (0..reader.count(4)?)
-            .map(|_| reader.bytes().map(|point| Bytes::copy_from_slice(&point)))
-            .collect::<Result<_, _>>()?,
-        replicas: option(reader, Reader::u32)?,
-        read_level: option(reader, level)?,
-        value_bytes_max: option(reader, Reader::u64)?,
-        images: option(reader, images)?,
-        has_leases: option(reader, |reader| Ok(reader.flags(1)? == 1))?,
-    })
 }
 
 fn put_error(writer: &mut Writer, error: &AdminError) {

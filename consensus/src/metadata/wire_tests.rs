@@ -1,11 +1,11 @@
 //! Whatever nodes say about the metadata reads back, and nothing makes reading panic.
 
 use super::{
-    super::codec::tests::{any_images, any_level, any_row},
+    super::codec::tests::{any_images, any_level, any_node_state, any_origin, any_row},
     *,
 };
-use crate::metadata::{Row, RowKey};
-use kvorum_api::{Mode, Sharding};
+use crate::metadata::{Behaviour, Ending, KeyspaceWish, OperatorWish, Row, RowKey};
+use kvorum_api::{KeyspaceId, Mode, ShardId, Sharding};
 use kvorum_storage::spoil::raw_and_spoiled;
 use proptest::{collection::vec, option, prelude::*};
 
@@ -26,6 +26,20 @@ fn any_wish() -> impl Strategy<Value = KeyspaceWish> {
     })
 }
 
+fn any_operator_wish() -> impl Strategy<Value = OperatorWish> {
+    let node = || any::<u64>().prop_map(NodeId);
+    prop_oneof![
+        (node(), node()).prop_map(|(from, to)| OperatorWish::Move { from, to }),
+        node().prop_map(OperatorWish::Add),
+        node().prop_map(OperatorWish::Remove),
+        node().prop_map(OperatorWish::Lead),
+    ]
+}
+
+fn any_ending() -> impl Strategy<Value = Ending> {
+    prop_oneof![Just(Ending::Done), Just(Ending::Cancelled), ".{0,5}".prop_map(Ending::Failed)]
+}
+
 fn any_command() -> impl Strategy<Value = MetadataCommand> {
     let place = (".{0,5}", ".{0,5}", ".{0,5}");
     prop_oneof![
@@ -38,12 +52,18 @@ fn any_command() -> impl Strategy<Value = MetadataCommand> {
             peer,
             zone
         }),
-        (any::<u64>(), place).prop_map(|(node, (client, peer, zone))| MetadataCommand::Announce {
-            node: NodeId(node),
-            client,
-            peer,
-            zone
+        (any::<u64>(), place, any::<u32>(), ".{0,5}").prop_map(|(node, (client, peer, zone), behaviour, build)| {
+            MetadataCommand::Announce { node: NodeId(node), client, peer, zone, behaviour: Behaviour(behaviour), build }
         }),
+        (any::<u64>(), any_operator_wish(), any_origin(), ".{0,5}").prop_map(|(shard, wish, origin, cause)| {
+            MetadataCommand::Operate { shard: ShardId(shard), wish, origin, cause }
+        }),
+        any::<u64>().prop_map(|id| MetadataCommand::CancelOperator { operator: OperatorId(id) }),
+        (any::<u64>(), any_ending())
+            .prop_map(|(id, ending)| MetadataCommand::OperatorEnded { operator: OperatorId(id), ending }),
+        (any::<u64>(), any_node_state())
+            .prop_map(|(node, state)| MetadataCommand::SetNodeState { node: NodeId(node), state }),
+        any::<u32>().prop_map(|behaviour| MetadataCommand::RaiseBehaviour { behaviour: Behaviour(behaviour) }),
         vec(any::<u64>().prop_map(ShardId), 0..5).prop_map(|shards| MetadataCommand::ShardsReady { shards }),
     ]
 }
@@ -61,7 +81,8 @@ fn any_answer() -> impl Strategy<Value = Answer> {
         unavailable,
     ];
     let reply = (any::<u64>(), any::<Option<u32>>(), any::<Option<u64>>()).prop_map(|(revision, keyspace, node)| {
-        MetadataReply { revision, keyspace: keyspace.map(KeyspaceId), node: node.map(NodeId) }
+        let operator = node.map(OperatorId);
+        MetadataReply { revision, keyspace: keyspace.map(KeyspaceId), node: node.map(NodeId), operator }
     });
     prop_oneof![
         Just(Answer::Leads),
@@ -118,7 +139,7 @@ fn fuzz_any_bytes_are_refused_or_read_as_what_they_say() {
         KeyspaceWish { mode: Some(Mode::Cp), shards: Some(3), split_at: vec!["m".into()], ..KeyspaceWish::default() };
     let join =
         MetadataCommand::Join { directory: 1, client: "client".into(), peer: "peer".into(), zone: "zone".into() };
-    let reply = MetadataReply { revision: 1, keyspace: Some(KeyspaceId(2)), node: None };
+    let reply = MetadataReply { revision: 1, keyspace: Some(KeyspaceId(2)), node: None, operator: None };
     let invalid = AdminError::Invalid { field: FIELDS[0], problem: "problem".into() };
     let sound = [
         Ask::Do(MetadataCommand::CreateKeyspace { name: "name".into(), wish }, Duration::from_millis(7)).encode(),
@@ -148,16 +169,16 @@ fn fuzz_any_bytes_are_refused_or_read_as_what_they_say() {
     });
 }
 
-/// The bytes of format 1, for ever.
+/// The bytes of format 2, for ever.
 #[test]
-fn format_1_is_what_it_was() {
+fn format_2_is_what_it_was() {
     let drop = Ask::Do(MetadataCommand::DropKeyspace { name: "k".to_owned() }, Duration::from_millis(258));
-    assert_eq!(drop.encode(), &[1, 1, 0, 0, 1, 2, 3, 0, 0, 0, 1, b'k'][..]);
+    assert_eq!(drop.encode(), &[2, 1, 0, 0, 1, 2, 3, 0, 0, 0, 1, b'k'][..]);
     let follows = Answer::Follows(Some(NodeId(7)));
-    assert_eq!(follows.encode(), &[1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 7][..]);
+    assert_eq!(follows.encode(), &[2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 7][..]);
     let follow = Follow { revision: 2, serial: 3, page: None };
-    assert_eq!(follow.encode(), &[1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0][..]);
+    assert_eq!(follow.encode(), &[2, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0][..]);
     let page = News::Page { revision: 1, total: 2, bytes: Bytes::from_static(b"x") };
-    let expected = [1, 2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, b'x'];
+    let expected = [2, 2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, b'x'];
     assert_eq!(page.encode(), &expected[..]);
 }

@@ -41,6 +41,10 @@ use tokio::{task::JoinSet, time::Instant};
 
 pub const SPEC: ShardSpec = ShardSpec { shard: ShardId(7), keyspace: KeyspaceId(1) };
 
+/// Where the replicas are.
+const FOUNDERS: [(ReplicaId, NodeId); 3] =
+    [(ReplicaId(10), NodeId(1)), (ReplicaId(20), NodeId(2)), (ReplicaId(30), NodeId(3))];
+
 /// The network, and what else can happen to a message.
 #[derive(Default)]
 pub struct Net {
@@ -292,7 +296,8 @@ impl World {
                 shard: SPEC.shard,
                 keyspace: SPEC.keyspace,
                 incarnation: 0,
-                founders: (1..=3).map(|node| (ReplicaId(node * 10), NodeId(node))).collect(),
+                founders: FOUNDERS.to_vec(),
+                replicas: kvorum_consensus::metadata::ReplicaRow::members(&FOUNDERS),
                 settings: self.settings.clone(),
             },
             actor: Actor { node: NodeId(node), start },

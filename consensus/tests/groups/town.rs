@@ -9,7 +9,7 @@ use kvorum_api::{
 use kvorum_consensus::{
     Node, NodeConfig, Replicator as _, RequestContext, Written,
     groups::Replica,
-    metadata::{ClusterMap, Counters, Founding, KeyspaceRow, NodeRow, ShardRow, ShardStage},
+    metadata::{ClusterMap, Counters, Founding, KeyspaceRow, NodeRow, ReplicaRow, ShardRow, ShardStage},
     node::{Budget, Timing},
     replicator::{ReplicaStatus, Role},
 };
@@ -45,13 +45,8 @@ pub fn keyspace_of(shard: ShardId) -> KeyspaceId {
 /// A map with `shards` shards on nodes 1, 2 and 3, none of them founded.
 pub fn map_of(shards: u64) -> ClusterMap {
     let nodes = (1..=3).map(NodeId).map(|node| {
-        let row = NodeRow {
-            node,
-            client: format!("node-{node}:1"),
-            peer: format!("node-{node}:2"),
-            zone: String::new(),
-            directory: 0,
-        };
+        let (client, peer) = (format!("node-{node}:1"), format!("node-{node}:2"));
+        let row = NodeRow::of_this_build(node, client, peer, String::new(), 0);
         (node, row)
     });
     let keyspace = |id: KeyspaceId| KeyspaceRow {
@@ -67,15 +62,16 @@ pub fn map_of(shards: u64) -> ClusterMap {
         created_ms: crate::support::BEGIN_MS,
     };
     let rows = (1..=shards).map(|shard| {
+        let founders: Vec<_> =
+            (0..3).map(|n| (ReplicaId(shard * 10 + 1 + (shard + n) % 3), NodeId(1 + (shard + n) % 3))).collect();
         let row = ShardRow {
             shard: ShardId(shard),
             keyspace: keyspace_of(ShardId(shard)),
             range: PlacementRange::all(),
             epoch: 1,
             incarnation: 0,
-            founders: (0..3)
-                .map(|n| (ReplicaId(shard * 10 + 1 + (shard + n) % 3), NodeId(1 + (shard + n) % 3)))
-                .collect(),
+            replicas: ReplicaRow::members(&founders),
+            founders,
             leader_wish: NodeId(1 + shard % 3),
             stage: ShardStage::Creating,
         };
@@ -86,12 +82,14 @@ pub fn map_of(shards: u64) -> ClusterMap {
         nodes: nodes.collect(),
         keyspaces: (1..=shards).map(|shard| keyspace_of(ShardId(shard))).map(|id| (id, keyspace(id))).collect(),
         shards: rows.collect(),
-        metadata: Vec::new(),
         counters: Counters {
+            serial: 1,
+            next_replica: ReplicaId(shards * 10 + 10),
             next_shard: ShardId(shards + 1),
             next_keyspace: keyspace_of(ShardId(shards + 1)),
             ..Counters::default()
         },
+        ..ClusterMap::default()
     }
 }
 

@@ -8,7 +8,7 @@ use futures::future::join_all;
 use kvorum_api::{AdminError, Effect, NodeId, ReadLevel, ReplicaId};
 use kvorum_consensus::{
     Node,
-    metadata::{Counters, KeyspaceWish, METADATA_SHARD, MetadataCommand, Row, RowKey, ShardStage},
+    metadata::{Counters, KeyspaceWish, METADATA_SHARD, MetadataCommand, ReplicaRow, Row, RowKey, ShardStage},
 };
 use kvorum_storage::{Condition, Operation, Outcome, WriteCommand};
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -28,7 +28,8 @@ async fn three_nodes_found_the_metadata_and_its_first_keyspaces() {
     for node in house.nodes.values() {
         let map = node.map();
         assert_eq!((map.nodes.len(), map.keyspaces.len(), map.shards.len()), (3, 2, 9));
-        assert_eq!(map.metadata, (1..=3).map(|id| (ReplicaId(id), NodeId(id))).collect::<Vec<_>>());
+        let seats: Vec<_> = (1..=3).map(|id| (ReplicaId(id), NodeId(id))).collect();
+        assert_eq!(map.metadata, ReplicaRow::members(&seats));
         assert!(map.shards.values().all(|row| row.founders.len() == 3));
     }
 }

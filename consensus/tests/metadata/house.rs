@@ -127,13 +127,8 @@ impl House {
 }
 
 pub fn row(id: u64) -> NodeRow {
-    NodeRow {
-        node: NodeId(id),
-        client: format!("node-{id}:7101"),
-        peer: format!("node-{id}:7201"),
-        zone: String::new(),
-        directory: 0,
-    }
+    let (client, peer) = (format!("node-{id}:7101"), format!("node-{id}:7201"));
+    NodeRow::of_this_build(NodeId(id), client, peer, String::new(), 0)
 }
 
 pub fn hash(shards: u32) -> KeyspaceWish {

@@ -4,4 +4,5 @@ mod changes;
 mod dropping;
 mod follow;
 mod house;
+mod moves;
 mod nodes;

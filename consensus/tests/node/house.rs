@@ -19,6 +19,10 @@ use tokio::time::{Instant, sleep};
 pub const CLUSTER: ClusterId = ClusterId(*b"a house for test");
 pub const SHARD: ShardId = ShardId(1);
 
+/// Where the replicas are.
+const FOUNDERS: [(ReplicaId, NodeId); 3] =
+    [(ReplicaId(11), NodeId(1)), (ReplicaId(12), NodeId(2)), (ReplicaId(13), NodeId(3))];
+
 /// Three machines, one cluster.
 pub struct House {
     pub wire: Arc<Wire>,
@@ -75,7 +79,8 @@ impl House {
                 shard: SHARD,
                 keyspace: KeyspaceId(1),
                 incarnation: 0,
-                founders: (1..=3).map(|id| (ReplicaId(10 + id), NodeId(id))).collect(),
+                founders: FOUNDERS.to_vec(),
+                replicas: kvorum_consensus::metadata::ReplicaRow::members(&FOUNDERS),
                 settings,
             }],
             timing: Timing::default(),

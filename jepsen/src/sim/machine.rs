@@ -99,11 +99,6 @@ pub fn node_config(node: NodeId, start: StartCount, boot_nonce: u64, founding: F
 
 /// Where the founders are.
 pub fn node_row(node: NodeId) -> NodeRow {
-    NodeRow {
-        node,
-        client: format!("node-{node}:1"),
-        peer: format!("node-{node}:2"),
-        zone: String::new(),
-        directory: 0,
-    }
+    let (client, peer) = (format!("node-{node}:1"), format!("node-{node}:2"));
+    NodeRow::of_this_build(node, client, peer, String::new(), 0)
 }

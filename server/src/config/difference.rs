@@ -86,13 +86,8 @@ shard_by = "hash:4"
 
     /// The map as the founding made it.
     fn founded(config: &Config) -> ClusterMap {
-        let node = NodeRow {
-            node: NodeId(1),
-            client: "127.0.0.1:1".into(),
-            peer: "127.0.0.1:2".into(),
-            zone: String::new(),
-            directory: 0,
-        };
+        let (client, peer) = ("127.0.0.1:1".to_owned(), "127.0.0.1:2".to_owned());
+        let node = NodeRow::of_this_build(NodeId(1), client, peer, String::new(), 0);
         let keyspaces = config.keyspaces.iter().map(|keyspace| (keyspace.name.clone(), keyspace.wish.clone()));
         let founding = Founding { nodes: vec![node], keyspaces: keyspaces.collect() };
         let mut map = ClusterMap::default();

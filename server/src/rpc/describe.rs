@@ -5,7 +5,7 @@ use crate::router::{Hall, Keyspace, ShardRoute};
 use kvorum_api::{Mode, NodeId, ReadLevel, proto};
 use kvorum_consensus::{
     Node,
-    metadata::{KeyspaceRow, ShardStage},
+    metadata::{KeyspaceRow, ReplicaRow, ShardStage, Standing},
 };
 use kvorum_storage::command::Images;
 use std::sync::Arc;
@@ -48,16 +48,17 @@ fn keyspace(hall: &Hall, keyspace: &Keyspace) -> proto::Keyspace {
 #[must_use]
 pub fn shard(hall: &Hall, route: &ShardRoute) -> proto::Shard {
     let row = &route.row;
-    let replica = |(replica, node): &(kvorum_api::ReplicaId, NodeId)| proto::Replica {
-        id: replica.0,
-        node: node.0,
-        address: hall.map.nodes.get(node).map_or_else(String::new, |node| node.client.clone()),
+    let replica = |replica: &ReplicaRow| proto::Replica {
+        id: replica.replica.0,
+        node: replica.node.0,
+        address: hall.map.nodes.get(&replica.node).map_or_else(String::new, |node| node.client.clone()),
     };
     proto::Shard {
         id: row.shard.0,
         epoch: row.epoch,
         leader: leader(route).map(|node| node.0),
-        replicas: row.founders.iter().map(replica).collect(),
+        // Who is still to come answers nobody.
+        replicas: row.replicas.iter().filter(|replica| replica.is_in()).map(replica).collect(),
         start: row.range.start.clone(),
         end: row.range.end.clone(),
         incarnation: row.incarnation,
@@ -137,14 +138,19 @@ fn shard_description(route: &ShardRoute) -> proto::ShardDescription {
             ShardStage::Ready => "ready",
         }
         .to_owned(),
-        replicas: row
-            .founders
-            .iter()
-            .map(|(replica, node)| proto::ShardReplica { id: replica.0, node: node.0 })
-            .collect(),
+        replicas: row.replicas.iter().map(shard_replica).collect(),
         leader_wish: row.leader_wish.0,
         leader: route.leader().map(|node| node.0),
     }
+}
+
+fn shard_replica(row: &ReplicaRow) -> proto::ShardReplica {
+    let standing = match row.standing {
+        Standing::Member => "member",
+        Standing::Joining => "joining",
+        Standing::Leaving => "leaving",
+    };
+    proto::ShardReplica { id: row.replica.0, node: row.node.0, standing: standing.to_owned() }
 }
 
 /// Every node, for operators; `start` says which one this is, and in which of its lives.
@@ -158,7 +164,7 @@ pub fn node_descriptions(hall: &Hall, here: &Node, start: (NodeId, u64)) -> Vec<
             client: row.client.clone(),
             peer: row.peer.clone(),
             zone: row.zone.clone(),
-            metadata_voter: hall.map.metadata.iter().any(|(_, node)| *node == row.node),
+            metadata_voter: hall.map.metadata.iter().any(|replica| replica.node == row.node && replica.is_in()),
             liveness: neighbours::liveness(here, row.node).to_owned(),
             heard_ms_ago: peer.and_then(|peer| peer.heard_ago).map(|ago| ago.as_millis() as u64),
             replicas: replicas_on(hall, row.node),
@@ -172,6 +178,6 @@ pub fn node_descriptions(hall: &Hall, here: &Node, start: (NodeId, u64)) -> Vec<
 }
 
 fn replicas_on(hall: &Hall, node: NodeId) -> u64 {
-    let holds = |row: &&kvorum_consensus::metadata::ShardRow| row.founders.iter().any(|(_, holder)| *holder == node);
+    let holds = |row: &&kvorum_consensus::metadata::ShardRow| row.replicas.iter().any(|replica| replica.node == node);
     hall.map.shards.values().filter(holds).count() as u64
 }

@@ -149,8 +149,8 @@ impl Door {
     /// lives.
     #[must_use]
     pub fn hint(&self, hall: &Hall, row: &ShardRow) -> Option<LeaderHint> {
-        let founders = row.founders.iter().map(|(_, node)| *node);
-        let mut candidates: Vec<NodeId> = std::iter::once(row.leader_wish).chain(founders).collect();
+        let holders = row.replicas.iter().filter(|replica| replica.is_in()).map(|replica| replica.node);
+        let mut candidates: Vec<NodeId> = std::iter::once(row.leader_wish).chain(holders).collect();
         candidates.retain(|node| *node != self.id);
         let liveness = self.node.liveness();
         let best = candidates.iter().find(|node| liveness.is_alive(**node)).or(candidates.first())?;

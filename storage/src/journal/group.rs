@@ -70,11 +70,18 @@ pub(super) enum MarkKind {
     Purged,
     Installing,
     Note,
+    Replica,
 }
 
 impl MarkKind {
-    pub(super) const ALL: [MarkKind; 5] =
-        [MarkKind::Vote, MarkKind::Committed, MarkKind::Purged, MarkKind::Installing, MarkKind::Note];
+    pub(super) const ALL: [MarkKind; 6] = [
+        MarkKind::Vote,
+        MarkKind::Committed,
+        MarkKind::Purged,
+        MarkKind::Installing,
+        MarkKind::Note,
+        MarkKind::Replica,
+    ];
 }
 
 /// How many live entries of a group one segment holds.
@@ -89,7 +96,7 @@ pub(super) struct Span {
 /// One group.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Group {
-    marks: [Option<Newest>; 5],
+    marks: [Option<Newest>; 6],
     pub(super) purged_index: Option<u64>,
     /// Index of the front of `entries`.
     first: u64,
@@ -108,6 +115,7 @@ impl Group {
             entries: self.range(),
             installing: bytes(MarkKind::Installing),
             note: bytes(MarkKind::Note),
+            replica: bytes(MarkKind::Replica).map(|id| super::record::be_u64(&id)),
         }
     }
 

@@ -10,6 +10,7 @@
 //! **Deliberately absent.** Files. This is bookkeeping.
 
 use super::group::{Group, MarkKind, Newest, Place, Slot, Stage, Ticket};
+use super::record::{be_u64, word};
 use super::segment::Epoch;
 use super::{GroupState, LogRecord, Mark};
 use bytes::Bytes;
@@ -105,6 +106,7 @@ impl Index {
             Mark::Committed(bytes) => self.set_newest(group, MarkKind::Committed, bytes, ticket),
             Mark::InstallBegin(bytes) => self.set_newest(group, MarkKind::Installing, bytes, ticket),
             Mark::Note(bytes) => self.set_newest(group, MarkKind::Note, bytes, ticket),
+            Mark::Replica(id) => self.set_newest(group, MarkKind::Replica, &word(*id), ticket),
             Mark::Purged { index, log_id } => {
                 let known = self.groups.entry(group).or_default();
                 if known.purged_index > Some(*index) {
@@ -250,6 +252,7 @@ impl Index {
                     }
                     MarkKind::Installing => Mark::InstallBegin(bytes),
                     MarkKind::Note => Mark::Note(bytes),
+                    MarkKind::Replica => Mark::Replica(be_u64(&bytes)),
                 };
                 marks.push((*group, mark));
             }

@@ -97,6 +97,8 @@ pub enum Mark {
     InstallDone,
     /// The replica is gone: its entries and marks may be forgotten.
     ReplicaRemoved,
+    /// Whose log, vote and rows the group's data are: the replica's id, before anything else of it.
+    Replica(u64),
     /// A note of the owner's own, under [`NODE_GROUP`]: what the node must remember about its peers and its clock.
     Note(Bytes),
 }
@@ -132,6 +134,8 @@ pub struct GroupState {
     pub installing: Option<Bytes>,
     /// Newest note.
     pub note: Option<Bytes>,
+    /// Whose data it is, if that was said.
+    pub replica: Option<u64>,
 }
 
 /// Figures of a journal.

@@ -20,6 +20,7 @@
 //! | 8 | install done | | |
 //! | 9 | replica removed | | |
 //! | 10 | note | | the owner's bytes |
+//! | 11 | replica | id (8) | |
 //!
 //! Integers are big-endian; numbers of kinds are for ever. The checksum covers length, group, kind, fixed part and
 //! payload and is seeded with the segment's epoch: two different seeds never give the same checksum for the same bytes,
@@ -49,6 +50,7 @@ const INSTALL_BEGIN: u8 = 7;
 const INSTALL_DONE: u8 = 8;
 const REPLICA_REMOVED: u8 = 9;
 const NOTE: u8 = 10;
+const REPLICA: u8 = 11;
 
 /// What one record says about its group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,6 +152,11 @@ impl<'a> Shape<'a> {
             Mark::InstallDone => bare(INSTALL_DONE, &NOTHING),
             Mark::ReplicaRemoved => bare(REPLICA_REMOVED, &NOTHING),
             Mark::Note(bytes) => bare(NOTE, bytes),
+            Mark::Replica(id) => {
+                let mut fixed = [0; 16];
+                fixed[..8].copy_from_slice(&id.to_be_bytes());
+                Shape { kind: REPLICA, fixed, fixed_bytes: 8, payload: &NOTHING }
+            }
         }
     }
 }
@@ -265,7 +272,8 @@ fn content(kind: u8, body: &Bytes) -> Result<Content, BadRecord> {
         TRUNCATED_AFTER if body.len() == 9 => {
             Content::Mark(Mark::TruncatedAfter((body[0] == 1).then(|| be_u64(&body[1..9]))))
         }
-        PURGED | TRUNCATED_AFTER => return Err(BadRecord::Shape),
+        REPLICA if body.len() == 8 => Content::Mark(Mark::Replica(be_u64(body))),
+        PURGED | TRUNCATED_AFTER | REPLICA => return Err(BadRecord::Shape),
         INSTALL_BEGIN => Content::Mark(Mark::InstallBegin(body.clone())),
         INSTALL_DONE => bare(body.len(), Content::Mark(Mark::InstallDone))?,
         REPLICA_REMOVED => bare(body.len(), Content::Mark(Mark::ReplicaRemoved))?,
@@ -279,6 +287,11 @@ fn entry(body: &Bytes) -> Result<LogRecord, BadRecord> {
         return Err(BadRecord::Shape);
     }
     Ok(LogRecord { index: be_u64(&body[..8]), term: be_u64(&body[8..16]), payload: body.slice(16..) })
+}
+
+/// Eight bytes.
+pub(super) fn word(word: u64) -> Bytes {
+    Bytes::copy_from_slice(&word.to_be_bytes())
 }
 
 /// Reads four bytes.
@@ -312,6 +325,7 @@ mod tests {
             Just(Content::Mark(Mark::InstallDone)),
             Just(Content::Mark(Mark::ReplicaRemoved)),
             bytes().prop_map(|b| Content::Mark(Mark::Note(b))),
+            any::<u64>().prop_map(|id| Content::Mark(Mark::Replica(id))),
         ]
     }
 

@@ -7,7 +7,7 @@
 
 use super::group::{Group, MarkKind, Newest, Place, Slot, Stage};
 use super::index::Index;
-use super::record::Content;
+use super::record::{Content, word};
 use super::shared::ADVICE;
 use super::{LogRecord, Mark};
 use crate::error::StorageError;
@@ -40,6 +40,7 @@ impl Replay {
                 Mark::Committed(bytes) => known.set(MarkKind::Committed, bytes, place),
                 Mark::InstallBegin(bytes) => known.set(MarkKind::Installing, bytes, place),
                 Mark::Note(bytes) => known.set(MarkKind::Note, bytes, place),
+                Mark::Replica(id) => known.set(MarkKind::Replica, &word(*id), place),
                 // Two owners raced, and the index kept the higher mark.
                 Mark::Purged { index, .. } if known.group.purged_index > Some(*index) => {}
                 Mark::Purged { index, log_id } => {

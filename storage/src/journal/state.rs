@@ -372,6 +372,7 @@ impl Settled {
             Content::Mark(Mark::Purged { .. }) => Settled::Mark(MarkKind::Purged),
             Content::Mark(Mark::InstallBegin(_)) => Settled::Mark(MarkKind::Installing),
             Content::Mark(Mark::Note(_)) => Settled::Mark(MarkKind::Note),
+            Content::Mark(Mark::Replica(_)) => Settled::Mark(MarkKind::Replica),
             Content::Mark(Mark::TruncatedAfter(_) | Mark::InstallDone | Mark::ReplicaRemoved) => Settled::Effect,
         }
     }

@@ -150,10 +150,15 @@ fn the_newest_mark_of_each_kind_counts(lab: &dyn Lab) {
         mark(&*journal, GROUP, Mark::Vote(bytes(&format!("vote {round}"))));
         mark(&*journal, GROUP, Mark::Committed(bytes(&format!("committed {round}"))));
         mark(&*journal, NODE_GROUP, Mark::Note(bytes(&format!("note {round}"))));
+        mark(&*journal, GROUP, Mark::Replica(round));
     }
     let journal = restart(lab, journal);
-    let expected =
-        GroupState { vote: Some(bytes("vote 3")), committed: Some(bytes("committed 3")), ..GroupState::default() };
+    let expected = GroupState {
+        vote: Some(bytes("vote 3")),
+        committed: Some(bytes("committed 3")),
+        replica: Some(3),
+        ..GroupState::default()
+    };
     assert_eq!(journal.group(GROUP), expected);
     assert_eq!(journal.group(NODE_GROUP).note, Some(bytes("note 3")));
     assert_eq!(journal.group(GroupId(77)), GroupState::default());

@@ -35,6 +35,7 @@ pub enum Op {
     Purge { group: u64, ahead: u64 },
     Vote { group: u64 },
     Committed { group: u64 },
+    Replica { group: u64 },
     InstallBegin { group: u64 },
     InstallDone { group: u64 },
     Remove { group: u64 },
@@ -49,6 +50,7 @@ pub fn ops() -> impl Strategy<Value = Op> {
         4 => (group.clone(), 0..6u64).prop_map(|(group, ahead)| Op::Purge { group, ahead }),
         2 => group.clone().prop_map(|group| Op::Vote { group }),
         1 => group.clone().prop_map(|group| Op::Committed { group }),
+        1 => group.clone().prop_map(|group| Op::Replica { group }),
         1 => group.clone().prop_map(|group| Op::InstallBegin { group }),
         1 => group.clone().prop_map(|group| Op::InstallDone { group }),
         1 => group.prop_map(|group| Op::Remove { group }),
@@ -142,6 +144,10 @@ impl Model {
             Op::InstallDone { group } => (group, Mark::InstallDone),
             Op::Remove { group } => (group, Mark::ReplicaRemoved),
             Op::Note => (NODE_GROUP.0, Mark::Note(self.unique())),
+            Op::Replica { group } => {
+                let _ = self.unique();
+                (group, Mark::Replica(self.unique))
+            }
         };
         (GroupId(group), vec![Record::Mark(mark)])
     }
@@ -187,6 +193,7 @@ fn apply(picture: &mut Picture, group: GroupId, record: &Record) {
         Record::Mark(Mark::Vote(bytes)) => state.vote = Some(bytes.clone()),
         Record::Mark(Mark::Committed(bytes)) => state.committed = Some(bytes.clone()),
         Record::Mark(Mark::Note(bytes)) => state.note = Some(bytes.clone()),
+        Record::Mark(Mark::Replica(id)) => state.replica = Some(*id),
         Record::Mark(Mark::InstallBegin(bytes)) => state.installing = Some(bytes.clone()),
         Record::Mark(Mark::InstallDone) => state.installing = None,
         Record::Mark(Mark::Purged { index, log_id }) => {

@@ -1,0 +1,157 @@
+//! Operators are carried out by whoever leads, whatever became of those who led before.
+
+use super::*;
+use crate::metadata::Origin;
+use kvorum_api::{OperatorId, ShardId};
+use proptest::{prelude::*, sample::Index};
+
+const NEW: ReplicaId = ReplicaId(9);
+const HERE: NodeId = NodeId(1);
+
+fn set(ids: &[u64]) -> BTreeSet<ReplicaId> {
+    ids.iter().copied().map(ReplicaId).collect()
+}
+
+fn operator(task: Task) -> OperatorRow {
+    OperatorRow {
+        id: OperatorId(1),
+        shard: ShardId(1),
+        task,
+        origin: Origin::User,
+        cause: String::new(),
+        state: OperatorState::Running,
+        created_ms: 0,
+        ended_ms: 0,
+    }
+}
+
+fn change(add: Option<u64>, remove: Option<u64>) -> OperatorRow {
+    let seat = |id| (ReplicaId(id), NodeId(id));
+    operator(Task::Change { add: add.map(seat), remove: remove.map(seat) })
+}
+
+fn facts(me: u64, voters: &[&[u64]], learners: &[u64], lag: Option<u64>) -> Facts {
+    let voters = voters.iter().map(|voters| set(voters)).collect();
+    Facts { me: ReplicaId(me), voters, learners: set(learners), is_committed: true, lag }
+}
+
+#[test]
+fn a_move_goes_step_by_step() {
+    let operator = change(Some(9), Some(1));
+    let next = |facts: Facts| next_step(&operator, HERE, &facts);
+    assert_eq!(next(facts(2, &[&[1, 2, 3]], &[], None)), Step::AddLearner(NEW));
+    assert!(matches!(next(facts(2, &[&[1, 2, 3]], &[9], None)), Step::Wait(_)), "it was not heard yet");
+    assert!(matches!(next(facts(2, &[&[1, 2, 3]], &[9], Some(LAG_MAX + 1))), Step::Wait(_)), "it is behind");
+    assert_eq!(next(facts(2, &[&[1, 2, 3]], &[9], Some(LAG_MAX))), Step::Change(set(&[2, 3, 9])));
+    assert_eq!(next(facts(1, &[&[1, 2, 3]], &[9], Some(0))), Step::HandOver, "the leader is the one that goes");
+    assert_eq!(next(facts(2, &[&[1, 2, 3], &[2, 3, 9]], &[], Some(0))), Step::Change(set(&[2, 3, 9])));
+    assert_eq!(next(facts(2, &[&[2, 3, 9]], &[], Some(0))), Step::End(Ending::Done));
+    let uncommitted = Facts { is_committed: false, ..facts(2, &[&[2, 3, 9]], &[], Some(0)) };
+    assert!(matches!(next(uncommitted), Step::Wait(_)), "nothing is erased before the new voters are for certain");
+}
+
+#[test]
+fn the_only_voter_lets_another_in_before_it_goes() {
+    let operator = change(Some(9), Some(1));
+    let next = |facts: Facts| next_step(&operator, HERE, &facts);
+    assert_eq!(next(facts(1, &[&[1]], &[9], Some(0))), Step::Change(set(&[1, 9])));
+    assert_eq!(next(facts(1, &[&[1, 9]], &[], Some(0))), Step::HandOver);
+    assert_eq!(next(facts(9, &[&[1, 9]], &[], Some(0))), Step::Change(set(&[9])));
+    let alone = next_step(&change(None, Some(1)), HERE, &facts(1, &[&[1]], &[], None));
+    assert!(matches!(alone, Step::End(Ending::Failed(_))), "{alone:?}");
+}
+
+#[test]
+fn a_change_is_undone_until_its_voters_have_changed() {
+    let operator = OperatorRow { state: OperatorState::Cancelling, ..change(Some(9), Some(1)) };
+    let next = |facts: Facts| next_step(&operator, HERE, &facts);
+    assert_eq!(next(facts(2, &[&[1, 2, 3]], &[], None)), Step::End(Ending::Cancelled));
+    assert_eq!(next(facts(2, &[&[1, 2, 3]], &[9], None)), Step::RemoveLearner(NEW));
+    assert_eq!(next(facts(2, &[&[1, 2, 3], &[2, 3, 9]], &[], None)), Step::Change(set(&[2, 3, 9])), "too late");
+    assert_eq!(next(facts(2, &[&[2, 3, 9]], &[], None)), Step::End(Ending::Done));
+    assert_eq!(next(facts(1, &[&[1, 9]], &[], None)), Step::Change(set(&[1])));
+    assert_eq!(next(facts(9, &[&[1, 9]], &[], None)), Step::HandOver);
+}
+
+#[test]
+fn leadership_moves_or_stays() {
+    let lead = operator(Task::Lead(NodeId(2)));
+    let at = |node| next_step(&lead, NodeId(node), &facts(1, &[&[1, 2, 3]], &[], None));
+    assert_eq!((at(2), at(1)), (Step::End(Ending::Done), Step::Lead(NodeId(2))));
+    let cancelled = OperatorRow { state: OperatorState::Cancelling, ..lead.clone() };
+    let step = next_step(&cancelled, NodeId(1), &facts(1, &[&[1, 2, 3]], &[], None));
+    assert_eq!(step, Step::End(Ending::Cancelled));
+}
+
+/// A group as its members see it, without a log: what a step does to it, wholly or by half.
+#[derive(Clone, Debug)]
+struct Model {
+    voters: Vec<BTreeSet<ReplicaId>>,
+    learners: BTreeSet<ReplicaId>,
+}
+
+impl Model {
+    fn take(&mut self, step: &Step, is_half: bool) {
+        match step {
+            Step::AddLearner(learner) => drop(self.learners.insert(*learner)),
+            Step::RemoveLearner(learner) => drop(self.learners.remove(learner)),
+            Step::Change(target) => {
+                let last = self.voters.last().cloned().unwrap();
+                self.learners.retain(|learner| !target.contains(learner));
+                let is_plain = self.voters.len() == 1 && last != *target;
+                self.voters = if is_half && is_plain { vec![last, target.clone()] } else { vec![target.clone()] };
+            }
+            Step::HandOver | Step::Lead(_) | Step::Wait(_) | Step::End(_) => {}
+        }
+    }
+}
+
+proptest! {
+    /// Leaders come and go, steps are taken by half, and somebody may cancel: it ends, in one of two states, and no step
+    /// changes more than one voter.
+    #[test]
+    fn every_operator_ends_whoever_leads(
+        replicas in 1..6_u64, has_add in any::<bool>(), has_remove in any::<bool>(),
+        fates in proptest::collection::vec((any::<Index>(), any::<bool>(), 0..12_u8), 60),
+    ) {
+        let before: BTreeSet<ReplicaId> = (1..=replicas).map(ReplicaId).collect();
+        let (add, remove) = (has_add.then_some(9), has_remove.then_some(1));
+        let mut operator = change(add, remove);
+        let mut model = Model { voters: vec![before.clone()], learners: BTreeSet::new() };
+        let mut ended = None;
+        for (leader, is_half, luck) in fates {
+            if luck == 0 {
+                operator.state = OperatorState::Cancelling;
+            }
+            let voters: Vec<ReplicaId> = model.voters.iter().flatten().copied().collect();
+            // Whoever leads; after a hand-over somebody else does.
+            let me = *leader.get(&voters);
+            let lag = model.learners.contains(&NEW).then_some(0);
+            let facts = Facts {
+                me, voters: model.voters.clone(), learners: model.learners.clone(), is_committed: true, lag,
+            };
+            let step = next_step(&operator, HERE, &facts);
+            if let Step::End(ending) = &step {
+                ended = Some(ending.clone());
+                break;
+            }
+            if let (Step::Change(target), [alone]) = (&step, model.voters.as_slice()) {
+                prop_assert!(target.difference(alone).count() <= 1 && alone.difference(target).count() <= 1);
+                prop_assert!(!target.is_empty());
+            }
+            model.take(&step, is_half);
+        }
+        let ended = ended.expect("sixty steps are enough for anything");
+        prop_assert_eq!(model.voters.len(), 1, "a joint configuration is finished");
+        let voters = &model.voters[0];
+        let mut after = before.clone();
+        after.extend(add.map(ReplicaId));
+        after.retain(|voter| Some(voter.0) != remove);
+        match ended {
+            Ending::Done => prop_assert_eq!(voters, &after),
+            Ending::Cancelled => prop_assert_eq!(voters, &before),
+            Ending::Failed(_) => prop_assert!(replicas == 1 && add.is_none() && remove.is_some()),
+        }
+        prop_assert!(model.learners.is_empty());
+    }
+}

@@ -1,0 +1,198 @@
+//! What is advised ends, and ends well, whatever the cluster looks like.
+
+use super::*;
+use crate::metadata::{
+    ClusterMap, Ending, Founding, KeyspaceWish, NodeRow, Row, RowEdit,
+    plan::{Plan, found},
+};
+use kvorum_api::{ReplicaId, Sharding};
+use proptest::prelude::*;
+
+const LONG: Duration = Duration::from_secs(3_600);
+
+fn node(id: u64, zone: u64) -> NodeRow {
+    let (client, peer) = (format!("10.0.0.{id}:7101"), format!("10.0.0.{id}:7201"));
+    NodeRow::of_this_build(NodeId(id), client, peer, format!("z{zone}"), 0)
+}
+
+fn carry_out(map: &mut ClusterMap, plan: Plan) {
+    map.revision += plan.edits.len() as u64;
+    plan.edits.into_iter().for_each(|edit| map.apply(edit));
+}
+
+fn ask(map: &mut ClusterMap, command: &MetadataCommand, lost: &BTreeSet<NodeId>) {
+    let planned = plan(map, command, 1, lost).unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    carry_out(map, planned);
+}
+
+/// A cluster whose shards are ready; `zones[n]` is the zone of node n + 1.
+fn cluster(zones: &[u64], keyspaces: &[(u32, u32)]) -> ClusterMap {
+    let nodes = zones.iter().zip(1..).map(|(zone, id)| node(id, *zone)).collect();
+    let mut map = ClusterMap::default();
+    carry_out(&mut map, found(&Founding { nodes, keyspaces: Vec::new() }, 1).unwrap());
+    for (at, (shards, replicas)) in keyspaces.iter().enumerate() {
+        let wish = KeyspaceWish {
+            sharding: Some(Sharding::Hash),
+            shards: Some(*shards),
+            replicas: Some(*replicas),
+            ..KeyspaceWish::default()
+        };
+        ask(&mut map, &MetadataCommand::CreateKeyspace { name: format!("k{at}"), wish }, &BTreeSet::new());
+    }
+    let shards = map.shards.keys().copied().collect();
+    ask(&mut map, &MetadataCommand::ShardsReady { shards }, &BTreeSet::new());
+    map
+}
+
+fn add_node(map: &mut ClusterMap, id: u64, zone: u64) {
+    map.apply(RowEdit::Put(Row::Node(node(id, zone))));
+    map.counters.next_node = map.counters.next_node.max(NodeId(id + 1));
+}
+
+/// Does what is advised until nothing is; how many operators that took.
+fn settle(map: &mut ClusterMap, facts: &Facts, rules: Rules) -> usize {
+    let lost: BTreeSet<NodeId> = facts.lost.keys().copied().collect();
+    let mut operators = 0;
+    for _ in 0..500 {
+        let advice = balance(map, facts, rules);
+        if advice.commands.is_empty() {
+            return operators;
+        }
+        for command in advice.commands {
+            operators += usize::from(matches!(command, MetadataCommand::Operate { .. }));
+            ask(map, &command, &lost);
+        }
+        let open: Vec<_> = map.operators.values().filter(|row| row.is_open()).map(|row| row.id).collect();
+        for operator in open {
+            ask(map, &MetadataCommand::OperatorEnded { operator, ending: Ending::Done }, &lost);
+        }
+    }
+    panic!("it does not end");
+}
+
+fn loads(map: &ClusterMap) -> BTreeMap<NodeId, usize> {
+    let mut loads: BTreeMap<NodeId, usize> = map.nodes.keys().map(|node| (*node, 0)).collect();
+    let replicas = map.shards.values().flat_map(|row| &row.replicas);
+    replicas.for_each(|replica| *loads.entry(replica.node).or_default() += 1);
+    loads
+}
+
+fn lost(nodes: &[u64], lost_for: Duration) -> Facts {
+    Facts { lost: nodes.iter().map(|node| (NodeId(*node), lost_for)).collect() }
+}
+
+#[test]
+fn a_new_node_fills_up_and_nothing_is_moved_twice() {
+    let mut map = cluster(&[0, 0, 0], &[(64, 3)]);
+    assert_eq!(settle(&mut map, &Facts::default(), Rules::default()), 0, "what was just placed is balanced");
+    add_node(&mut map, 4, 0);
+    let operators = settle(&mut map, &Facts::default(), Rules::default());
+    let loads = loads(&map);
+    assert!(loads.values().all(|load| (47..=49).contains(load)), "{loads:?}");
+    let led: Vec<usize> = map.nodes.keys().map(|n| map.shards.values().filter(|s| s.leader_wish == *n).count()).collect();
+    assert!(led.iter().max().unwrap() - led.iter().min().unwrap() <= 1, "{led:?}");
+    assert!(operators <= 48 + 20, "{operators} operators for 48 replicas and their leaders");
+}
+
+#[test]
+fn a_drained_node_empties_and_a_forgotten_one_goes() {
+    let mut map = cluster(&[0, 0, 0, 0], &[(8, 3)]);
+    let state = NodeState::Draining;
+    ask(&mut map, &MetadataCommand::SetNodeState { node: NodeId(2), state }, &BTreeSet::new());
+    settle(&mut map, &Facts::default(), Rules { is_on: false, ..Rules::default() });
+    assert_eq!(loads(&map)[&NodeId(2)], 0);
+    assert!(map.metadata.iter().all(|row| row.node != NodeId(2)) && map.metadata.len() == 3);
+    assert!(map.shards.values().all(|row| row.leader_wish != NodeId(2)));
+    let dead = lost(&[2], LONG);
+    let state = NodeState::Forgetting;
+    ask(&mut map, &MetadataCommand::SetNodeState { node: NodeId(2), state }, &BTreeSet::from([NodeId(2)]));
+    settle(&mut map, &dead, Rules::default());
+    assert!(!map.nodes.contains_key(&NodeId(2)) && map.has_forgotten(NodeId(2)));
+}
+
+#[test]
+fn a_node_that_is_lost_is_replaced_once_it_has_been_long_enough() {
+    let mut map = cluster(&[0, 0, 0, 0], &[(8, 3)]);
+    let rules = Rules::default();
+    let before = map.clone();
+    settle(&mut map, &lost(&[3], rules.replace_after / 2), rules);
+    assert_eq!(map, before, "it may come back");
+    settle(&mut map, &lost(&[3], rules.replace_after), Rules { is_on: false, ..rules });
+    assert_eq!(map, before, "not by itself");
+    settle(&mut map, &lost(&[3], rules.replace_after), rules);
+    assert_eq!(loads(&map)[&NodeId(3)], 0);
+    assert!(map.shards.values().all(|row| row.replicas.len() == 3));
+    let fresh = map.shards.values().flat_map(|row| &row.replicas).filter(|row| row.replica >= before.counters.next_replica);
+    assert_eq!(fresh.count(), loads(&before)[&NodeId(3)], "as many as were lost, and under ids of their own");
+}
+
+#[test]
+fn what_cannot_be_done_is_said() {
+    let map = cluster(&[0, 0, 0], &[(2, 3)]);
+    let advice = balance(&map, &lost(&[3], LONG), Rules::default());
+    assert_eq!(advice.commands, []);
+    assert!(advice.held_up[0].contains("no other node is up that could take it"), "{:?}", advice.held_up);
+    let advice = balance(&map, &lost(&[2, 3], LONG), Rules::default());
+    assert_eq!(advice.commands, [], "no majority could agree on anything");
+}
+
+#[test]
+fn an_operator_whose_new_node_died_is_cancelled() {
+    let mut map = cluster(&[0, 0, 0, 0], &[(1, 3)]);
+    let row = map.shards.values().next().unwrap().clone();
+    let to = map.nodes.keys().copied().find(|node| row.replicas.iter().all(|replica| replica.node != *node)).unwrap();
+    let wish = OperatorWish::Move { from: row.replicas[0].node, to };
+    let command = MetadataCommand::Operate { shard: row.shard, wish, origin: Origin::User, cause: String::new() };
+    ask(&mut map, &command, &BTreeSet::new());
+    let operator = map.operator_of(row.shard).unwrap().id;
+    assert_eq!(balance(&map, &lost(&[to.0], NEWCOMER_PATIENCE), Rules::default()).commands, []);
+    let advice = balance(&map, &lost(&[to.0], LONG), Rules::default());
+    assert_eq!(advice.commands, [MetadataCommand::CancelOperator { operator }]);
+}
+
+#[test]
+fn no_node_takes_in_more_than_its_share_at_a_time() {
+    let mut map = cluster(&[0, 0, 0], &[(64, 3)]);
+    add_node(&mut map, 4, 0);
+    let advice = balance(&map, &Facts::default(), Rules { moves_max: 3, ..Rules::default() });
+    assert_eq!(advice.commands.len(), 3);
+}
+
+proptest! {
+    #[test]
+    fn it_ends_and_everything_stands_where_it_should(
+        zones in proptest::collection::vec(0..3_u64, 3..8),
+        keyspaces in proptest::collection::vec((1..12_u32, prop_oneof![Just(1_u32), Just(3)]), 1..3),
+        newcomers in proptest::collection::vec(0..4_u64, 0..3),
+        drained in proptest::option::of(0..8_usize),
+    ) {
+        let mut map = cluster(&zones, &keyspaces);
+        for (zone, id) in newcomers.iter().zip(zones.len() as u64 + 1..) {
+            add_node(&mut map, id, *zone);
+        }
+        let drained = drained.map(|at| NodeId(at as u64 % map.nodes.len() as u64 + 1));
+        if let Some(node) = drained {
+            let command = MetadataCommand::SetNodeState { node, state: NodeState::Draining };
+            match plan(&map, &command, 1, &BTreeSet::new()) {
+                Ok(planned) => carry_out(&mut map, planned),
+                Err(_) => return Ok(()),
+            }
+        }
+        let highest = map.counters.next_replica;
+        settle(&mut map, &Facts::default(), Rules::default());
+        let mut seen = BTreeSet::new();
+        for (shard, replicas) in shards(&map) {
+            let nodes: BTreeSet<NodeId> = replicas.iter().map(|row| row.node).collect();
+            prop_assert_eq!(nodes.len(), replicas.len(), "one replica of a shard on a node");
+            prop_assert!(drained.is_none_or(|drained| !nodes.contains(&drained)), "shard {}", shard);
+            prop_assert!(replicas.iter().all(|row| row.is_in()));
+            prop_assert!(replicas.iter().all(|row| seen.insert(row.replica)), "an id is used once");
+            if let Some(row) = map.shards.get(&shard) {
+                prop_assert!(nodes.contains(&row.leader_wish));
+                prop_assert_eq!(replicas.len() as u32, map.keyspaces[&row.keyspace].replicas);
+            }
+        }
+        prop_assert!(map.counters.next_replica >= highest);
+        prop_assert!(map.counters.next_replica > seen.into_iter().max().unwrap_or(ReplicaId(0)));
+    }
+}

@@ -1,0 +1,108 @@
+//! Planning what becomes of nodes: drained, taken back, forgotten; and what all of them are wished to apply. Pure.
+//!
+//! **Invariant.** Nobody is drained whose replicas have nowhere to go, and nobody who lives is forgotten. Whoever was
+//! forgotten is recognised by its id: ids only grow.
+
+use super::{
+    map::{Behaviour, NodeRow, NodeState, Row, RowEdit, RowKey},
+    plan::Draft,
+    wish::invalid,
+};
+use kvorum_api::{AdminError, NodeId};
+use std::collections::BTreeSet;
+
+impl Draft<'_> {
+    pub(super) fn set_node_state(
+        &mut self,
+        node: NodeId,
+        state: NodeState,
+        lost: &BTreeSet<NodeId>,
+    ) -> Result<(), AdminError> {
+        let Some(row) = self.map.nodes.get(&node) else {
+            let what = match self.map.has_forgotten(node) {
+                true => format!("node {node} any more: it was forgotten"),
+                false => format!("node {node}: kvctl node list shows them"),
+            };
+            return Err(AdminError::NotFound { what });
+        };
+        self.node = Some(node);
+        let holds = self.holds(node);
+        match state {
+            NodeState::Active => {}
+            NodeState::Draining => self.check_room_without(row, lost)?,
+            NodeState::Forgetting => {
+                if !lost.contains(&node) {
+                    let problem = format!(
+                        "node {node} is alive: drain it (kvctl node drain {node}), stop it, and forget it then"
+                    );
+                    return Err(invalid("node", problem));
+                }
+                if !holds {
+                    self.edits.push(RowEdit::Remove(RowKey::Node(node)));
+                    return Ok(());
+                }
+                self.check_room_without(row, lost)?;
+            }
+        }
+        if row.state != state {
+            self.put(Row::Node(NodeRow { state, ..row.clone() }));
+        }
+        Ok(())
+    }
+
+    /// Whether a node holds anything, or is to.
+    fn holds(&self, node: NodeId) -> bool {
+        let replicas = self.map.shards.values().flat_map(|row| &row.replicas);
+        replicas.chain(&self.map.metadata).any(|replica| replica.node == node)
+    }
+
+    /// Whether the others can hold what this one does.
+    fn check_room_without(&self, leaving: &NodeRow, lost: &BTreeSet<NodeId>) -> Result<(), AdminError> {
+        let others = self.map.nodes.values().filter(|row| row.node != leaving.node);
+        let left = others.filter(|row| row.state == NodeState::Active && !lost.contains(&row.node)).count();
+        let is_here = |keyspace| {
+            let mut shards = self.map.shards.values().filter(|row| row.keyspace == keyspace);
+            shards.any(|row| row.replicas.iter().any(|replica| replica.node == leaving.node))
+        };
+        let largest = self.map.keyspaces.values().filter(|row| is_here(row.id)).max_by_key(|row| row.replicas);
+        let held_up = largest.filter(|row| row.replicas as usize > left);
+        if let Some(row) = held_up {
+            let problem = format!(
+                "keyspace {:?} has {} replicas of each shard, and without node {} only {left} nodes that are up could hold \
+                 them: add a node first",
+                row.name, row.replicas, leaving.node
+            );
+            return Err(invalid("node", problem));
+        }
+        if left == 0 {
+            return Err(invalid("node", format!("node {} is the last one that is up: add a node first", leaving.node)));
+        }
+        Ok(())
+    }
+
+    /// Has every shard apply a newer behaviour, once every node can.
+    pub(super) fn raise_behaviour(&mut self, wanted: Behaviour) -> Result<(), AdminError> {
+        if wanted < self.map.behaviour {
+            let problem = format!(
+                "the cluster applies behaviour {} already, and behaviours are not taken back",
+                self.map.behaviour.0
+            );
+            return Err(invalid("behaviour", problem));
+        }
+        let behind = self.map.nodes.values().filter(|row| row.behaviour < wanted);
+        let behind: Vec<String> =
+            behind.map(|row| format!("node {} ({:?}, up to {})", row.node, row.build, row.behaviour.0)).collect();
+        if !behind.is_empty() {
+            let problem = format!(
+                "not every node can apply behaviour {}: {}. Upgrade them, or forget them, first",
+                wanted.0,
+                behind.join(", ")
+            );
+            return Err(invalid("behaviour", problem));
+        }
+        if wanted > self.map.behaviour {
+            self.put(Row::Behaviour(wanted));
+        }
+        Ok(())
+    }
+}

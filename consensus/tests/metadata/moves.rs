@@ -1,0 +1,324 @@
+//! Replicas that change (operators): fresh ids, caught up, promoted, and what goes is erased only then.
+
+use crate::{
+    metadata::house::{House, change, create, hash, join},
+    support::{context, put, wait_until},
+};
+use kvorum_api::{NodeId, OperatorId, ReadLevel, ReplicaId, ShardId};
+use kvorum_consensus::{
+    Replicator as _,
+    metadata::{
+        ClusterMap, Founding, KeyspaceWish, METADATA_SHARD, MetadataCommand, OperatorState, OperatorWish, Origin, Standing,
+    },
+    replicator::Role,
+};
+use kvorum_storage::Journal as _;
+use std::time::Duration;
+use tokio::time::sleep;
+
+impl House {
+    /// Another node joins; its number.
+    async fn add(&mut self, directory: u128) -> u64 {
+        let asked = self.nodes.values().next().expect("a node runs");
+        let id = change(asked, join(directory)).await.unwrap().node.expect("it joined");
+        let map = ClusterMap::clone(&asked.map());
+        let own = map.nodes[&id].clone();
+        self.kept.insert(id.0, map);
+        self.start_as(id.0, Founding { nodes: vec![own], keyspaces: Vec::new() }).await;
+        let knows = |node: &kvorum_consensus::Node| node.liveness().is_alive(id);
+        wait_until("an acquaintance", || self.nodes.iter().all(|(known, node)| *known == id.0 || knows(node))).await;
+        id.0
+    }
+
+    async fn with_shard(founders: u64, wish: KeyspaceWish) -> (House, ShardId) {
+        let house = House::founded(founders).await;
+        let made = MetadataCommand::CreateKeyspace { name: "orders".to_owned(), wish };
+        let made = change(&house.nodes[&1], made).await.unwrap();
+        house.wait_for_revision(made.revision).await;
+        let shard = house.nodes[&1].map().shards_of(made.keyspace.expect("it was made"))[0].shard;
+        wait_until("it is ready", || {
+            let map = house.nodes[&1].map();
+            map.shards[&shard].stage == kvorum_consensus::metadata::ShardStage::Ready
+        })
+        .await;
+        (house, shard)
+    }
+
+    fn leader_of(&self, shard: ShardId) -> Option<u64> {
+        let leads = |node: &kvorum_consensus::Node| {
+            node.replica(shard).is_some_and(|replica| replica.status().role == Role::Leader)
+        };
+        self.nodes.iter().find(|(_, node)| leads(node)).map(|(id, _)| *id)
+    }
+
+    /// Writes through whoever leads, however often that takes.
+    async fn write(&self, shard: ShardId, key: &str, value: &str) {
+        for _ in 0..600 {
+            for node in self.nodes.values() {
+                let Some(replica) = node.replica(shard) else { continue };
+                if replica.write(put(key, value, None), context(500)).await.is_ok() {
+                    return;
+                }
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        panic!("nobody took {key}");
+    }
+
+    async fn read_on(&self, id: u64, shard: ShardId, key: &str) -> Option<String> {
+        let replica = self.nodes[&id].replica(shard)?;
+        let found = replica.get(key.to_owned().into(), ReadLevel::Local, context(1_000)).await.ok()?;
+        Some(String::from_utf8(found.entry?.value?.to_vec()).unwrap())
+    }
+
+    async fn operate(&self, shard: ShardId, wish: OperatorWish) -> OperatorId {
+        let asked = self.nodes.values().next().expect("a node runs");
+        let cause = "a test asks for it".to_owned();
+        let command = MetadataCommand::Operate { shard, wish, origin: Origin::User, cause };
+        change(asked, command).await.unwrap().operator.expect("it is about one")
+    }
+
+    fn state_of(&self, operator: OperatorId) -> OperatorState {
+        let newest = self.nodes.values().map(|node| node.map()).max_by_key(|map| map.revision).expect("a node runs");
+        newest.operators[&operator].state.clone()
+    }
+
+    async fn until(&self, operator: OperatorId, state: OperatorState) {
+        wait_until("the operator's end", || self.state_of(operator) == state).await;
+    }
+
+    fn is_forgotten(&self, id: u64, shard: ShardId) -> bool {
+        !self.journals[&id].groups().contains(&shard.into())
+    }
+
+    async fn until_forgotten(&self, id: u64, shard: ShardId) {
+        wait_until("nothing is left", || self.nodes[&id].replica(shard).is_none() && self.is_forgotten(id, shard)).await;
+    }
+}
+
+fn one_shard() -> KeyspaceWish {
+    hash(1)
+}
+
+const MOVE: OperatorWish = OperatorWish::Move { from: NodeId(2), to: NodeId(4) };
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_moves_to_a_node_that_joined_and_leaves_nothing_behind() {
+    let (mut house, shard) = House::with_shard(3, one_shard()).await;
+    house.write(shard, "k", "v").await;
+    assert_eq!(house.add(7).await, 4);
+    let former = house.nodes[&1].map().replica_on(shard, NodeId(2)).unwrap();
+    let operator = house.operate(shard, MOVE).await;
+    house.until(operator, OperatorState::Done).await;
+    house.until_forgotten(2, shard).await;
+    house.write(shard, "later", "w").await;
+    wait_until("it is led", || house.leader_of(shard).is_some()).await;
+    let map = house.nodes[&1].map();
+    let replicas = map.replicas_of(shard);
+    assert_eq!(replicas.len(), 3);
+    assert!(replicas.iter().all(|row| row.standing == Standing::Member && row.node != NodeId(2)), "{replicas:?}");
+    let fresh = map.replica_on(shard, NodeId(4)).unwrap();
+    assert!(fresh > former, "ids are never reused");
+    for key in ["k", "later"] {
+        for _ in 0..100 {
+            if house.read_on(4, shard, key).await.is_some() {
+                break;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        assert!(house.read_on(4, shard, key).await.is_some(), "{key} is on node 4");
+    }
+    assert_eq!(map.shards[&shard].founders.len(), 3, "the founding list is for ever");
+}
+
+/// Whoever leads finishes what another began: in every step of a move its leader loses power.
+#[tokio::test(start_paused = true)]
+async fn a_move_is_finished_whenever_its_leader_dies() {
+    for after_ms in [0, 60, 150, 260, 320, 400, 520, 700, 900, 1_300] {
+        let (mut house, shard) = House::with_shard(3, one_shard()).await;
+        house.write(shard, "k", "v").await;
+        house.add(7).await;
+        house.write(shard, "k2", "v").await;
+        let operator = house.operate(shard, MOVE).await;
+        sleep(Duration::from_millis(after_ms)).await;
+        if let Some(leader) = house.leader_of(shard) {
+            house.crash(leader).await;
+            sleep(Duration::from_secs(4)).await;
+            house.start(leader).await;
+        }
+        house.until(operator, OperatorState::Done).await;
+        house.until_forgotten(2, shard).await;
+        house.write(shard, "k3", "v").await;
+        wait_until("equal hashes", || {
+            let states = [1, 3, 4].map(|id| house.nodes[&id].replica(shard).map(|replica| replica.shard().state()));
+            let hash = |state: &kvorum_storage::shard::ShardState| (state.applied.position, state.rolling_hash);
+            let hashes: Option<Vec<_>> = states.iter().map(|state| state.as_ref().map(|state| hash(state))).collect();
+            hashes.is_some_and(|hashes| hashes.iter().all(|hash| *hash == hashes[0]))
+        })
+        .await;
+    }
+}
+
+/// The leader itself goes: it hands over first, so that nobody waits for an election.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_to_go_hands_over_first() {
+    let (mut house, shard) = House::with_shard(3, one_shard()).await;
+    house.write(shard, "k", "v").await;
+    house.add(7).await;
+    house.write(shard, "k", "w").await;
+    let leader = house.leader_of(shard).expect("it was just written");
+    let operator = house.operate(shard, OperatorWish::Move { from: NodeId(leader), to: NodeId(4) }).await;
+    house.until(operator, OperatorState::Done).await;
+    house.until_forgotten(leader, shard).await;
+    house.write(shard, "k", "x").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_only_replica_of_a_shard_moves_as_well() {
+    let (mut house, shard) = House::with_shard(3, KeyspaceWish { replicas: Some(1), ..one_shard() }).await;
+    house.write(shard, "k", "v").await;
+    house.add(7).await;
+    let from = house.nodes[&1].map().replicas_of(shard)[0].node;
+    let operator = house.operate(shard, OperatorWish::Move { from, to: NodeId(4) }).await;
+    house.until(operator, OperatorState::Done).await;
+    house.until_forgotten(from.0, shard).await;
+    house.write(shard, "k2", "w").await;
+    assert_eq!(house.read_on(4, shard, "k").await.as_deref(), Some("v"));
+}
+
+/// Before the voters change it can be undone, and then it is as if nothing had been asked for.
+#[tokio::test(start_paused = true)]
+async fn a_move_that_is_cancelled_leaves_everything_as_it_was() {
+    let (mut house, shard) = House::with_shard(3, one_shard()).await;
+    house.write(shard, "k", "v").await;
+    house.add(7).await;
+    let before = house.nodes[&1].map().replicas_of(shard).to_vec();
+    // It cannot catch up.
+    house.cut(&[1, 2, 3]);
+    let operator = house.operate(shard, MOVE).await;
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(house.state_of(operator), OperatorState::Running);
+    change(&house.nodes[&1], MetadataCommand::CancelOperator { operator }).await.unwrap();
+    house.until(operator, OperatorState::Cancelled).await;
+    assert_eq!(house.nodes[&1].map().replicas_of(shard), before);
+    house.wire.heal();
+    wait_until("node 4 knows", || house.nodes[&4].map().operators.get(&operator).is_some()).await;
+    house.until_forgotten(4, shard).await;
+    house.write(shard, "k2", "v").await;
+    let again = change(&house.nodes[&1], MetadataCommand::CancelOperator { operator }).await;
+    assert!(again.unwrap_err().to_string().contains("has ended"));
+}
+
+/// The metadata's own replicas are moved like any other's.
+#[tokio::test(start_paused = true)]
+async fn the_metadata_moves_and_is_led_on() {
+    let mut house = House::founded(3).await;
+    house.add(7).await;
+    for from in [1, 2] {
+        let to = if from == 1 { 4 } else { house.add(8).await };
+        let operator = house.operate(METADATA_SHARD, OperatorWish::Move { from: NodeId(from), to: NodeId(to) }).await;
+        house.until(operator, OperatorState::Done).await;
+        house.until_forgotten(from, METADATA_SHARD).await;
+    }
+    let made = change(&house.nodes[&1], create("orders", 1)).await.unwrap();
+    house.wait_for_revision(made.revision).await;
+    // Those who held it are not needed any more.
+    house.crash(1).await;
+    house.crash(2).await;
+    let made = change(&house.nodes[&5], create("carts", 1)).await;
+    assert!(made.is_ok() || made.as_ref().unwrap_err().to_string().contains("replicas"), "{made:?}");
+    house.start(1).await;
+    wait_until("node 1 follows", || house.nodes[&1].map().revision >= house.nodes[&4].map().revision).await;
+    assert!(house.nodes[&1].replica(METADATA_SHARD).is_none(), "it holds none, whatever its founding list says");
+}
+
+/// A node that slept through it all loses its former replica, and what comes back is another one.
+#[tokio::test(start_paused = true)]
+async fn who_returns_after_a_move_gives_up_what_it_had_and_may_get_another() {
+    let (mut house, shard) = House::with_shard(3, one_shard()).await;
+    house.write(shard, "k", "v").await;
+    house.add(7).await;
+    let former = house.nodes[&1].map().replica_on(shard, NodeId(2)).unwrap();
+    house.crash(2).await;
+    let old_copy = house.kept[&2].clone();
+    let operator = house.operate(shard, MOVE).await;
+    house.until(operator, OperatorState::Done).await;
+    house.start(2).await;
+    house.until_forgotten(2, shard).await;
+    house.write(shard, "k2", "w").await;
+    wait_until("node 2 is seen to live", || house.nodes.values().all(|node| node.liveness().is_alive(NodeId(2)))).await;
+    let back = house.operate(shard, OperatorWish::Move { from: NodeId(4), to: NodeId(2) }).await;
+    house.until(back, OperatorState::Done).await;
+    let fresh = house.nodes[&1].map().replica_on(shard, NodeId(2)).unwrap();
+    assert!(fresh > former, "{fresh} after {former}");
+    wait_until("it holds the fresh one", || {
+        house.nodes[&2].replica(shard).is_some_and(|replica| replica.id() == fresh)
+    })
+    .await;
+    house.write(shard, "k3", "x").await;
+    // An old copy of the map names the former replica, and the journal a fresh one: neither is mistaken for the other.
+    house.crash(2).await;
+    house.kept.insert(2, old_copy);
+    house.start(2).await;
+    wait_until("the fresh one again", || house.nodes[&2].replica(shard).is_some_and(|replica| replica.id() == fresh)).await;
+    house.write(shard, "k4", "y").await;
+}
+
+/// A replica that was erased must not come back empty under its old id, with a vote: others may still count it.
+#[tokio::test(start_paused = true)]
+async fn an_old_copy_of_the_map_does_not_bring_an_erased_replica_back() {
+    let (mut house, shard) = House::with_shard(3, one_shard()).await;
+    house.write(shard, "k", "v").await;
+    house.add(7).await;
+    let old_copy = ClusterMap::clone(&house.nodes[&2].map());
+    let operator = house.operate(shard, MOVE).await;
+    house.until(operator, OperatorState::Done).await;
+    house.until_forgotten(2, shard).await;
+    house.crash(2).await;
+    house.kept.insert(2, old_copy);
+    // Nobody tells it anything newer.
+    house.cut(&[1, 3, 4]);
+    house.start(2).await;
+    sleep(Duration::from_secs(5)).await;
+    assert!(house.nodes[&2].replica(shard).is_none(), "it would be an empty voter");
+    house.wire.heal();
+    house.write(shard, "k2", "w").await;
+}
+
+/// An older copy of the map than the one that placed a replica here erases nothing.
+#[tokio::test(start_paused = true)]
+async fn an_older_copy_of_the_map_erases_no_replica_that_it_does_not_know_yet() {
+    let (mut house, shard) = House::with_shard(3, one_shard()).await;
+    house.write(shard, "k", "v").await;
+    house.add(7).await;
+    let old_copy = ClusterMap::clone(&house.nodes[&4].map());
+    let operator = house.operate(shard, MOVE).await;
+    house.until(operator, OperatorState::Done).await;
+    house.write(shard, "k2", "w").await;
+    house.crash(4).await;
+    house.kept.insert(4, old_copy);
+    house.cut(&[1, 2, 3]);
+    house.start(4).await;
+    sleep(Duration::from_secs(5)).await;
+    assert!(!house.is_forgotten(4, shard), "its log and its vote are still there");
+    house.wire.heal();
+    wait_until("it takes part again", || house.nodes[&4].replica(shard).is_some()).await;
+    house.write(shard, "k3", "x").await;
+}
+
+/// Rule: the new leader is whom the operator names, and it stays there.
+#[tokio::test(start_paused = true)]
+async fn leadership_goes_where_an_operator_wants_it_and_stays() {
+    let (house, shard) = House::with_shard(3, one_shard()).await;
+    house.write(shard, "k", "v").await;
+    for to in [2, 3, 1] {
+        let operator = house.operate(shard, OperatorWish::Lead(NodeId(to))).await;
+        house.until(operator, OperatorState::Done).await;
+        wait_until("it leads", || house.leader_of(shard) == Some(to)).await;
+        sleep(Duration::from_secs(8)).await;
+        house.write(shard, "k", "w").await;
+        assert_eq!(house.leader_of(shard), Some(to));
+    }
+    let none = ReplicaId(0);
+    assert!(house.nodes[&1].map().replicas_of(shard).iter().all(|row| row.replica != none));
+}
