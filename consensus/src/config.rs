@@ -2,7 +2,7 @@
 //!
 //! **Deliberately absent.** Addresses of peers: finding them is the transport's part.
 
-use crate::metadata::{ClusterMap, Founding, ReplicaRow};
+use crate::metadata::{ClusterMap, Founding, ReplicaRow, balance::Rules};
 use kvorum_api::{ClusterId, KeyspaceId, NodeId, ReplicaId, ShardId, StartCount};
 use kvorum_storage::command::Settings;
 use std::{collections::BTreeMap, time::Duration};
@@ -121,6 +121,8 @@ pub struct Budget {
     pub change_age_max: Duration,
     /// Bytes of snapshots that a node sends in a second, all of its shards together; 0 = as fast as it can.
     pub move_bytes_per_second: u64,
+    /// What the balancer keeps to, on whichever node leads the metadata.
+    pub balance: Rules,
 }
 
 impl Default for Budget {
@@ -136,6 +138,7 @@ impl Default for Budget {
             change_bytes_max: 1 << 30,
             change_age_max: Duration::from_secs(24 * 3_600),
             move_bytes_per_second: 64 << 20,
+            balance: Rules::default(),
         }
     }
 }

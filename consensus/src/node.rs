@@ -200,7 +200,8 @@ impl Node {
         let map = self.map();
         self.note_addresses(&map);
         // What cannot be held yet, because a former replica is not erased, the chore will.
-        if let Some(place) = self.metadata_place(&map).filter(|place| self.groups.may_hold(place, map.counters.serial).is_ok())
+        if let Some(place) =
+            self.metadata_place(&map).filter(|place| self.groups.may_hold(place, map.counters.serial).is_ok())
         {
             self.groups.hold_or_place(place, map.counters.serial).await?;
         }

@@ -93,12 +93,13 @@ impl NodeNote {
                 Some((Lives { current: Some((StartCount(0), UNNOTED)), past: Vec::new() }, 0))
             }
             (FORMAT_WITHOUT_ERASED, Some(rest)) => decode_lives(rest).map(|lives| (lives, 0)),
-            (FORMAT, Some(rest)) => rest.split_last_chunk().and_then(|(rest, erased)| {
-                Some((decode_lives(rest)?, u64::from_be_bytes(*erased)))
-            }),
+            (FORMAT, Some(rest)) => rest
+                .split_last_chunk()
+                .and_then(|(rest, erased)| Some((decode_lives(rest)?, u64::from_be_bytes(*erased)))),
             _ => None,
         };
-        let (lives, erased_serial) = lives.ok_or_else(|| unknown(format!("{} bytes for {count} peers", bytes.len())))?;
+        let (lives, erased_serial) =
+            lives.ok_or_else(|| unknown(format!("{} bytes for {count} peers", bytes.len())))?;
         let peers = (0..count).map(|row| {
             let at = 11 + row * PEER_BYTES;
             let life = Life {
@@ -151,7 +152,8 @@ mod tests {
         let life = Life { start: StartCount(3), boot_nonce: 4, last_synced: BatchNumber(5) };
         let past = PastLife { start: StartCount(6), boot_nonce: 7, found: BatchNumber(8) };
         let lives = Lives { current: Some((StartCount(10), 11)), past: vec![past] };
-        let mut note = NodeNote { bound: Stamp(9), peers: BTreeMap::from([(NodeId(2), life)]), lives, erased_serial: 0 };
+        let mut note =
+            NodeNote { bound: Stamp(9), peers: BTreeMap::from([(NodeId(2), life)]), lives, erased_serial: 0 };
         let mut expected = vec![2, 0, 0, 0, 0, 0, 0, 0, 9, 0, 1];
         expected.extend([2_u64, 3, 4, 5].into_iter().flat_map(u64::to_be_bytes));
         expected.extend([0, 2]);

@@ -31,7 +31,10 @@ impl Group {
                 me,
                 voters: membership.get_joint_config().iter().map(set).collect(),
                 learners: membership.learner_ids().map(ReplicaId).collect(),
-                is_committed: stored.log_id().as_ref().is_some_and(|changed| Some(*changed) <= metrics.cluster_committed),
+                is_committed: stored
+                    .log_id()
+                    .as_ref()
+                    .is_some_and(|changed| Some(*changed) <= metrics.cluster_committed),
                 lag: learner.and_then(matched),
             }
         })
@@ -59,7 +62,11 @@ impl Group {
     ///
     /// # Errors
     /// Why not; it may have been done all the same.
-    pub(crate) async fn add_learner(&self, (replica, node): (ReplicaId, NodeId), patience: Duration) -> Result<(), String> {
+    pub(crate) async fn add_learner(
+        &self,
+        (replica, node): (ReplicaId, NodeId),
+        patience: Duration,
+    ) -> Result<(), String> {
         let added = timeout(patience, self.raft.add_learner(replica.0, Member { node }, false)).await;
         told(added.map(|added| added.map(drop)))
     }

@@ -154,5 +154,8 @@ fn why_gone(map: &ClusterMap, shard: ShardId) -> &'static str {
 
 /// Why something that was dropped is still there, as the chore says it.
 fn stays(group: GroupId, error: &StorageError) -> StartError {
-    StartError::Group { shard: group.into(), why: format!("its replica went, and not all of it is erased yet: {error}") }
+    StartError::Group {
+        shard: group.into(),
+        why: format!("its replica went, and not all of it is erased yet: {error}"),
+    }
 }

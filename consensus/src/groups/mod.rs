@@ -238,7 +238,9 @@ impl Groups {
             return Ok(());
         }
         match journal.mark(group, Mark::Replica(id.0), Completion::None) {
-            Err(StorageError::DiskFull(_)) if replica.place().config.founders.iter().any(|(founder, _)| *founder == id) => {
+            Err(StorageError::DiskFull(_))
+                if replica.place().config.founders.iter().any(|(founder, _)| *founder == id) =>
+            {
                 Ok(())
             }
             marked => Ok(marked?),

@@ -136,8 +136,7 @@ impl Replica {
 
     /// A closed group is opened where it would be for an expiry: one node's task.
     fn open_for_change(&self) {
-        let lives: Vec<_> =
-            self.place().config.holders().map(|node| (node, self.shared.liveness.of(node))).collect();
+        let lives: Vec<_> = self.place().config.holders().map(|node| (node, self.shared.liveness.of(node))).collect();
         let is_mine = opens_for_expiry(self.recorded_leader(), &lives, self.shared.me());
         if let (true, Opener::Here(how)) = (is_mine, self.opener()) {
             self.open_soon(how);

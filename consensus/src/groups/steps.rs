@@ -73,12 +73,7 @@ pub fn next_step(operator: &OperatorRow, leads_on: NodeId, facts: &Facts) -> Ste
     }
 }
 
-fn advance(
-    voters: &BTreeSet<ReplicaId>,
-    add: Option<ReplicaId>,
-    remove: Option<ReplicaId>,
-    facts: &Facts,
-) -> Step {
+fn advance(voters: &BTreeSet<ReplicaId>, add: Option<ReplicaId>, remove: Option<ReplicaId>, facts: &Facts) -> Step {
     let missing = add.filter(|add| !voters.contains(add));
     if let Some(add) = missing {
         if !facts.learners.contains(&add) {

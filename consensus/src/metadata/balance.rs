@@ -51,7 +51,7 @@ pub struct Rules {
 
 impl Default for Rules {
     fn default() -> Self {
-        Rules { is_on: true, replace_after: Duration::from_secs(600), moves_max: 2 }
+        Rules { is_on: false, replace_after: Duration::from_secs(600), moves_max: 2 }
     }
 }
 
@@ -297,7 +297,8 @@ impl<'a> Desk<'a> {
         if free.is_empty() {
             return Err("no other node is up that could take it".to_owned());
         }
-        let ready = free.iter().copied().filter(|node| self.arriving.get(node).copied().unwrap_or(0) < self.rules.moves_max);
+        let ready =
+            free.iter().copied().filter(|node| self.arriving.get(node).copied().unwrap_or(0) < self.rules.moves_max);
         let best = ready.min_by_key(|node| (self.is_zone_used(replicas, from, *node), self.loads[node], *node));
         best.ok_or_else(|| {
             let names: Vec<String> = free.iter().map(ToString::to_string).collect();

@@ -5,9 +5,13 @@
 //!   reconcile  as it comes   brings the replicas here in line with the newest map
 //!   metadata   250 ms        founds what is not founded, says where this node is
 //!   operators  250 ms        the shards led here take the next step of what is being done to them
+//!   balancer   1 s           where the metadata is led: what should be done next is asked for
 //! ```
 
-use super::{ClusterMap, METADATA_SHARD, MetadataCommand, MetadataReply, ShardStage};
+use super::{
+    ClusterMap, METADATA_SHARD, MetadataCommand, MetadataReply, ShardStage,
+    balance::{Facts, balance},
+};
 use crate::{
     groups::{Place, Replica},
     node::{Node, StartError},
@@ -33,6 +37,9 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// How long telling which shards are ready may take before it is tried again.
 const READY_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long one change that the balancer asks for may take.
+const BALANCE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Shards that are told of at once.
 const READY_MAX: usize = 1_024;
@@ -82,6 +89,9 @@ impl Node {
         let node: Weak<Node> = Arc::downgrade(self);
         let operate = move || node.upgrade().map(|node| Box::pin(node.operate()) as _);
         workers.start("operators", Duration::from_millis(250), Arc::default(), operate);
+        let node: Weak<Node> = Arc::downgrade(self);
+        let balance = move || node.upgrade().map(|node| Box::pin(node.balance()) as _);
+        workers.start("balancer", Duration::from_secs(1), Arc::default(), balance);
     }
 
     /// Answers another node about the metadata.
@@ -116,9 +126,7 @@ impl Node {
     /// Whoever holds a replica of group 0 that is in follows and changes the map through it.
     pub(crate) async fn seat_metadata(&self, map: &ClusterMap) {
         let held = self.replica(METADATA_SHARD);
-        let is_in = |replica: &Arc<Replica>| {
-            map.metadata.iter().any(|row| row.replica == replica.id() && row.is_in())
-        };
+        let is_in = |replica: &Arc<Replica>| map.metadata.iter().any(|row| row.replica == replica.id() && row.is_in());
         let seated = held.filter(is_in);
         if seated.is_some() != self.study.has_seat() {
             let seat = seated.map(|replica| {
@@ -127,6 +135,28 @@ impl Node {
             });
             self.study.take_seat(seat).await;
         }
+    }
+
+    /// Asks for what the balancer advises, if the metadata is led here.
+    async fn balance(self: Arc<Self>) -> Step {
+        let map = self.map();
+        if !self.study.leads() || !map.is_founded() {
+            self.study.watched.lock().clear();
+            return Ok(());
+        }
+        let facts = Facts { lost: self.study.lost_for() };
+        let (map, rules) = (Arc::clone(&map), self.config.budget.balance);
+        let advice = self.env.blocking.run(move || balance(&map, &facts, rules)).await;
+        *self.study.held_up.lock() = advice.held_up;
+        for command in advice.commands {
+            match self.study.command(command, BALANCE_PATIENCE).await {
+                Ok(_) => {}
+                // The map has changed since: the next round looks at it anew.
+                Err(AdminError::Invalid { problem, .. }) => tracing::debug!(problem, "advice came too late"),
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Ok(())
     }
 
     async fn tend_metadata(self: Arc<Self>) -> Step {

@@ -29,7 +29,8 @@ pub(crate) fn any_origin() -> impl Strategy<Value = Origin> {
 }
 
 fn any_operator() -> impl Strategy<Value = OperatorRow> {
-    let change = (option::of(any_seat()), option::of(any_seat())).prop_map(|(add, remove)| Task::Change { add, remove });
+    let change =
+        (option::of(any_seat()), option::of(any_seat())).prop_map(|(add, remove)| Task::Change { add, remove });
     let task = prop_oneof![change, any::<u64>().prop_map(|node| Task::Lead(NodeId(node)))];
     let state = prop_oneof![
         Just(OperatorState::Running),

@@ -221,7 +221,16 @@ impl NodeRow {
     #[must_use]
     pub fn of_this_build(node: NodeId, client: String, peer: String, zone: String, directory: u128) -> Self {
         let build = env!("CARGO_PKG_VERSION").to_owned();
-        NodeRow { node, client, peer, zone, directory, state: NodeState::Active, behaviour: Behaviour(BEHAVIOUR), build }
+        NodeRow {
+            node,
+            client,
+            peer,
+            zone,
+            directory,
+            state: NodeState::Active,
+            behaviour: Behaviour(BEHAVIOUR),
+            build,
+        }
     }
 }
 

@@ -12,8 +12,8 @@
 //! **Invariant.** The map only ever grows in revision, and two nodes at one revision hold the same map. A node acts on
 //! the newest map it has; nothing that was acknowledged depends on its being the newest there is.
 
-mod chores;
 pub mod balance;
+mod chores;
 pub mod codec;
 mod codec_shard;
 mod follow;

@@ -44,7 +44,9 @@ impl Draft<'_> {
         };
         let (task, leader_wish) = match wish {
             OperatorWish::Lead(node) => (Task::Lead(node), Some(node)),
-            OperatorWish::Move { from, to } => (Task::Change { add: Some(add(to)), remove: subject.seat_on(from) }, None),
+            OperatorWish::Move { from, to } => {
+                (Task::Change { add: Some(add(to)), remove: subject.seat_on(from) }, None)
+            }
             OperatorWish::Add(to) => (Task::Change { add: Some(add(to)), remove: None }, None),
             OperatorWish::Remove(from) => (Task::Change { add: None, remove: subject.seat_on(from) }, None),
         };

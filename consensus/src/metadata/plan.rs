@@ -11,7 +11,9 @@
 
 use super::{
     Founding, KeyspaceWish, MetadataCommand,
-    map::{ClusterMap, Counters, KeyspaceRow, NodeRow, NodeState, ReplicaRow, Row, RowEdit, RowKey, ShardRow, ShardStage},
+    map::{
+        ClusterMap, Counters, KeyspaceRow, NodeRow, NodeState, ReplicaRow, Row, RowEdit, RowKey, ShardRow, ShardStage,
+    },
     placement::{Candidate, Placed, place},
     wish::{self, CLUSTER_SHARDS_MAX, Cut},
 };

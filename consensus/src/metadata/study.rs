@@ -82,6 +82,10 @@ pub struct Study {
     pub(super) followed: AtomicUsize,
     /// The revision that the replicas here are in line with.
     pub(super) reconciled: AtomicU64,
+    /// Since when nodes are seen to be lost, while the metadata is led here.
+    pub(super) watched: Mutex<BTreeMap<NodeId, Instant>>,
+    /// What the balancer would do and cannot, and why; empty where the metadata is not led.
+    pub(super) held_up: Mutex<Vec<String>>,
     /// The whole map as it is handed out, in pages.
     pub(super) whole: Mutex<Option<Whole>>,
 }
@@ -113,6 +117,8 @@ impl Study {
             reading: tokio::sync::Mutex::default(),
             followed: AtomicUsize::new(me.0 as usize),
             reconciled: AtomicU64::new(0),
+            watched: Mutex::default(),
+            held_up: Mutex::default(),
             whole: Mutex::default(),
         });
         study.introduce(&study.map());
@@ -397,6 +403,19 @@ impl Study {
     async fn plan(&self, map: Arc<ClusterMap>, command: &MetadataCommand) -> Result<Plan, AdminError> {
         let (command, now_ms, lost) = (command.clone(), self.env.clock.now_ms(), self.lost());
         self.env.blocking.run(move || plan(&map, &command, now_ms, &lost)).await
+    }
+
+    /// Who is lost, and for how long this node has seen that without a break.
+    pub(super) fn lost_for(&self) -> BTreeMap<NodeId, Duration> {
+        let (now, lost) = (Instant::now(), self.lost());
+        let mut watched = self.watched.lock();
+        watched.retain(|node, _| lost.contains(node));
+        lost.into_iter().map(|node| (node, now - *watched.entry(node).or_insert(now))).collect()
+    }
+
+    /// What the balancer would do and cannot, and why; nothing where the metadata is not led.
+    pub fn balance_held_up(&self) -> Vec<String> {
+        if self.leads() { self.held_up.lock().clone() } else { Vec::new() }
     }
 
     pub(crate) fn lost(&self) -> BTreeSet<NodeId> {

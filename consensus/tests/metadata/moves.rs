@@ -8,7 +8,8 @@ use kvorum_api::{NodeId, OperatorId, ReadLevel, ReplicaId, ShardId};
 use kvorum_consensus::{
     Replicator as _,
     metadata::{
-        ClusterMap, Founding, KeyspaceWish, METADATA_SHARD, MetadataCommand, OperatorState, OperatorWish, Origin, Standing,
+        ClusterMap, Founding, KeyspaceWish, METADATA_SHARD, MetadataCommand, OperatorState, OperatorWish, Origin,
+        Standing,
     },
     replicator::Role,
 };
@@ -92,7 +93,8 @@ impl House {
     }
 
     async fn until_forgotten(&self, id: u64, shard: ShardId) {
-        wait_until("nothing is left", || self.nodes[&id].replica(shard).is_none() && self.is_forgotten(id, shard)).await;
+        wait_until("nothing is left", || self.nodes[&id].replica(shard).is_none() && self.is_forgotten(id, shard))
+            .await;
     }
 }
 
@@ -260,7 +262,8 @@ async fn who_returns_after_a_move_gives_up_what_it_had_and_may_get_another() {
     house.crash(2).await;
     house.kept.insert(2, old_copy);
     house.start(2).await;
-    wait_until("the fresh one again", || house.nodes[&2].replica(shard).is_some_and(|replica| replica.id() == fresh)).await;
+    wait_until("the fresh one again", || house.nodes[&2].replica(shard).is_some_and(|replica| replica.id() == fresh))
+        .await;
     house.write(shard, "k4", "y").await;
 }
 
