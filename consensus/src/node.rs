@@ -23,6 +23,7 @@
 
 use crate::{
     chores::Hellos,
+    cp::Pace,
     env::Env,
     groups::{Flushing, Groups, Liveness, ReadyReport, Replica, Shared, Tasks},
     health::Health,
@@ -159,6 +160,7 @@ impl Node {
             hlc: Arc::clone(&hlc),
             health: Arc::clone(&health),
             peers: Arc::clone(&peers),
+            pace: Arc::new(Pace::new(config.budget.move_bytes_per_second)),
             liveness,
             openings,
             closings,

@@ -16,6 +16,7 @@ use super::{
     lease::stand_after_guard,
     log_store::LogStore,
     network::Network,
+    pace::Pace,
     proposer::Proposer,
     queue::Queue,
     read_index::{ReadIndex, read_index},
@@ -89,6 +90,8 @@ pub struct GroupContext {
     pub health: Arc<Health>,
     /// Other nodes.
     pub peers: Arc<Peers>,
+    /// How fast the node sends snapshots.
+    pub pace: Arc<Pace>,
 }
 
 /// One replica of one Raft group. It is the CP `Replicator`.

@@ -67,8 +67,9 @@ impl Group {
         (replica, node): (ReplicaId, NodeId),
         patience: Duration,
     ) -> Result<(), String> {
-        let added = timeout(patience, self.raft.add_learner(replica.0, Member { node }, false)).await;
-        told(added.map(|added| added.map(drop)))
+        let member = Member { node };
+        let added = self.ask(move |raft| async move { text(raft.add_learner(replica.0, member, false).await) });
+        in_time(timeout(patience, added).await)
     }
 
     /// Has these vote, and nobody else: a joint configuration first, then theirs alone.
@@ -77,8 +78,8 @@ impl Group {
     /// As [`Group::add_learner`].
     pub(crate) async fn change_voters(&self, voters: &BTreeSet<ReplicaId>, patience: Duration) -> Result<(), String> {
         let voters: BTreeSet<u64> = voters.iter().map(|voter| voter.0).collect();
-        let changed = timeout(patience, self.raft.change_membership(voters, false)).await;
-        told(changed.map(|changed| changed.map(drop)))
+        let changed = self.ask(move |raft| async move { text(raft.change_membership(voters, false).await) });
+        in_time(timeout(patience, changed).await)
     }
 
     /// Has a learner get the log no more.
@@ -87,14 +88,19 @@ impl Group {
     /// As [`Group::add_learner`].
     pub(crate) async fn remove_learner(&self, learner: ReplicaId, patience: Duration) -> Result<(), String> {
         let gone = openraft::ChangeMembers::RemoveNodes(BTreeSet::from([learner.0]));
-        let removed = timeout(patience, self.raft.change_membership(gone, false)).await;
-        told(removed.map(|removed| removed.map(drop)))
+        let removed = self.ask(move |raft| async move { text(raft.change_membership(gone, false).await) });
+        in_time(timeout(patience, removed).await)
     }
 }
 
-fn told<E: std::fmt::Display>(result: Result<Result<(), E>, tokio::time::error::Elapsed>) -> Result<(), String> {
-    match result {
-        Ok(done) => done.map_err(|error| error.to_string()),
+fn text<T, E: std::fmt::Display>(result: Result<T, E>) -> Result<(), String> {
+    result.map(drop).map_err(|error| error.to_string())
+}
+
+/// What was asked, if it was answered in time; it may be done later all the same.
+fn in_time(asked: Result<Result<Result<(), String>, String>, tokio::time::error::Elapsed>) -> Result<(), String> {
+    match asked {
+        Ok(answered) => answered.flatten(),
         Err(_) => Err("it was not agreed on in time".to_owned()),
     }
 }

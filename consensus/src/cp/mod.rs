@@ -34,6 +34,7 @@ mod log_bytes;
 pub mod log_store;
 pub(crate) mod membership;
 mod network;
+mod pace;
 mod pipeline;
 mod proposer;
 mod queue;
@@ -53,3 +54,4 @@ mod traces;
 pub mod types;
 
 pub use group::{Addresses, Group, GroupContext};
+pub use pace::Pace;

@@ -86,6 +86,7 @@ impl<'link> SnapshotSender<'link> {
         let mut view = Some(view);
         let mut number = 0;
         while let Some(bytes) = self.next_chunk(&mut view).await? {
+            self.link.core().context.pace.take(bytes.len()).await;
             let chunk = SnapshotChunk { session: self.session, number, bytes }.encode();
             match self.step(MessageKind::SnapshotChunk, chunk, CHUNK_TIMEOUT, ours).await? {
                 Step::Next(next) if next == number + 1 => number = next,

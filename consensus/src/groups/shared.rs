@@ -3,7 +3,7 @@
 use super::{liveness::Liveness, replica::Replica};
 use crate::{
     config::{Budget, ShardConfig, Timing},
-    cp::{Addresses, GroupContext},
+    cp::{Addresses, GroupContext, Pace},
     env::Env,
     health::Health,
     hlc::Hlc,
@@ -41,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) hlc: Arc<Hlc>,
     pub(crate) health: Arc<Health>,
     pub(crate) peers: Arc<Peers>,
+    pub(crate) pace: Arc<Pace>,
     pub(crate) liveness: Arc<Liveness>,
     pub(crate) openings: Semaphore,
     pub(crate) closings: Semaphore,
@@ -73,6 +74,7 @@ impl Shared {
             hlc: self.hlc.clone(),
             health: self.health.clone(),
             peers: self.peers.clone(),
+            pace: self.pace.clone(),
         }
     }
 

@@ -309,6 +309,7 @@ impl World {
             hlc,
             health: health.clone(),
             peers: peers.clone(),
+            pace: Arc::new(kvorum_consensus::cp::Pace::new(0)),
         };
         let group = Group::open(context).await?;
         let last_synced = journal.status().last_synced;

@@ -1,7 +1,7 @@
 //! Shards come and go with the map (rule G8), and what goes leaves nothing behind.
 
 use crate::{
-    groups::town::{SHARD, Town, context, keyspace_of, map_of},
+    groups::town::{SHARD, Town, context, first_replica_of, keyspace_of, map_of},
     support::{put, wait_until},
 };
 use kvorum_api::{Effect, NodeId, ReadLevel, ShardId, WriteError};
@@ -152,6 +152,7 @@ async fn erasing_what_an_earlier_life_left_is_finished_after_any_crash() {
     town.crash(3).await;
     let mut unknowing = town.map.lock().clone();
     (unknowing.counters.next_shard, unknowing.counters.next_keyspace) = (SHARD, keyspace_of(SHARD));
+    unknowing.counters.next_replica = first_replica_of(SHARD);
     unknowing.shards.remove(&SHARD);
     unknowing.keyspaces.remove(&keyspace_of(SHARD));
     town.drop_shards(&[SHARD]);
@@ -204,6 +205,7 @@ async fn what_an_older_map_has_not_counted_is_left_alone() {
     older.shards.remove(&OTHER);
     older.keyspaces.remove(&keyspace_of(OTHER));
     (older.counters.next_shard, older.counters.next_keyspace) = (OTHER, keyspace_of(OTHER));
+    older.counters.next_replica = first_replica_of(OTHER);
     older.revision -= 1;
     town.start_from(3, &older).await;
     assert!(town.nodes[&3].replica(OTHER).is_none());

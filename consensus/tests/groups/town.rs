@@ -42,6 +42,11 @@ pub fn keyspace_of(shard: ShardId) -> KeyspaceId {
     KeyspaceId(shard.0 as u32)
 }
 
+/// The lowest id of its replicas.
+pub fn first_replica_of(shard: ShardId) -> ReplicaId {
+    ReplicaId(shard.0 * 10 + 1)
+}
+
 /// A map with `shards` shards on nodes 1, 2 and 3, none of them founded.
 pub fn map_of(shards: u64) -> ClusterMap {
     let nodes = (1..=3).map(NodeId).map(|node| {
@@ -62,8 +67,9 @@ pub fn map_of(shards: u64) -> ClusterMap {
         created_ms: crate::support::BEGIN_MS,
     };
     let rows = (1..=shards).map(|shard| {
-        let founders: Vec<_> =
-            (0..3).map(|n| (ReplicaId(shard * 10 + 1 + (shard + n) % 3), NodeId(1 + (shard + n) % 3))).collect();
+        let founders: Vec<_> = (0..3)
+            .map(|n| (ReplicaId(first_replica_of(ShardId(shard)).0 + (shard + n) % 3), NodeId(1 + (shard + n) % 3)))
+            .collect();
         let row = ShardRow {
             shard: ShardId(shard),
             keyspace: keyspace_of(ShardId(shard)),
@@ -84,7 +90,7 @@ pub fn map_of(shards: u64) -> ClusterMap {
         shards: rows.collect(),
         counters: Counters {
             serial: 1,
-            next_replica: ReplicaId(shards * 10 + 10),
+            next_replica: first_replica_of(ShardId(shards + 1)),
             next_shard: ShardId(shards + 1),
             next_keyspace: keyspace_of(ShardId(shards + 1)),
             ..Counters::default()

@@ -11,6 +11,7 @@ use kvorum_consensus::{
         ClusterMap, Founding, KeyspaceWish, METADATA_SHARD, MetadataCommand, OperatorState, OperatorWish, Origin,
         Standing,
     },
+    node::Budget,
     replicator::Role,
 };
 use kvorum_storage::Journal as _;
@@ -32,7 +33,11 @@ impl House {
     }
 
     async fn with_shard(founders: u64, wish: KeyspaceWish) -> (House, ShardId) {
-        let house = House::founded(founders).await;
+        House::with_shard_and(founders, wish, Budget::default()).await
+    }
+
+    async fn with_shard_and(founders: u64, wish: KeyspaceWish, budget: Budget) -> (House, ShardId) {
+        let house = House::founded_with(founders, budget).await;
         let made = MetadataCommand::CreateKeyspace { name: "orders".to_owned(), wish };
         let made = change(&house.nodes[&1], made).await.unwrap();
         house.wait_for_revision(made.revision).await;
@@ -159,6 +164,32 @@ async fn a_move_is_finished_whenever_its_leader_dies() {
         })
         .await;
     }
+}
+
+/// What the log does not hold any more comes as a snapshot, at the pace that is asked for.
+#[tokio::test(start_paused = true)]
+async fn a_newcomer_gets_what_the_log_has_forgotten_at_the_pace_asked_for() {
+    let budget = Budget {
+        journal_bytes_max: 64 << 10,
+        follower_log_bytes_max: 16 << 10,
+        snapshot_chunk_bytes: 16 << 10,
+        move_bytes_per_second: 32 << 10,
+        ..Budget::default()
+    };
+    let (mut house, shard) = House::with_shard_and(3, one_shard(), budget).await;
+    let value = "x".repeat(2 << 10);
+    for key in 0..100 {
+        house.write(shard, &format!("key-{key}"), &value).await;
+    }
+    let is_purged = |id: &u64| house.nodes[id].replica(shard).is_some_and(|replica| replica.status().purged_index > 0);
+    wait_until("the log is purged", || [1, 2, 3].iter().all(is_purged)).await;
+    house.add(7).await;
+    let began = tokio::time::Instant::now();
+    let operator = house.operate(shard, MOVE).await;
+    house.until(operator, OperatorState::Done).await;
+    let took = began.elapsed();
+    assert!(took >= Duration::from_secs(5), "200 KiB at 32 KiB a second in {took:?}");
+    assert_eq!(house.read_on(4, shard, "key-0").await.as_deref(), Some(value.as_str()));
 }
 
 /// The leader itself goes: it hands over first, so that nobody waits for an election.

@@ -1,0 +1,65 @@
+//! Pace: how fast a node sends snapshots, all of its groups together.
+//!
+//! ```text
+//!   chunk ──▶ when may it go? ──▶ wait ──▶ send        the next one may go when this one's share of a second is over
+//! ```
+//!
+//! **Invariant.** Over any time that is long against one chunk, no more than the rate is sent; who waits does not hold up
+//! who asks for less. A rate of 0 is none.
+
+use parking_lot::Mutex;
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until};
+
+/// A rate that several senders share.
+#[derive(Debug)]
+pub struct Pace {
+    bytes_per_second: u64,
+    /// When the next chunk may go.
+    next: Mutex<Instant>,
+}
+
+impl Pace {
+    /// A rate in bytes per second; 0 = as fast as it goes.
+    #[must_use]
+    pub fn new(bytes_per_second: u64) -> Self {
+        Pace { bytes_per_second, next: Mutex::new(Instant::now()) }
+    }
+
+    /// Waits until this many bytes may be sent.
+    pub(crate) async fn take(&self, bytes: usize) {
+        if self.bytes_per_second == 0 {
+            return;
+        }
+        let share = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
+        let turn = {
+            let mut next = self.next.lock();
+            let turn = (*next).max(Instant::now());
+            *next = turn + share;
+            turn
+        };
+        sleep_until(turn).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::future::join_all;
+
+    #[tokio::test(start_paused = true)]
+    async fn senders_share_one_rate() {
+        let (pace, began) = (Pace::new(1_000), Instant::now());
+        join_all((0..4).map(|_| async {
+            for _ in 0..5 {
+                pace.take(250).await;
+            }
+        }))
+        .await;
+        // Twenty quarters of a second; the last one's own is not waited for.
+        assert_eq!(began.elapsed(), Duration::from_millis(4_750));
+        let (unpaced, began) = (Pace::new(0), Instant::now());
+        unpaced.take(usize::MAX).await;
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+}
