@@ -157,6 +157,8 @@ async fn every_chore_is_listed() {
             "map",
             "reconcile",
             "metadata",
+            "operators",
+            "balancer",
         ]
     );
     assert!(workers.iter().all(|worker| worker.runs > 0), "{workers:?}");

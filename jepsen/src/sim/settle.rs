@@ -166,6 +166,6 @@ impl World {
 /// The shards that a map places on a node, the metadata included where the node holds it.
 fn placed_on(map: &ClusterMap, node: NodeId) -> impl Iterator<Item = ShardId> {
     let placed = map.shards.keys().copied().filter(move |shard| map.replica_on(*shard, node).is_some());
-    let holds_metadata = map.metadata.iter().any(|(_, holder)| *holder == node);
+    let holds_metadata = map.metadata.iter().any(|row| row.node == node);
     holds_metadata.then_some(METADATA_SHARD).into_iter().chain(placed)
 }

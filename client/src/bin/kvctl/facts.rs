@@ -169,7 +169,10 @@ mod tests {
             epoch: 1,
             state: "ready".to_owned(),
             leader_wish: 1,
-            replicas: vec![ShardReplica { id: 1, node: 1 }, ShardReplica { id: 2, node: 2 }],
+            replicas: vec![
+                ShardReplica { id: 1, node: 1, standing: "member".to_owned() },
+                ShardReplica { id: 2, node: 2, standing: "member".to_owned() },
+            ],
             ..ShardDescription::default()
         };
         let wish = KeyspaceWish { changes: "keys".to_owned(), leases: Some(false), ..KeyspaceWish::default() };
