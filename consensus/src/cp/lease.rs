@@ -10,7 +10,7 @@
 //! *rates* of two monotonic clocks are compared, never their values (rule R3): they would have to differ by a factor of
 //! two between leader and follower before a second leader could be elected while the first one still trusts.
 //!
-//! Four things would break the promise, and are kept from it:
+//! Five things would break the promise, and are kept from it:
 //! * A restart forgets it, and so does the end of a Raft instance. In a group whose settings have leases, or may have,
 //!   a replica that ever took part answers votes as if it were not there and does not stand, until `election_max`
 //!   after the last moment at which it may have promised something: the beginning of the process, for what earlier
@@ -20,6 +20,8 @@
 //! * A vote seen elsewhere makes openraft forget it. The promise is kept here, at the door, not there.
 //! * A leader that hands over asks another one to be elected at once, past all promises. It gives its lease up before,
 //!   for the rest of its term: the request may arrive late.
+//! * A leader that was voted out goes on leading until somebody else does, and openraft may have it hand over without us.
+//!   Without a vote it trusts nothing.
 //! * A group that is closed ends its Raft instances. The leader gives its lease up before, and trusts only what was
 //!   acknowledged after it took that back.
 //!
@@ -29,6 +31,7 @@
 //! **Invariant.** While a leader trusts its lease, nobody has been elected in a later term.
 
 use super::{
+    answered::Answered,
     codec::raft::{decode_entry, decode_proposal},
     core::{Core, Office, moment},
     state_machine::StateMachine,
@@ -155,7 +158,8 @@ impl Lease {
         if applied.term != term || is_given_up {
             return false;
         }
-        let acknowledged = core.look(|metrics| acknowledged(core, metrics, term, known_at)).flatten();
+        let own = (core.replica.0, &core.answered);
+        let acknowledged = core.look(|metrics| acknowledged(own, metrics, term, known_at)).flatten();
         acknowledged.is_some_and(|moment| Some(moment) >= trust.from && moment.elapsed() < self.trusted_for)
     }
 }
@@ -191,10 +195,12 @@ pub(super) async fn stand_after_guard(core: Arc<Core>, raft: Raft<Types, StateMa
 }
 
 /// When what a majority acknowledged last was sent, counting only voters whose log reaches to `known_at`; `None` also
-/// if this replica does not lead in `term`, or has not committed an entry of it.
-fn acknowledged(core: &Core, metrics: &Metrics, term: u64, known_at: u64) -> Option<Instant> {
+/// if this replica does not lead in `term`, or has not committed an entry of it, or has no vote: openraft has one who was
+/// voted out hand over by itself, past all promises.
+fn acknowledged((own, answered): (u64, &Answered), metrics: &Metrics, term: u64, known_at: u64) -> Option<Instant> {
     let is_settled = metrics.state == ServerState::Leader
         && metrics.current_term == term
+        && metrics.membership_config.voter_ids().any(|voter| voter == own)
         && metrics.cluster_committed.is_some_and(|log_id| log_id.leader_id.term == term);
     if !is_settled {
         return None;
@@ -204,9 +210,9 @@ fn acknowledged(core: &Core, metrics: &Metrics, term: u64, known_at: u64) -> Opt
         let knows = matched.get(&voter).copied().flatten().is_some_and(|log_id| log_id.index >= known_at);
         let heard = heard.get(&voter).copied().flatten().and_then(|heard| moment(*heard));
         // Openraft's moment may be later than what was answered: see `answered`.
-        heard.filter(|_| knows).min(core.answered.in_term(term, voter))
+        heard.filter(|_| knows).min(answered.in_term(term, voter))
     };
-    majority_of_each(metrics.membership_config.membership().get_joint_config(), core.replica.0, sent)
+    majority_of_each(metrics.membership_config.membership().get_joint_config(), own, sent)
 }
 
 /// The newest moment that a majority of each of these sets of voters has reached: a joint configuration has two.
@@ -254,6 +260,8 @@ pub(super) fn logs_leases(journal: &dyn Journal, group: GroupId, after: Option<u
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cp::types::{LogId, Membership, StoredMembership};
+    use openraft::{alias::InstantOf, async_runtime::Instant as _};
 
     fn timing() -> Timing {
         Timing::default()
@@ -280,6 +288,31 @@ mod tests {
         assert_eq!(lease.refuses_vote(true), Ok(()));
         tokio::time::advance(Duration::from_millis(1)).await;
         assert_eq!(lease.refuses_vote(false), Ok(()));
+    }
+
+    /// Rule G15: whoever was voted out may be succeeded past all promises.
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_without_a_vote_trusts_no_lease() {
+        let sent = Instant::now();
+        let answered = Answered::default();
+        let log_id = LogId::new_term_index(3, 7);
+        let mut metrics = Metrics::new_initial(1);
+        (metrics.state, metrics.current_term) = (ServerState::Leader, 3);
+        (metrics.last_log_index, metrics.cluster_committed) = (Some(7), Some(log_id));
+        for voter in [2, 3, 4] {
+            answered.note(voter, 3, sent);
+        }
+        metrics.replication = Some([2, 3, 4].map(|voter| (voter, Some(log_id))).into());
+        metrics.heartbeat = Some([2, 3, 4].map(|voter| (voter, Some(InstantOf::<Types>::now().into()))).into());
+        let mut trusts = |configs: &[&[u64]]| {
+            let configs = configs.iter().map(|voters| voters.iter().copied().collect()).collect();
+            let membership = Membership::new_with_defaults(configs, [1, 2, 3, 4]);
+            metrics.membership_config = Arc::new(StoredMembership::new(Some(log_id), membership));
+            acknowledged((1, &answered), &metrics, 3, 7)
+        };
+        assert_eq!(trusts(&[&[1, 2, 3]]), Some(sent));
+        assert_eq!(trusts(&[&[1, 2, 3], &[2, 3, 4]]), Some(sent), "it votes until the new voters are alone");
+        assert_eq!(trusts(&[&[2, 3, 4]]), None);
     }
 
     #[tokio::test(start_paused = true)]
