@@ -57,6 +57,12 @@ impl ShardConfig {
         self.replicas.iter().find(|row| row.node == node).map(|row| row.replica)
     }
 
+    /// The node that holds a replica now; `None` = nobody does any more, or not yet.
+    #[must_use]
+    pub fn holder_of(&self, replica: ReplicaId) -> Option<NodeId> {
+        self.replicas.iter().find(|row| row.replica == replica).map(|row| row.node)
+    }
+
     /// The node that holds a replica, if it is one of this shard, or was when the shard was founded.
     #[must_use]
     pub fn node_of(&self, replica: ReplicaId) -> Option<NodeId> {

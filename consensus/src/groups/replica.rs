@@ -227,10 +227,11 @@ impl Replica {
         self.is_settled.store(true, Ordering::Release);
     }
 
-    /// The node of the leader that the record names, and how it looks.
+    /// The node of the leader that the record names, and how it looks; `None` also if that replica has gone since: its node
+    /// lives, perhaps, and can open nothing.
     pub(crate) fn recorded_leader(&self) -> Option<(NodeId, Life)> {
         let leader = self.record.lock().leader?;
-        let node = self.node_of(leader)?;
+        let node = self.place.load().config.holder_of(leader)?;
         Some((node, self.shared.liveness.of(node)))
     }
 

@@ -1,7 +1,7 @@
 //! Nodes are lost while groups are closed, or while they are being closed (rules G1-G3).
 
 use crate::{
-    groups::town::{SHARD, Town, context},
+    groups::town::{SHARD, Town, context, is_written},
     support::{put, wait_until},
 };
 use kvorum_api::{Effect, NodeId, ReadLevel};
@@ -214,4 +214,21 @@ async fn a_closed_group_with_leases_fails_over_at_once() {
     let began = Instant::now();
     town.put(heir, SHARD, "k", "w").await.unwrap();
     assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+}
+
+/// Rule G3: the leader that the records name has no replica any more. Its node lives, and has nothing to open.
+#[tokio::test(start_paused = true)]
+async fn a_closed_group_whose_leader_has_moved_away_is_led_by_who_is_asked() {
+    let town = Town::founded(1).await;
+    town.put_anywhere(SHARD, "k", "v").await;
+    let former = town.wait_closed(SHARD).await;
+    town.change(|map| {
+        let row = map.shards.get_mut(&SHARD).expect("a shard of the map");
+        row.replicas.retain(|replica| replica.node.0 != former);
+        map.counters.serial += 1;
+    })
+    .await;
+    let asked = (1..=3).find(|id| *id != former).expect("two are left");
+    let written = town.put(asked, SHARD, "k", "w").await.expect("it does not send anybody to a node that has nothing");
+    assert!(is_written(&written));
 }
