@@ -10,7 +10,7 @@ use kvorum_consensus::{
     Node, NodeConfig, Replicator as _, RequestContext, Written,
     groups::Replica,
     metadata::{ClusterMap, Counters, Founding, KeyspaceRow, NodeRow, ReplicaRow, ShardRow, ShardStage},
-    node::{Budget, Timing},
+    node::{Budget, StartError, Timing},
     replicator::{ReplicaStatus, Role},
 };
 use kvorum_storage::{
@@ -160,6 +160,7 @@ impl Town {
         let mut map = self.map.lock();
         map.shards.retain(|shard, _| !dropped.contains(shard));
         map.keyspaces.retain(|keyspace, _| !dropped.iter().any(|shard| keyspace_of(*shard) == *keyspace));
+        map.counters.serial += 1;
         map.revision += 1;
     }
 
@@ -171,6 +172,12 @@ impl Town {
 
     /// A new life that knows this map.
     pub async fn start_from(&mut self, id: u64, known: &ClusterMap) -> Arc<Node> {
+        self.try_start_from(id, known).await.expect("an honest node follows the map");
+        Arc::clone(&self.nodes[&id])
+    }
+
+    /// A new life that is told this map, and whether it could hold all that it says.
+    pub async fn try_start_from(&mut self, id: u64, known: &ClusterMap) -> Result<(), StartError> {
         let machine = self.machines.get_mut(&id).expect("a machine of this town");
         machine.starts += 1;
         let engine = Fuse::new(machine.engine.open(), u64::MAX);
@@ -203,9 +210,9 @@ impl Town {
             map.revision += 1;
             Box::pin(async { Ok(()) })
         }));
-        node.reconcile(known).await.expect("an honest node follows the map");
-        self.nodes.insert(id, node.clone());
-        node
+        let reconciled = node.reconcile(known).await;
+        self.nodes.insert(id, node);
+        reconciled
     }
 
     /// Stops a node in order.
