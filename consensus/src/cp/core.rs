@@ -47,6 +47,8 @@ pub(crate) struct Core {
     /// The newest term in which a transfer of leadership was begun here, and when that was first.
     transfer: Mutex<Option<(u64, Instant)>>,
     metrics: OnceLock<MetricsReceiver>,
+    /// By replica: the last index of the snapshot that is on its way there, or that it has installed.
+    snapshots: Mutex<BTreeMap<u64, u64>>,
     followers: Mutex<BTreeMap<u64, ReplyNotes>>,
     pub(crate) answered: Answered,
 }
@@ -85,6 +87,7 @@ impl Core {
             stopped: OnceLock::new(),
             transfer: Mutex::default(),
             metrics: OnceLock::new(),
+            snapshots: Mutex::default(),
             followers: Mutex::default(),
             answered: Answered::default(),
             context,
@@ -217,6 +220,21 @@ impl Core {
     /// How stale a `local` read may be (rule R2).
     pub(crate) fn local_staleness(&self) -> Option<Duration> {
         self.proven_until().map(|moment| moment.elapsed())
+    }
+
+    /// A snapshot up to `last` is on its way to `target`: it will go on from there, if it can.
+    pub(crate) fn sends_snapshot(&self, target: u64, last: u64) {
+        self.snapshots.lock().insert(target, last);
+    }
+
+    /// The snapshot has not arrived.
+    pub(crate) fn snapshot_failed(&self, target: u64) {
+        self.snapshots.lock().remove(&target);
+    }
+
+    /// Up to where the snapshot reaches that `target` gets or has got.
+    pub(crate) fn snapshot_to(&self, target: u64) -> Option<u64> {
+        self.snapshots.lock().get(&target).copied()
     }
 
     /// What goes along with an append to `target`.

@@ -275,6 +275,8 @@ fn wanted_from(core: &Core, metrics: &Metrics) -> u64 {
         let heard = metrics.heartbeat.as_ref().and_then(|heard| heard.get(&replica).copied().flatten());
         let is_recent = heard.is_some_and(|moment| moment.elapsed() < FOLLOWER_SILENCE_MAX);
         let has = matched.get(&replica).copied().flatten().map(|log_id| log_id.index);
+        // Whoever gets a snapshot goes on behind it: were that gone from the log by then, another one would be sent.
+        let has = has.max(core.snapshot_to(replica));
         let behind = core.store.with_bounds(|bounds| bounds.bytes.after(has));
         let is_affordable = behind <= core.context.budget.follower_log_bytes_max;
         (is_recent && is_affordable).then(|| has.map_or(0, |has| has + 1))

@@ -44,7 +44,7 @@ use std::{
 };
 use tokio::{sync::oneshot, task::JoinSet, time::Instant};
 
-/// How long a snapshot may take to be sent and installed; also the deadline of the view it is read from.
+/// How long a snapshot that is sent may make no progress; its installation at the end is one step.
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 /// Largest election timeouts that a replica opened as a follower waits for a leader before it stands itself.

@@ -1,10 +1,15 @@
 //! Sending a pinned view to a follower that is behind the log.
 //!
 //! Chunk by chunk on the bulk lane, each acknowledged with the number wanted next, so that a lost reply costs one chunk
-//! and not the whole. The pin has a deadline: it keeps old bytes alive.
+//! and not the whole. What makes no progress is given up: the pin keeps old bytes alive. Waiting for its turn at the pace
+//! of the node is no want of progress.
+//!
+//! **Invariant.** From its beginning until another one fails, the log behind the snapshot is kept for whom it is sent to, as
+//! far as log is kept for anybody.
 
 use super::{
     codec::transfer::{SnapshotBegin, SnapshotChunk, SnapshotFinish, SnapshotProgress},
+    core::Core,
     figures,
     network::Link,
     state_machine::SnapshotBytes,
@@ -21,8 +26,8 @@ use openraft::{
     errors::{NetworkError, StreamingError, Timeout, Unreachable},
     raft::SnapshotResponse,
 };
-use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
+use std::{sync::Arc, time::Duration};
+use tokio::time::timeout;
 
 /// Attempts at one chunk before the whole is begun again.
 const ATTEMPTS_MAX: u32 = 5;
@@ -34,8 +39,19 @@ const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct SnapshotSender<'link> {
     link: &'link Link,
     session: u64,
-    deadline: Instant,
+    /// How long a step may take.
     patience: Duration,
+}
+
+/// A snapshot that has not arrived, when it is given up in whatever way.
+struct Unfinished(Option<(Arc<Core>, u64)>);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some((core, target)) = self.0.take() {
+            core.snapshot_failed(target);
+        }
+    }
 }
 
 /// How a step of it ended.
@@ -49,7 +65,7 @@ enum Step {
 impl<'link> SnapshotSender<'link> {
     pub(super) fn new(link: &'link Link, patience: Duration) -> Self {
         let session = link.core().context.hlc.now().0;
-        SnapshotSender { link, session, deadline: Instant::now() + patience, patience }
+        SnapshotSender { link, session, patience }
     }
 
     /// Sends it all and waits until it is installed.
@@ -61,34 +77,33 @@ impl<'link> SnapshotSender<'link> {
         let SnapshotBytes::Pinned(view) = snapshot.snapshot else {
             return Err(StreamingError::Network(NetworkError::from_string("a snapshot without bytes cannot be sent")));
         };
+        let (core, target) = (self.link.core().clone(), self.target());
+        core.sends_snapshot(target, snapshot.meta.last_log_id.map_or(0, |last| last.index));
         let begin = SnapshotBegin { session: self.session, vote, meta: snapshot.meta };
-        match timeout_at(self.deadline, self.stream(begin, view)).await {
-            Ok(sent) => sent.map(SnapshotResponse::new),
-            Err(_) => Err(StreamingError::Timeout(Timeout {
-                action: RPCTypes::InstallSnapshot,
-                id: self.link.core().replica.0,
-                target: self
-                    .link
-                    .message(Lane::Bulk, MessageKind::SnapshotBegin, Bytes::new(), self.patience)
-                    .to_replica
-                    .0,
-                timeout: self.patience,
-            })),
+        let mut unfinished = Unfinished(Some((core, target)));
+        let sent = self.stream(begin, view).await?;
+        if sent == vote {
+            unfinished.0 = None;
         }
+        Ok(SnapshotResponse::new(sent))
+    }
+
+    fn target(&self) -> u64 {
+        self.link.message(Lane::Bulk, MessageKind::SnapshotBegin, Bytes::new(), self.patience).to_replica.0
     }
 
     async fn stream(&self, begin: SnapshotBegin, view: Box<ShardSnapshot>) -> Result<Vote, StreamingError<Types>> {
         let ours = begin.vote;
-        if let Step::Outvoted(vote) = self.step(MessageKind::SnapshotBegin, begin.encode(), CHUNK_TIMEOUT, ours).await?
-        {
+        let begun = self.step(MessageKind::SnapshotBegin, begin.encode(), CHUNK_TIMEOUT, ours);
+        if let Step::Outvoted(vote) = self.in_time(begun).await? {
             return Ok(vote);
         }
         let mut view = Some(view);
         let mut number = 0;
-        while let Some(bytes) = self.next_chunk(&mut view).await? {
+        while let Some(bytes) = self.in_time(self.next_chunk(&mut view)).await? {
             self.link.core().context.pace.take(bytes.len()).await;
             let chunk = SnapshotChunk { session: self.session, number, bytes }.encode();
-            match self.step(MessageKind::SnapshotChunk, chunk, CHUNK_TIMEOUT, ours).await? {
+            match self.in_time(self.step(MessageKind::SnapshotChunk, chunk, CHUNK_TIMEOUT, ours)).await? {
                 Step::Next(next) if next == number + 1 => number = next,
                 Step::Next(next) => {
                     let why = format!("the receiver wants chunk {next} after chunk {number}");
@@ -98,13 +113,28 @@ impl<'link> SnapshotSender<'link> {
             }
         }
         let finish = SnapshotFinish { session: self.session, chunks: number }.encode();
-        match self.step(MessageKind::SnapshotFinish, finish, CHUNK_TIMEOUT, ours).await? {
+        match self.in_time(self.step(MessageKind::SnapshotFinish, finish, CHUNK_TIMEOUT, ours)).await? {
             Step::Next(_) => {
                 figures::snapshot_sent();
                 Ok(ours)
             }
             Step::Outvoted(vote) => Ok(vote),
         }
+    }
+
+    /// One step, given up when it takes too long.
+    async fn in_time<T>(
+        &self,
+        step: impl Future<Output = Result<T, StreamingError<Types>>>,
+    ) -> Result<T, StreamingError<Types>> {
+        timeout(self.patience, step).await.unwrap_or_else(|_| {
+            Err(StreamingError::Timeout(Timeout {
+                action: RPCTypes::InstallSnapshot,
+                id: self.link.core().replica.0,
+                target: self.target(),
+                timeout: self.patience,
+            }))
+        })
     }
 
     /// The next chunk, read where reading may wait for the disk.
@@ -143,7 +173,7 @@ impl<'link> SnapshotSender<'link> {
                 Err(CallError::Refused(why)) => {
                     return Err(StreamingError::Unreachable(Unreachable::from_string(why)));
                 }
-                // An installation may take long, and its reply may get lost: it is asked for until the deadline.
+                // An installation may take long, and its reply may get lost: it is asked for until it takes too long.
                 Err(error) if attempt >= ATTEMPTS_MAX && kind != MessageKind::SnapshotFinish => {
                     return Err(StreamingError::Unreachable(Unreachable::new(&error)));
                 }
