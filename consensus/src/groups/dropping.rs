@@ -41,7 +41,7 @@ impl Groups {
     /// Moves what the map dropped from those that are held to those that leave.
     fn part_with(&self, map: &ClusterMap) {
         let (mut held, mut leaving) = (self.held.write(), self.leaving.lock());
-        let gone = held.extract_if(.., |group, replica| has_seen_go(map, *group, replica.id()));
+        let gone = held.extract_if(.., |group, replica| map.has_dropped((*group).into(), replica.id()));
         for (group, replica) in gone {
             self.creating.lock().remove(&group);
             tracing::info!(shard = %replica.shard_id(), replica = %replica.id(), "the map names the replica no more");
@@ -65,7 +65,7 @@ impl Groups {
 
     /// Whether a replica that is held is one that the map names no more.
     pub(super) fn has_gone(&self, map: &ClusterMap) -> bool {
-        self.held.read().iter().any(|(group, replica)| has_seen_go(map, *group, replica.id()))
+        self.held.read().iter().any(|(group, replica)| map.has_dropped((*group).into(), replica.id()))
     }
 
     /// What lies in the journal under groups that nobody holds and that the map has seen come and go.
@@ -75,7 +75,7 @@ impl Groups {
         };
         let nobodys: Vec<GroupId> = self.shared.env.journal.groups().into_iter().filter(is_nobodys).collect();
         let orphans = nobodys.into_iter().filter(|group| match self.recorded(*group, founders(map, *group)) {
-            Some(replica) => has_seen_go(map, *group, replica),
+            Some(replica) => map.has_dropped((*group).into(), replica),
             // Of an older directory: nothing is known but the shard, and ids only grow.
             None => *group < GroupId::from(map.counters.next_shard) && !is_named(map, *group),
         });
@@ -136,12 +136,6 @@ impl Groups {
 
 fn is_named(map: &ClusterMap, group: GroupId) -> bool {
     group == GroupId::from(METADATA_SHARD) || map.shards.contains_key(&ShardId::from(group))
-}
-
-/// Whether the map has given that replica its id, and names it no more.
-fn has_seen_go(map: &ClusterMap, group: GroupId, replica: ReplicaId) -> bool {
-    let replicas = map.replicas_of(ShardId::from(group));
-    map.is_founded() && replica < map.counters.next_replica && replicas.iter().all(|row| row.replica != replica)
 }
 
 fn founders(map: &ClusterMap, group: GroupId) -> &[(ReplicaId, NodeId)] {

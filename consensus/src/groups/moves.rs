@@ -1,30 +1,38 @@
 //! Carrying operators out: whoever leads a shard takes the next step, whoever began it.
 //!
 //! ```text
-//!   map: operator ──▶ led here? ──▶ steps::next_step ──▶ add a learner, change the voters, hand over, …
-//!                        │                        └─ over ──▶ OperatorEnded ──▶ group 0
+//!   map: operator ──▶ led here? ──▶ is there a step to take? ──▶ again, of what is certain: add a learner, hand over, …
+//!                        │            (steps: pure)                        └─ over ──▶ OperatorEnded ──▶ group 0
 //!                        └ closed: whoever would open it for an expiry opens it
 //! ```
 //!
+//! A step is looked for in what this node knows, and decided on what is certain: the operator as the metadata has it now,
+//! and the membership as a leader sees it whom a majority has confirmed in the same term before and after. Else one
+//! with an old copy of the map could carry out what was cancelled, and one that was deposed could say that nobody has
+//! come when somebody has.
+//!
 //! **Invariant.** One step of a group at a time; every step is found from what is, so that a crash anywhere loses nothing.
-//! A joint configuration that nobody asked for any more is finished too.
+//! A joint configuration that nobody asked for any more is finished too, and a learner whom nobody asked for is removed.
 
 use super::{
     decide::{Opener, opens_for_expiry},
     replica::Replica,
-    steps::{Step, next_step},
+    steps::{Facts, Step, next_step, tidy},
 };
 use crate::{
-    cp::Group,
-    metadata::{Ending, OperatorRow},
+    cp::{Group, membership::Grounds},
+    metadata::{ClusterMap, Ending, MetadataCommand, OperatorRow, Study},
     node::Node,
     worker::Step as ChoreStep,
 };
-use kvorum_api::{GroupId, NodeId};
+use kvorum_api::{GroupId, NodeId, ReplicaId};
 use std::{sync::Arc, time::Duration};
 
 /// How long one step may take to be agreed on. One that takes longer is found half done, and gone on with.
 const STEP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long it may take to be certain of what a step is decided on.
+const CERTAINTY_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How long telling the metadata may take before it is tried again.
 const REPORT_PATIENCE: Duration = Duration::from_secs(5);
@@ -36,38 +44,28 @@ impl Node {
             return Ok(());
         }
         let map = self.map();
-        let open = map.operators.values().filter(|row| row.is_open());
-        for row in open {
+        for row in map.operators.values().filter(|row| row.is_open()) {
             if let Some(replica) = self.groups.get(GroupId::from(row.shard)) {
-                self.step_soon(replica, Some(row.clone()));
+                self.step_soon(replica, &map);
             }
         }
         for replica in self.groups.open() {
-            if map.operator_of(replica.shard_id()).is_none() && replica.group().is_some_and(|group| group.is_joint()) {
-                self.step_soon(replica, None);
+            let is_left = || replica.group().is_some_and(|group| group.leads_a_change());
+            if map.operator_of(replica.shard_id()).is_none() && is_left() {
+                self.step_soon(replica, &map);
             }
         }
         Ok(())
     }
 
     /// Takes one step beside everything else, unless one is under way.
-    fn step_soon(self: &Arc<Self>, replica: Arc<Replica>, operator: Option<OperatorRow>) {
-        let node = Arc::downgrade(self);
+    fn step_soon(&self, replica: Arc<Replica>, map: &Arc<ClusterMap>) {
+        let (study, map) = (Arc::clone(&self.study), Arc::clone(map));
         self.groups.shared.tasks.spawn(async move {
             let Ok(_one_at_a_time) = replica.step.try_lock() else { return };
-            let ending = replica.take_step(operator.as_ref()).await;
-            let (Some(node), Some(operator), Some(ending)) = (node.upgrade(), operator, ending) else { return };
-            let shard = replica.shard_id();
-            tracing::info!(%shard, operator = %operator.id, task = %operator.task, ?ending, "the operator has ended");
-            if let Err(error) = node.report_ending(&operator, ending).await {
-                *replica.waits_for.lock() = Some(format!("the metadata has to be told that it is over: {error}"));
-            }
+            let taken = replica.take_step(&study, &map).await;
+            *replica.waits_for.lock() = taken.err();
         });
-    }
-
-    async fn report_ending(&self, operator: &OperatorRow, ending: Ending) -> Result<(), kvorum_api::AdminError> {
-        let told = crate::metadata::MetadataCommand::OperatorEnded { operator: operator.id, ending };
-        self.metadata(told, REPORT_PATIENCE).await.map(drop)
     }
 }
 
@@ -78,46 +76,65 @@ impl Replica {
         self.waits_for.lock().clone()
     }
 
-    /// Takes the next step, if this replica leads; how it ended, if it is over.
-    async fn take_step(&self, operator: Option<&OperatorRow>) -> Option<Ending> {
+    /// Takes the next step, if this replica leads.
+    async fn take_step(&self, study: &Study, map: &ClusterMap) -> Result<(), String> {
         if self.group().is_none() {
             self.open_for_change();
-            return None;
+            return Ok(());
         }
-        let (_inside, group) = self.gate.try_enter().zip(self.group())?;
-        if !group.is_leading() {
-            *self.waits_for.lock() = None;
-            return None;
-        }
-        let added = operator.and_then(|operator| operator.task.added());
-        let facts = group.membership_facts(added.map(|(replica, _)| replica))?;
-        let step = match operator {
-            Some(operator) => next_step(operator, self.shared.me(), &facts),
-            None if facts.voters.len() > 1 => Step::Change(facts.voters.last().cloned().unwrap_or_default()),
-            None => return None,
+        let Some((_inside, group)) = self.gate.try_enter().zip(self.group()) else { return Ok(()) };
+        let shard = self.shard_id();
+        let Some((facts, grounds)) = group.membership_facts(comes(map.operator_of(shard)).map(|(replica, _)| replica))
+        else {
+            return Ok(());
         };
-        let taken = match step {
-            Step::End(ending) => return Some(ending),
-            Step::Wait(why) => Err(why),
-            step => {
-                tracing::info!(shard = %self.shard_id(), ?step, "takes a step");
-                self.carry_out(&group, step, added).await
+        match self.next_step(map, &facts) {
+            None => return Ok(()),
+            Some(Step::Wait(why)) => return Err(why),
+            Some(_) => {}
+        }
+        // What was begun is finished whatever the map says, also while nobody can say what it says.
+        let fresh = if facts.voters.len() == 1 { Some(study.fresh_map(CERTAINTY_PATIENCE).await?) } else { None };
+        let map = fresh.as_deref().unwrap_or(map);
+        let operator = map.operator_of(shard);
+        let (facts, confirmed) =
+            group.confirmed_facts(comes(operator).map(|(replica, _)| replica), CERTAINTY_PATIENCE).await?;
+        if confirmed.term != grounds.term {
+            return Err("its leader was elected anew meanwhile".to_owned());
+        }
+        match self.next_step(map, &facts) {
+            None => Ok(()),
+            Some(Step::Wait(why)) => Err(why),
+            Some(Step::End(ending)) => match operator {
+                Some(operator) => report(study, operator, ending).await,
+                None => Ok(()),
+            },
+            Some(step) => {
+                tracing::info!(%shard, ?step, "takes a step");
+                self.carry_out(&group, step, comes(operator), confirmed).await
             }
-        };
-        *self.waits_for.lock() = taken.err();
-        None
+        }
+    }
+
+    fn next_step(&self, map: &ClusterMap, facts: &Facts) -> Option<Step> {
+        let shard = self.shard_id();
+        match map.operator_of(shard) {
+            Some(operator) => Some(next_step(operator, self.shared.me(), facts)),
+            None => tidy(facts, &map.replicas_of(shard).iter().map(|row| row.replica).collect()),
+        }
     }
 
     async fn carry_out(
         &self,
         group: &Arc<Group>,
         step: Step,
-        added: Option<(kvorum_api::ReplicaId, NodeId)>,
+        added: Option<(ReplicaId, NodeId)>,
+        grounds: Grounds,
     ) -> Result<(), String> {
         match (step, added) {
-            (Step::AddLearner(_), Some(seat)) => group.add_learner(seat, STEP_PATIENCE).await,
-            (Step::RemoveLearner(learner), _) => group.remove_learner(learner, STEP_PATIENCE).await,
-            (Step::Change(voters), _) => group.change_voters(&voters, STEP_PATIENCE).await,
+            (Step::AddLearner(_), Some(seat)) => group.add_learner(seat, grounds, STEP_PATIENCE).await,
+            (Step::RemoveLearner(learner), _) => group.remove_learner(learner, grounds, STEP_PATIENCE).await,
+            (Step::Change(voters), _) => group.change_voters(&voters, grounds, STEP_PATIENCE).await,
             (Step::HandOver, _) => match group.hand_over(self.shared.timing.election_max).await {
                 true => Ok(()),
                 false => Err("its leader is to go, and no other voter is ready to lead".to_owned()),
@@ -142,4 +159,16 @@ impl Replica {
             self.open_soon(how);
         }
     }
+}
+
+/// The replica that an operator lets in.
+fn comes(operator: Option<&OperatorRow>) -> Option<(ReplicaId, NodeId)> {
+    operator.and_then(|operator| operator.task.added())
+}
+
+async fn report(study: &Study, operator: &OperatorRow, ending: Ending) -> Result<(), String> {
+    let OperatorRow { id, shard, task, .. } = operator;
+    tracing::info!(%shard, operator = %id, %task, ?ending, "the operator has ended");
+    let told = study.command(MetadataCommand::OperatorEnded { operator: *id, ending }, REPORT_PATIENCE).await;
+    told.map(drop).map_err(|error| format!("the metadata has to be told that it is over: {error}"))
 }

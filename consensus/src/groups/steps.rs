@@ -6,10 +6,13 @@
 //! ```
 //!
 //! **Invariant.** Nothing is remembered: any leader, also after any crash, finds the same step from the operator and from
-//! Raft's membership. A joint configuration is finished before anything else. Done is said only of a uniform
-//! configuration that is committed.
+//! Raft's membership. A joint configuration is finished before anything else, and begun only with voters who answer. Done
+//! is said only of a uniform configuration that is committed.
 
-use crate::metadata::{Ending, OperatorRow, OperatorState, Task};
+use crate::{
+    hello::majority,
+    metadata::{Ending, OperatorRow, OperatorState, Task},
+};
 use kvorum_api::{NodeId, ReplicaId};
 use std::collections::BTreeSet;
 
@@ -29,6 +32,16 @@ pub struct Facts {
     pub is_committed: bool,
     /// Entries that a learner is behind; `None` = it has not answered yet.
     pub lag: Option<u64>,
+    /// Who answered a moment ago, the leader among them.
+    pub heard: BTreeSet<ReplicaId>,
+}
+
+impl Facts {
+    /// Whether somebody comes or goes.
+    #[must_use]
+    pub fn is_changing(&self) -> bool {
+        self.voters.len() != 1 || !self.learners.is_empty()
+    }
 }
 
 /// What to do next.
@@ -73,6 +86,31 @@ pub fn next_step(operator: &OperatorRow, leads_on: NodeId, facts: &Facts) -> Ste
     }
 }
 
+/// The next step in a group to whose shard nothing is being done: a joint configuration is finished, and a learner that the
+/// map does not name is none any more. It would keep the group open for ever, and nobody else would ever remove it.
+#[must_use]
+pub fn tidy(facts: &Facts, named: &BTreeSet<ReplicaId>) -> Option<Step> {
+    match facts.voters.as_slice() {
+        [_] if facts.is_committed => facts.learners.difference(named).next().map(|stray| Step::RemoveLearner(*stray)),
+        [_] => None,
+        _ => facts.voters.last().cloned().map(Step::Change),
+    }
+}
+
+/// Lets these vote, unless it could not be finished: in the middle of a change a majority of both sets must agree, so one
+/// that is begun with voters who do not answer leaves the group without anybody who can lead it.
+fn change(target: BTreeSet<ReplicaId>, facts: &Facts) -> Step {
+    let is_voter = |replica: &ReplicaId| facts.voters.iter().any(|voters| voters.contains(replica));
+    if let Some(silent) = target.iter().find(|replica| !is_voter(replica) && !facts.heard.contains(replica)) {
+        return Step::Wait(format!("replica {silent} does not answer any more"));
+    }
+    let heard = target.intersection(&facts.heard).count();
+    if heard < majority(target.len()) {
+        return Step::Wait(format!("of the {} voters there would be, {heard} answer", target.len()));
+    }
+    Step::Change(target)
+}
+
 fn advance(voters: &BTreeSet<ReplicaId>, add: Option<ReplicaId>, remove: Option<ReplicaId>, facts: &Facts) -> Step {
     let missing = add.filter(|add| !voters.contains(add));
     if let Some(add) = missing {
@@ -92,12 +130,12 @@ fn advance(voters: &BTreeSet<ReplicaId>, add: Option<ReplicaId>, remove: Option<
     let with: BTreeSet<ReplicaId> = voters.iter().copied().chain(missing).collect();
     match surplus {
         // The only voter cannot hand over before there is another one.
-        Some(remove) if remove == facts.me && voters.len() == 1 && missing.is_some() => Step::Change(with),
+        Some(remove) if remove == facts.me && voters.len() == 1 && missing.is_some() => change(with, facts),
         Some(remove) if remove == facts.me && voters.len() == 1 => {
             Step::End(Ending::Failed(format!("replica {remove} is the only one")))
         }
         Some(remove) if remove == facts.me => Step::HandOver,
-        surplus => Step::Change(with.into_iter().filter(|voter| Some(*voter) != surplus).collect()),
+        surplus => change(with.into_iter().filter(|voter| Some(*voter) != surplus).collect(), facts),
     }
 }
 
@@ -110,7 +148,7 @@ fn undo(voters: &BTreeSet<ReplicaId>, add: Option<ReplicaId>, remove: Option<Rep
         (_, _) if has_removed => Step::End(Ending::Done),
         (Some(_), _) if remove.is_none() => Step::End(Ending::Done),
         (Some(added), _) if added == facts.me => Step::HandOver,
-        (Some(added), _) => Step::Change(voters.iter().copied().filter(|voter| *voter != added).collect()),
+        (Some(added), _) => change(voters.iter().copied().filter(|voter| *voter != added).collect(), facts),
         (None, Some(add)) if facts.learners.contains(&add) => Step::RemoveLearner(add),
         (None, _) => Step::End(Ending::Cancelled),
     }

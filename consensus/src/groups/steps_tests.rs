@@ -31,8 +31,9 @@ fn change(add: Option<u64>, remove: Option<u64>) -> OperatorRow {
 }
 
 fn facts(me: u64, voters: &[&[u64]], learners: &[u64], lag: Option<u64>) -> Facts {
-    let voters = voters.iter().map(|voters| set(voters)).collect();
-    Facts { me: ReplicaId(me), voters, learners: set(learners), is_committed: true, lag }
+    let voters: Vec<_> = voters.iter().map(|voters| set(voters)).collect();
+    let heard = voters.iter().flatten().copied().chain(set(learners)).collect();
+    Facts { me: ReplicaId(me), voters, learners: set(learners), is_committed: true, lag, heard }
 }
 
 #[test]
@@ -71,6 +72,40 @@ fn a_change_is_undone_until_its_voters_have_changed() {
     assert_eq!(next(facts(2, &[&[2, 3, 9]], &[], None)), Step::End(Ending::Done));
     assert_eq!(next(facts(1, &[&[1, 9]], &[], None)), Step::Change(set(&[1])));
     assert_eq!(next(facts(9, &[&[1, 9]], &[], None)), Step::HandOver);
+}
+
+/// Rule G13: in the middle of a change both majorities must agree, so it is not begun with those who do not answer.
+#[test]
+fn voters_change_only_if_the_newcomer_and_a_majority_of_those_after_it_answer() {
+    let operator = change(Some(9), Some(1));
+    let caught_up = || facts(2, &[&[1, 2, 3]], &[9], Some(0));
+    let next = |heard: &[u64]| next_step(&operator, HERE, &Facts { heard: set(heard), ..caught_up() });
+    assert_eq!(next(&[1, 2, 9]), Step::Change(set(&[2, 3, 9])));
+    assert!(matches!(next(&[1, 2, 3]), Step::Wait(_)), "it had caught up, and died");
+    let dead = OperatorRow { state: OperatorState::Cancelling, ..change(Some(9), Some(1)) };
+    let undo = |heard: &[u64]| next_step(&dead, HERE, &Facts { heard: set(heard), ..facts(1, &[&[1, 9]], &[], None) });
+    assert_eq!(undo(&[1]), Step::Change(set(&[1])));
+    let shrink = |heard: &[u64]| {
+        next_step(&change(None, Some(1)), HERE, &Facts { heard: set(heard), ..facts(2, &[&[1, 2, 3]], &[], None) })
+    };
+    assert!(matches!(shrink(&[1, 2]), Step::Wait(_)), "the two that are left need each other");
+    assert_eq!(shrink(&[2, 3]), Step::Change(set(&[2, 3])));
+    // What was begun is finished, whoever answers.
+    let joint = Facts { heard: set(&[2]), ..facts(2, &[&[1, 2, 3], &[2, 3, 9]], &[], None) };
+    assert_eq!(next_step(&operator, HERE, &joint), Step::Change(set(&[2, 3, 9])));
+}
+
+/// Rule G14: a learner of an operator that is over is removed by whoever leads.
+#[test]
+fn a_learner_that_the_map_does_not_name_is_removed() {
+    let named = set(&[1, 2, 3]);
+    assert_eq!(tidy(&facts(1, &[&[1, 2, 3]], &[], None), &named), None);
+    assert_eq!(tidy(&facts(1, &[&[1, 2, 3]], &[9], None), &named), Some(Step::RemoveLearner(NEW)));
+    assert_eq!(tidy(&facts(1, &[&[1, 2, 3]], &[9], None), &set(&[1, 2, 3, 9])), None, "it is named");
+    let uncommitted = Facts { is_committed: false, ..facts(1, &[&[1, 2, 3]], &[9], None) };
+    assert_eq!(tidy(&uncommitted, &named), None);
+    let joint = facts(1, &[&[1, 2, 3], &[2, 3, 9]], &[], None);
+    assert_eq!(tidy(&joint, &named), Some(Step::Change(set(&[2, 3, 9]))));
 }
 
 #[test]
@@ -127,9 +162,9 @@ proptest! {
             // Whoever leads; after a hand-over somebody else does.
             let me = *leader.get(&voters);
             let lag = model.learners.contains(&NEW).then_some(0);
-            let facts = Facts {
-                me, voters: model.voters.clone(), learners: model.learners.clone(), is_committed: true, lag,
-            };
+            let heard = voters.iter().copied().chain(model.learners.iter().copied()).collect();
+            let (voters, learners) = (model.voters.clone(), model.learners.clone());
+            let facts = Facts { me, voters, learners, is_committed: true, lag, heard };
             let step = next_step(&operator, HERE, &facts);
             if let Step::End(ending) = &step {
                 ended = Some(ending.clone());

@@ -9,7 +9,7 @@
 //! ```
 
 use super::{
-    ClusterMap, METADATA_SHARD, MetadataCommand, MetadataReply, ShardStage,
+    ClusterMap, METADATA_GROUP, METADATA_SHARD, MetadataCommand, MetadataReply, ShardStage,
     balance::{Facts, balance},
 };
 use crate::{
@@ -106,9 +106,10 @@ impl Node {
         self.study.answer(incoming).await
     }
 
-    /// The replica of group 0 that a map places here.
+    /// The replica of group 0 that is here, by a map or, if that is too old to know it, by the journal.
     pub(crate) fn metadata_place(&self, map: &ClusterMap) -> Option<Place> {
-        let config = self.study.shard_config(map)?;
+        let recorded = self.groups.recorded(METADATA_GROUP, &[]);
+        let config = self.study.shard_config(map, recorded)?;
         let stage = if map.is_founded() { ShardStage::Ready } else { ShardStage::Creating };
         let is_operated = map.operator_of(METADATA_SHARD).is_some();
         Some(Place { config, stage, leader_wish: None, is_kept: true, is_operated })
@@ -123,11 +124,11 @@ impl Node {
         Ok(())
     }
 
-    /// Whoever holds a replica of group 0 that is in follows and changes the map through it.
+    /// Whoever holds a replica of group 0 follows and changes the map through it, unless the map has dropped it: also one
+    /// that the map takes for a newcomer, or does not know yet, for it may lead, and nobody else could say otherwise.
     pub(crate) async fn seat_metadata(&self, map: &ClusterMap) {
         let held = self.replica(METADATA_SHARD);
-        let is_in = |replica: &Arc<Replica>| map.metadata.iter().any(|row| row.replica == replica.id() && row.is_in());
-        let seated = held.filter(is_in);
+        let seated = held.filter(|replica: &Arc<Replica>| !map.has_dropped(METADATA_SHARD, replica.id()));
         if seated.is_some() != self.study.has_seat() {
             let seat = seated.map(|replica| {
                 let shard = Arc::clone(replica.shard());

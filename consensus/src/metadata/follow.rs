@@ -4,7 +4,11 @@
 //!   a replica of group 0 is here:   its diary ──▶ fold ──▶ publish            fell off: every row, then the diary
 //!   none is, or it hears nothing:
 //!              revision, serial ──▶ a metadata replica ──▶ edits since │ the whole map in pages │ nothing for 5 s
+//!                               └─▶ in vain? any node  ──▶ the whole map, if its copy is newer
 //! ```
+//!
+//! Who slept through moves of the metadata knows only nodes that held it once. So after every round of those one other
+//! node is asked: whoever has heard more hands it on.
 //!
 //! **Invariant.** A map is published only at the end of a change, never in its middle. Edits are taken only by whoever
 //! has the same history: the change before the asker's revision must be of the asker's serial.
@@ -114,22 +118,30 @@ impl Study {
 
     async fn follow_another(&self) -> Step {
         let map = self.map();
-        let others: Vec<NodeId> = map.metadata.iter().map(|row| row.node).filter(|node| *node != self.me).collect();
         let turn = self.followed.load(Ordering::Relaxed);
-        let Some(node) = others.get(turn % others.len().max(1)).copied() else {
+        let Some((node, is_holder)) = whom_to_follow(&map, self.me, turn) else {
             sleep(PAUSE).await;
             return Ok(());
         };
-        let followed = self.follow_node(node, &map).await;
-        if followed.is_err() {
+        let followed = self.follow_node(node, &map, if is_holder { LONG_POLL + WAY } else { WAY }).await;
+        // Whoever holds nothing has said all it knows.
+        if followed.is_err() || !is_holder {
             self.followed.fetch_add(1, Ordering::Relaxed);
         }
-        followed.map_err(|why| format!("node {node}: {why}"))
+        match followed {
+            Err(why) if is_holder => Err(format!("node {node}: {why}")),
+            // It need not know anything.
+            Err(_) => {
+                sleep(PAUSE).await;
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
     }
 
-    async fn follow_node(&self, node: NodeId, map: &Arc<ClusterMap>) -> Step {
+    async fn follow_node(&self, node: NodeId, map: &Arc<ClusterMap>, patience: Duration) -> Step {
         let asked = Follow { revision: map.revision, serial: map.counters.serial, page: None };
-        let news = self.ask_news(node, asked).await?;
+        let news = self.ask_news(node, asked, patience).await?;
         let is_news = !matches!(news, News::Nothing);
         match news {
             News::Nothing => {}
@@ -143,7 +155,7 @@ impl Study {
                 let mut whole = BytesMut::from(&bytes[..]);
                 while (whole.len() as u64) < total {
                     let asked = Follow { page: Some((revision, whole.len() as u64)), ..asked };
-                    match self.ask_news(node, asked).await? {
+                    match self.ask_news(node, asked, patience).await? {
                         News::Page { revision: same, bytes, .. } if same == revision && !bytes.is_empty() => {
                             whole.extend_from_slice(&bytes);
                         }
@@ -161,20 +173,25 @@ impl Study {
         Ok(())
     }
 
-    async fn ask_news(&self, node: NodeId, asked: Follow) -> Result<News, String> {
-        let answer = self.call(node, MessageKind::MetadataFollow, asked.encode(), LONG_POLL + WAY).await?;
+    async fn ask_news(&self, node: NodeId, asked: Follow, patience: Duration) -> Result<News, String> {
+        let answer = self.call(node, MessageKind::MetadataFollow, asked.encode(), patience).await?;
         News::decode(answer).map_err(|error| error.to_string())
     }
 
     pub(super) async fn answer_follow(&self, asked: Bytes) -> Result<Bytes, String> {
-        let Some(seat) = self.seat.load_full() else {
-            return Err(format!("node {} holds no metadata", self.me));
-        };
         let asked = Follow::decode(asked).map_err(|error| error.to_string())?;
         if let Some((revision, from)) = asked.page {
             let whole = self.whole.lock().clone().filter(|whole| whole.revision == revision);
             return Ok(whole.map_or(News::Nothing, |whole| whole.page(from)).encode());
         }
+        let Some(seat) = self.seat.load_full().filter(|seat| seat.is_current()) else {
+            // Nobody is made to wait for what may never come here.
+            let map = self.map();
+            if map.is_founded() && map.revision > asked.revision {
+                return Ok(self.whole(&map, asked.revision).page(0).encode());
+            }
+            return Err(format!("node {} has no newer map, and hears of none itself", self.me));
+        };
         let mut map = self.watch();
         let newer = timeout(LONG_POLL, map.wait_for(|map| map.revision > asked.revision)).await;
         let Ok(Ok(newer)) = newer.map(|newer| newer.map(|map| Arc::clone(&map))) else {
@@ -269,6 +286,21 @@ fn whole_map(reader: &mut ChangeReader) -> Result<ClusterMap, StorageError> {
     }
 }
 
+/// Whom to ask for news in that turn, and whether it holds the metadata, as far as this map knows: those that do one after
+/// the other, then one of all other nodes, and so on.
+fn whom_to_follow(map: &ClusterMap, me: NodeId, turn: usize) -> Option<(NodeId, bool)> {
+    let holders: Vec<NodeId> = map.metadata.iter().map(|row| row.node).filter(|node| *node != me).collect();
+    let others = map.nodes.keys().copied().filter(|node| *node != me && !holders.contains(node));
+    let others: Vec<NodeId> = others.collect();
+    let round = holders.len() + usize::from(!others.is_empty());
+    // Nodes begin in different places, so that not all follow the same one.
+    let (place, spread) = (turn.checked_rem(round)?, me.0 as usize);
+    Some(match place < holders.len() {
+        true => (holders[(spread + place) % holders.len()], true),
+        false => (others[(spread + turn / round) % others.len()], false),
+    })
+}
+
 fn edit_of(change: Change) -> Result<Option<RowEdit>, StorageError> {
     RowEdit::of_change(&change.key, change.new.and_then(|entry| entry.value))
 }
@@ -343,6 +375,27 @@ mod tests {
     fn node(id: u64) -> Row {
         let (client, peer) = (format!("node-{id}:1"), format!("node-{id}:2"));
         Row::Node(NodeRow::of_this_build(NodeId(id), client, peer, String::new(), 0))
+    }
+
+    /// Rule G17: sooner or later everybody is asked, and first of all, again and again, those who should know.
+    #[test]
+    fn everybody_is_asked_for_a_newer_map_in_the_end() {
+        let mut map = ClusterMap::default();
+        for id in 1..=6 {
+            if let Row::Node(row) = node(id) {
+                map.nodes.insert(row.node, row);
+            }
+        }
+        assert_eq!(whom_to_follow(&ClusterMap::default(), NodeId(1), 5), None);
+        map.metadata = super::super::ReplicaRow::members(&[1, 2, 3].map(|id| (kvorum_api::ReplicaId(id), NodeId(id))));
+        for me in [3, 6].map(NodeId) {
+            let asked: Vec<(NodeId, bool)> = (0..16).filter_map(|turn| whom_to_follow(&map, me, turn)).collect();
+            assert_eq!(asked.len(), 16);
+            assert!(asked[0].1, "a holder first");
+            let all: std::collections::BTreeSet<NodeId> = asked.iter().map(|(node, _)| *node).collect();
+            assert_eq!(all.len(), 5, "everybody else: {all:?}");
+            assert!(asked.iter().filter(|(_, is_holder)| *is_holder).count() > 8, "{asked:?}");
+        }
     }
 
     #[test]

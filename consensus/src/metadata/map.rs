@@ -314,6 +314,13 @@ impl ClusterMap {
         self.shards.get(&shard).map_or(&[], |row| &row.replicas)
     }
 
+    /// Whether it has given that replica its id, and names it no more.
+    #[must_use]
+    pub fn has_dropped(&self, shard: ShardId, replica: ReplicaId) -> bool {
+        let is_named = self.replicas_of(shard).iter().any(|row| row.replica == replica);
+        self.is_founded() && replica < self.counters.next_replica && !is_named
+    }
+
     /// The unfinished operator of a shard.
     #[must_use]
     pub fn operator_of(&self, shard: ShardId) -> Option<&OperatorRow> {

@@ -15,7 +15,7 @@
 use super::{
     Founding, METADATA_KEYSPACE, METADATA_SHARD, MetadataCommand, MetadataReply,
     follow::{Reading, Whole},
-    map::{Behaviour, ClusterMap, Counters, NodeRow, ReplicaRow, Row, RowEdit, RowKey},
+    map::{Behaviour, ClusterMap, Counters, NodeRow, ReplicaRow, Row, RowEdit, RowKey, Standing},
     plan::{Plan, found, plan},
     wire::{Answer, Ask, Verdict},
 };
@@ -53,6 +53,9 @@ use tokio::{
 /// How long one node may take to say who leads.
 const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Nodes that are asked who leads although they should not know.
+const OTHERS_ASKED_MAX: usize = 8;
+
 /// How long one linearizable read of the counters may take before the search for a leader begins anew.
 const READ_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -78,7 +81,7 @@ pub struct Study {
     turn: tokio::sync::Mutex<()>,
     /// Where this node's own replica of group 0 was read up to.
     pub(super) reading: tokio::sync::Mutex<Option<Reading>>,
-    /// Which metadata node is followed, if none is here.
+    /// Whose turn it is to be followed, if no replica of the metadata is here.
     pub(super) followed: AtomicUsize,
     /// The revision that the replicas here are in line with.
     pub(super) reconciled: AtomicU64,
@@ -115,7 +118,7 @@ impl Study {
             seat: ArcSwapOption::empty(),
             turn: tokio::sync::Mutex::default(),
             reading: tokio::sync::Mutex::default(),
-            followed: AtomicUsize::new(me.0 as usize),
+            followed: AtomicUsize::new(0),
             reconciled: AtomicU64::new(0),
             watched: Mutex::default(),
             held_up: Mutex::default(),
@@ -135,10 +138,16 @@ impl Study {
         self.map.subscribe()
     }
 
-    /// What the replica of group 0 that a map places here is opened with; `None` = it places none.
-    pub(crate) fn shard_config(&self, map: &ClusterMap) -> Option<ShardConfig> {
-        let is_here = map.metadata.iter().any(|row| row.node == self.me);
-        is_here.then(|| metadata_shard(self.founding.metadata(), map.metadata.clone(), map.behaviour))
+    /// What the replica of group 0 here is opened with; `None` = there is none. It is the one that the map places here, or
+    /// else the one that the journal has `recorded` and the map has not dropped: a copy of the map that is older than
+    /// the replica does not know it, and without its vote there may never be a newer one.
+    pub(crate) fn shard_config(&self, map: &ClusterMap, recorded: Option<ReplicaId>) -> Option<ShardConfig> {
+        let mut replicas = map.metadata.clone();
+        if replicas.iter().all(|row| row.node != self.me) {
+            let replica = recorded.filter(|replica| !map.has_dropped(METADATA_SHARD, *replica))?;
+            replicas.push(ReplicaRow { replica, node: self.me, standing: Standing::Joining });
+        }
+        Some(metadata_shard(self.founding.metadata(), replicas, map.behaviour))
     }
 
     /// Tells of the replica of group 0 on this node, once it is in and open; `None` = there is none any more.
@@ -185,6 +194,24 @@ impl Study {
         }
     }
 
+    /// This node's copy of the map, once it shows everything that was agreed before this was asked.
+    ///
+    /// # Errors
+    /// Why that is not certain.
+    pub(crate) async fn fresh_map(&self, patience: Duration) -> Result<Arc<ClusterMap>, String> {
+        // It changes nothing; whoever leads the metadata reads its counters linearizably to say so.
+        let nothing = MetadataCommand::ShardsReady { shards: Vec::new() };
+        let asked = self.command(nothing, patience).await.map_err(|error| error.to_string())?;
+        let map = self.map();
+        if map.revision < asked.revision {
+            return Err(format!(
+                "this node's copy of the map is of {}, the newest of {}",
+                map.revision, asked.revision
+            ));
+        }
+        Ok(map)
+    }
+
     /// Answers another node.
     ///
     /// # Errors
@@ -195,7 +222,7 @@ impl Study {
             MessageKind::MetadataCommand => {
                 let answer = match Ask::decode(incoming.payload).map_err(|error| error.to_string())? {
                     Ask::WhoLeads if self.leads() => Answer::Leads,
-                    Ask::WhoLeads => Answer::Follows(self.leader()),
+                    Ask::WhoLeads => Answer::Follows(self.leader().or_else(|| self.holder())),
                     Ask::Do(command, patience) => {
                         Answer::Verdict(self.decide(&command, Instant::now() + patience).await)
                     }
@@ -298,10 +325,23 @@ impl Study {
         }
     }
 
-    /// Asks the metadata nodes in turn who leads; whom they name first is believed only when it says so itself.
+    /// Another node that holds the metadata as far as this one knows: somebody to ask for who knows none at all.
+    fn holder(&self) -> Option<NodeId> {
+        let map = self.map();
+        map.metadata.iter().map(|row| row.node).find(|node| *node != self.me && self.liveness.is_alive(*node))
+    }
+
+    /// Asks the metadata nodes in turn who leads, and a few others after them: they may have held it long ago. Whom they
+    /// name first is believed only when it says so itself.
     async fn find_leader(&self, deadline: Instant) -> Result<NodeId, String> {
         let map = self.map();
-        let mut ahead: Vec<NodeId> = map.metadata.iter().rev().map(|row| row.node).collect();
+        let holds = |node: &NodeId| map.metadata.iter().any(|row| row.node == *node);
+        let others = map.nodes.keys().copied().filter(|node| !holds(node) && self.liveness.is_alive(*node));
+        let mut ahead: Vec<NodeId> = others.take(OTHERS_ASKED_MAX).collect();
+        let mut holders: Vec<NodeId> = map.metadata.iter().rev().map(|row| row.node).collect();
+        // Who does not answer costs the most time, and is asked last.
+        holders.sort_by_key(|node| self.liveness.is_alive(*node));
+        ahead.extend(holders);
         ahead.extend(self.leader());
         let mut asked = BTreeSet::from([self.me]);
         let mut answers = Vec::new();

@@ -1,7 +1,7 @@
 //! Replicas that change (operators): fresh ids, caught up, promoted, and what goes is erased only then.
 
 use crate::{
-    metadata::house::{House, change, create, hash, join},
+    metadata::house::{House, change, create, hash, join, small},
     support::{context, put, wait_until},
 };
 use kvorum_api::{NodeId, OperatorId, ReadLevel, ReplicaId, ShardId};
@@ -22,7 +22,7 @@ impl House {
     /// Another node joins; its number.
     async fn add(&mut self, directory: u128) -> u64 {
         let asked = self.nodes.values().next().expect("a node runs");
-        let id = change(asked, join(directory)).await.unwrap().node.expect("it joined");
+        let id = change(asked, join(directory)).await.expect("it may join").node.expect("it joined");
         let map = ClusterMap::clone(&asked.map());
         let own = map.nodes[&id].clone();
         self.kept.insert(id.0, map);
@@ -39,7 +39,7 @@ impl House {
     async fn with_shard_and(founders: u64, wish: KeyspaceWish, budget: Budget) -> (House, ShardId) {
         let house = House::founded_with(founders, budget).await;
         let made = MetadataCommand::CreateKeyspace { name: "orders".to_owned(), wish };
-        let made = change(&house.nodes[&1], made).await.unwrap();
+        let made = change(&house.nodes[&1], made).await.expect("it can be made");
         house.wait_for_revision(made.revision).await;
         let shard = house.nodes[&1].map().shards_of(made.keyspace.expect("it was made"))[0].shard;
         wait_until("it is ready", || {
@@ -74,14 +74,14 @@ impl House {
     async fn read_on(&self, id: u64, shard: ShardId, key: &str) -> Option<String> {
         let replica = self.nodes[&id].replica(shard)?;
         let found = replica.get(key.to_owned().into(), ReadLevel::Local, context(1_000)).await.ok()?;
-        Some(String::from_utf8(found.entry?.value?.to_vec()).unwrap())
+        Some(String::from_utf8(found.entry?.value?.to_vec()).expect("text"))
     }
 
     async fn operate(&self, shard: ShardId, wish: OperatorWish) -> OperatorId {
         let asked = self.nodes.values().next().expect("a node runs");
         let cause = "a test asks for it".to_owned();
         let command = MetadataCommand::Operate { shard, wish, origin: Origin::User, cause };
-        change(asked, command).await.unwrap().operator.expect("it is about one")
+        change(asked, command).await.expect("it can be done").operator.expect("it is about one")
     }
 
     fn state_of(&self, operator: OperatorId) -> OperatorState {
@@ -97,6 +97,12 @@ impl House {
         !self.journals[&id].groups().contains(&shard.into())
     }
 
+    async fn until_purged(&self, shard: ShardId) {
+        let is_purged =
+            |id: &u64| self.nodes[id].replica(shard).is_some_and(|replica| replica.status().purged_index > 0);
+        wait_until("the log is purged", || [1, 2, 3].iter().all(is_purged)).await;
+    }
+
     async fn until_forgotten(&self, id: u64, shard: ShardId) {
         wait_until("nothing is left", || self.nodes[&id].replica(shard).is_none() && self.is_forgotten(id, shard))
             .await;
@@ -105,6 +111,11 @@ impl House {
 
 fn one_shard() -> KeyspaceWish {
     hash(1)
+}
+
+/// Little log is kept, and little for who is behind.
+fn purging() -> Budget {
+    Budget { journal_bytes_max: 64 << 10, follower_log_bytes_max: 64 << 10, ..Budget::default() }
 }
 
 const MOVE: OperatorWish = OperatorWish::Move { from: NodeId(2), to: NodeId(4) };
@@ -159,7 +170,7 @@ async fn a_move_is_finished_whenever_its_leader_dies() {
         wait_until("equal hashes", || {
             let states = [1, 3, 4].map(|id| house.nodes[&id].replica(shard).map(|replica| replica.shard().state()));
             let hash = |state: &kvorum_storage::shard::ShardState| (state.applied.position, state.rolling_hash);
-            let hashes: Option<Vec<_>> = states.iter().map(|state| state.as_ref().map(|state| hash(state))).collect();
+            let hashes: Option<Vec<_>> = states.iter().map(|state| state.as_ref().map(hash)).collect();
             hashes.is_some_and(|hashes| hashes.iter().all(|hash| *hash == hashes[0]))
         })
         .await;
@@ -169,20 +180,13 @@ async fn a_move_is_finished_whenever_its_leader_dies() {
 /// What the log does not hold any more comes as a snapshot, at the pace that is asked for.
 #[tokio::test(start_paused = true)]
 async fn a_newcomer_gets_what_the_log_has_forgotten_at_the_pace_asked_for() {
-    let budget = Budget {
-        journal_bytes_max: 64 << 10,
-        follower_log_bytes_max: 16 << 10,
-        snapshot_chunk_bytes: 16 << 10,
-        move_bytes_per_second: 32 << 10,
-        ..Budget::default()
-    };
+    let budget = Budget { snapshot_chunk_bytes: 16 << 10, move_bytes_per_second: 32 << 10, ..purging() };
     let (mut house, shard) = House::with_shard_and(3, one_shard(), budget).await;
     let value = "x".repeat(2 << 10);
     for key in 0..100 {
         house.write(shard, &format!("key-{key}"), &value).await;
     }
-    let is_purged = |id: &u64| house.nodes[id].replica(shard).is_some_and(|replica| replica.status().purged_index > 0);
-    wait_until("the log is purged", || [1, 2, 3].iter().all(is_purged)).await;
+    house.until_purged(shard).await;
     house.add(7).await;
     let began = tokio::time::Instant::now();
     let operator = house.operate(shard, MOVE).await;
@@ -190,6 +194,46 @@ async fn a_newcomer_gets_what_the_log_has_forgotten_at_the_pace_asked_for() {
     let took = began.elapsed();
     assert!(took >= Duration::from_secs(5), "200 KiB at 32 KiB a second in {took:?}");
     assert_eq!(house.read_on(4, shard, "key-0").await.as_deref(), Some(value.as_str()));
+}
+
+/// Rule G19: a slow pace is no want of progress, however long it takes altogether.
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_may_take_longer_than_any_of_its_steps() {
+    let budget = Budget { snapshot_chunk_bytes: 4 << 10, move_bytes_per_second: 56, ..purging() };
+    let (mut house, shard) = House::with_shard_and(3, one_shard(), budget).await;
+    let value = "x".repeat(2 << 10);
+    for key in 0..100 {
+        house.write(shard, &format!("key-{}", key % 30), &value).await;
+    }
+    house.until_purged(shard).await;
+    house.add(7).await;
+    let began = tokio::time::Instant::now();
+    let operator = house.operate(shard, MOVE).await;
+    while house.state_of(operator) != OperatorState::Done {
+        assert!(began.elapsed() < Duration::from_secs(40 * 60), "it is begun again and again");
+        sleep(Duration::from_secs(10)).await;
+    }
+    assert!(began.elapsed() > Duration::from_secs(15 * 60), "{:?}", began.elapsed());
+}
+
+/// Rule G19: what is written while a snapshot is on its way is still in the log when it has arrived.
+#[tokio::test(start_paused = true)]
+async fn a_newcomer_catches_up_although_writes_go_on_while_it_gets_a_snapshot() {
+    let budget = Budget { snapshot_chunk_bytes: 16 << 10, move_bytes_per_second: 32 << 10, ..purging() };
+    let (mut house, shard) = House::with_shard_and(3, one_shard(), budget).await;
+    let value = "x".repeat(2 << 10);
+    for key in 0..200 {
+        house.write(shard, &format!("key-{key}"), &value).await;
+    }
+    house.until_purged(shard).await;
+    house.add(7).await;
+    let began = tokio::time::Instant::now();
+    let operator = house.operate(shard, MOVE).await;
+    while house.state_of(operator) != OperatorState::Done {
+        assert!(began.elapsed() < Duration::from_secs(60), "it never catches up");
+        house.write(shard, "again", &value).await;
+        sleep(Duration::from_millis(400)).await;
+    }
 }
 
 /// The leader itself goes: it hands over first, so that nobody waits for an election.
@@ -235,7 +279,7 @@ async fn a_move_that_is_cancelled_leaves_everything_as_it_was() {
     house.until(operator, OperatorState::Cancelled).await;
     assert_eq!(house.nodes[&1].map().replicas_of(shard), before);
     house.wire.heal();
-    wait_until("node 4 knows", || house.nodes[&4].map().operators.get(&operator).is_some()).await;
+    wait_until("node 4 knows", || house.nodes[&4].map().operators.contains_key(&operator)).await;
     house.until_forgotten(4, shard).await;
     house.write(shard, "k2", "v").await;
     let again = change(&house.nodes[&1], MetadataCommand::CancelOperator { operator }).await;
@@ -263,6 +307,100 @@ async fn the_metadata_moves_and_is_led_on() {
     house.start(1).await;
     wait_until("node 1 follows", || house.nodes[&1].map().revision >= house.nodes[&4].map().revision).await;
     assert!(house.nodes[&1].replica(METADATA_SHARD).is_none(), "it holds none, whatever its founding list says");
+}
+
+/// Rule G16: a newcomer may lead before anybody has been told that it is in, and then it is the only one who can tell.
+#[tokio::test(start_paused = true)]
+async fn the_only_replica_of_the_metadata_moves_as_well() {
+    let mut house = House::founded(1).await;
+    assert_eq!(house.add(7).await, 2);
+    let operator = house.operate(METADATA_SHARD, OperatorWish::Move { from: NodeId(1), to: NodeId(2) }).await;
+    house.until(operator, OperatorState::Done).await;
+    house.until_forgotten(1, METADATA_SHARD).await;
+    for id in [1, 2] {
+        let made = change(&house.nodes[&id], small(&format!("keys-{id}"))).await.unwrap();
+        house.wait_for_revision(made.revision).await;
+    }
+}
+
+/// Rule G14: who was deposed and does not know it could say that nobody has come, when under another leader somebody has.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_was_deposed_ends_no_operator() {
+    let (house, shard) = House::with_shard(5, KeyspaceWish { replicas: Some(3), ..one_shard() }).await;
+    house.write(shard, "k", "v").await;
+    let before = house.nodes[&1].map().replicas_of(shard).to_vec();
+    let former = house.leader_of(shard).expect("it was just written");
+    let others: Vec<u64> = before.iter().map(|row| row.node.0).filter(|node| *node != former).collect();
+    let free: Vec<u64> = (1..=5).filter(|node| before.iter().all(|row| row.node.0 != *node)).collect();
+    let lead = house.operate(METADATA_SHARD, OperatorWish::Lead(NodeId(free[0]))).await;
+    house.until(lead, OperatorState::Done).await;
+    others.iter().for_each(|other| house.wire.cut_pair(former, *other));
+    let leads = |node: &u64| house.nodes[node].replica(shard).is_some_and(|held| held.status().role == Role::Leader);
+    wait_until("another leads", || others.iter().any(leads)).await;
+    assert!(leads(&former), "it does not know");
+    // Whoever leads the metadata has not missed them yet.
+    others.iter().for_each(|other| house.wire.cut_pair(free[0], *other));
+    let asked = &house.nodes[&free[0]];
+    let wish = OperatorWish::Move { from: NodeId(others[0]), to: NodeId(free[1]) };
+    let cause = "a test asks for it".to_owned();
+    let command = MetadataCommand::Operate { shard, wish, origin: Origin::User, cause };
+    let operator = change(asked, command).await.unwrap().operator.unwrap();
+    sleep(Duration::from_secs(5)).await;
+    change(asked, MetadataCommand::CancelOperator { operator }).await.unwrap();
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(house.state_of(operator), OperatorState::Cancelling, "nobody can know how it stands");
+    house.wire.heal();
+    house.until(operator, OperatorState::Cancelled).await;
+    assert_eq!(house.nodes[&free[0]].map().replicas_of(shard), before);
+    house.until_forgotten(free[1], shard).await;
+    house.write(shard, "k2", "w").await;
+}
+
+/// Rule G17: whoever slept while the metadata moved knows only nodes that held it once, and they may all be gone.
+#[tokio::test(start_paused = true)]
+async fn who_knows_only_former_holders_learns_the_map_from_anybody() {
+    let mut house = House::founded(3).await;
+    for directory in 7..=10 {
+        house.add(directory).await;
+    }
+    house.crash(7).await;
+    for (from, to) in [(1, 4), (2, 5), (3, 6)] {
+        let operator = house.operate(METADATA_SHARD, OperatorWish::Move { from: NodeId(from), to: NodeId(to) }).await;
+        house.until(operator, OperatorState::Done).await;
+        house.until_forgotten(from, METADATA_SHARD).await;
+    }
+    for id in [1, 2, 3] {
+        house.crash(id).await;
+    }
+    assert!(house.kept[&7].metadata.iter().all(|row| row.node < NodeId(4)));
+    let own = house.kept[&7].nodes[&NodeId(7)].clone();
+    house.start_as(7, Founding { nodes: vec![own], keyspaces: Vec::new() }).await;
+    let made = change(&house.nodes[&7], small("orders")).await.unwrap();
+    house.wait_for_revision(made.revision).await;
+}
+
+/// Rule G17: the journal says that a replica of the metadata is here although the copy of the map is older than it: it may
+/// be needed for there ever to be a newer one.
+#[tokio::test(start_paused = true)]
+async fn a_replica_of_the_metadata_that_the_map_does_not_know_yet_takes_part() {
+    let mut house = House::founded(3).await;
+    house.add(7).await;
+    let own = house.nodes[&4].map().nodes[&NodeId(4)].clone();
+    let old_copy = ClusterMap::clone(&house.nodes[&4].map());
+    let operator = house.operate(METADATA_SHARD, OperatorWish::Move { from: NodeId(1), to: NodeId(4) }).await;
+    house.until(operator, OperatorState::Done).await;
+    house.until_forgotten(1, METADATA_SHARD).await;
+    for id in 1..=4 {
+        house.crash(id).await;
+        house.kept.insert(id, old_copy.clone());
+    }
+    // Node 2, the third replica, is lost for good.
+    house.start(1).await;
+    house.start(3).await;
+    house.start_as(4, Founding { nodes: vec![own], keyspaces: Vec::new() }).await;
+    assert!(house.nodes[&1].replica(METADATA_SHARD).is_none());
+    let made = change(&house.nodes[&3], small("orders")).await.unwrap();
+    house.wait_for_revision(made.revision).await;
 }
 
 /// A node that slept through it all loses its former replica, and what comes back is another one.
