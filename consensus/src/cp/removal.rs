@@ -21,7 +21,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// Of whom the journal says that a group's data are once they are being erased: no replica has that id.
-const NOBODY: ReplicaId = ReplicaId(0);
+pub(crate) const NOBODY: ReplicaId = ReplicaId(0);
 
 /// Says durably that what there is of a group is nobody's.
 async fn disown(env: &Env, group: GroupId) -> Result<(), StorageError> {

@@ -75,6 +75,8 @@ impl Groups {
         };
         let nobodys: Vec<GroupId> = self.shared.env.journal.groups().into_iter().filter(is_nobodys).collect();
         let orphans = nobodys.into_iter().filter(|group| match self.recorded(*group, founders(map, *group)) {
+            // Somebody has begun to erase it: a map that knows the shard knows which rows are meant.
+            Some(removal::NOBODY) => map.is_founded() && *group < GroupId::from(map.counters.next_shard),
             Some(replica) => map.has_dropped((*group).into(), replica),
             // Of an older directory: nothing is known but the shard, and ids only grow.
             None => *group < GroupId::from(map.counters.next_shard) && !is_named(map, *group),
