@@ -23,6 +23,7 @@ mod operate;
 pub mod operator;
 pub mod placement;
 pub mod plan;
+mod search;
 pub mod study;
 mod wire;
 mod wire_command;
