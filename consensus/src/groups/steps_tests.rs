@@ -1,9 +1,13 @@
 //! Operators are carried out by whoever leads, whatever became of those who led before.
 
 use super::*;
-use crate::metadata::Origin;
-use kvorum_api::{OperatorId, ShardId};
+use crate::metadata::{
+    ClusterMap, Founding, KeyspaceWish, MetadataCommand, NodeRow, OperatorWish, Origin, Standing,
+    plan::{found, plan},
+};
+use kvorum_api::{OperatorId, ShardId, Sharding};
 use proptest::{prelude::*, sample::Index};
+use std::collections::BTreeMap;
 
 const NEW: ReplicaId = ReplicaId(9);
 const HERE: NodeId = NodeId(1);
@@ -188,5 +192,164 @@ proptest! {
             Ending::Failed(_) => prop_assert!(replicas == 1 && add.is_none() && remove.is_some()),
         }
         prop_assert!(model.learners.is_empty());
+    }
+}
+
+const SHARD: ShardId = ShardId(1);
+const NODES: u64 = 6;
+
+/// The map, by its own plans, and a group, by the steps: six nodes and a shard on three of them.
+struct World {
+    map: ClusterMap,
+    group: Model,
+    /// Every replica that there ever was, and its node.
+    seats: BTreeMap<ReplicaId, NodeId>,
+    /// What leaders have said of operators, and the metadata has not heard yet.
+    late: Vec<MetadataCommand>,
+}
+
+/// What happens next in a world.
+#[derive(Clone, Debug)]
+enum Event {
+    /// Somebody asks for something, wherever it leads.
+    Ask { from: u64, to: u64, is_lead: bool },
+    /// Somebody gives up.
+    Cancel,
+    /// Whoever leads takes a step, hearing only some; it may die before it, in its middle, or before its report arrives.
+    Drive { leader: Index, heard: u64, fate: u8 },
+    /// A report arrives that was under way.
+    Deliver(Index),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let drive = (any::<Index>(), any::<u64>(), 0..8_u8);
+    prop_oneof![
+        2 => (1..=NODES, 1..=NODES, 0..4_u8).prop_map(|(from, to, lead)| Event::Ask { from, to, is_lead: lead == 0 }),
+        1 => Just(Event::Cancel),
+        9 => drive.prop_map(|(leader, heard, fate)| Event::Drive { leader, heard, fate }),
+        1 => any::<Index>().prop_map(Event::Deliver),
+    ]
+}
+
+impl World {
+    fn new() -> Self {
+        let address = |id: u64, port: u16| format!("node-{id}:{port}");
+        let node = |id| NodeRow::of_this_build(NodeId(id), address(id, 1), address(id, 2), String::new(), 0);
+        let wish = KeyspaceWish {
+            sharding: Some(Sharding::Hash),
+            shards: Some(1),
+            replicas: Some(3),
+            ..KeyspaceWish::default()
+        };
+        let founding =
+            Founding { nodes: (1..=NODES).map(node).collect(), keyspaces: vec![("orders".to_owned(), wish)] };
+        let mut map = ClusterMap::default();
+        found(&founding, 0).unwrap().edits.into_iter().for_each(|edit| map.apply(edit));
+        let seats: BTreeMap<ReplicaId, NodeId> = map.shards[&SHARD].founders.iter().copied().collect();
+        let group = Model { voters: vec![seats.keys().copied().collect()], learners: BTreeSet::new() };
+        let mut world = World { map, group, seats, late: Vec::new() };
+        world.change(&MetadataCommand::ShardsReady { shards: vec![SHARD] });
+        world
+    }
+
+    fn change(&mut self, command: &MetadataCommand) -> Option<OperatorId> {
+        let plan = plan(&self.map, command, 0, &BTreeSet::new()).ok()?;
+        plan.edits.into_iter().for_each(|edit| self.map.apply(edit));
+        plan.operator
+    }
+
+    fn ask(&mut self, wish: OperatorWish) {
+        let cause = "a test asks for it".to_owned();
+        let command = MetadataCommand::Operate { shard: SHARD, wish, origin: Origin::User, cause };
+        let Some(operator) = self.change(&command) else { return };
+        if let Some((replica, node)) = self.map.operators[&operator].task.added() {
+            assert_eq!(self.seats.insert(replica, node), None, "no id is given twice");
+        }
+    }
+
+    fn drive(&mut self, leader: Index, heard: impl Fn(ReplicaId) -> bool, fate: u8) {
+        let voters: Vec<ReplicaId> = self.group.voters.iter().flatten().copied().collect();
+        let me = *leader.get(&voters);
+        let operator = self.map.operator_of(SHARD).cloned();
+        let added = operator.as_ref().and_then(|operator| operator.task.added()).map(|(replica, _)| replica);
+        let facts = Facts {
+            me,
+            voters: self.group.voters.clone(),
+            learners: self.group.learners.clone(),
+            is_committed: true,
+            lag: added.filter(|added| self.group.learners.contains(added)).map(|_| 0),
+            heard: self.seats.keys().copied().filter(|replica| *replica == me || heard(*replica)).collect(),
+        };
+        let named = self.map.replicas_of(SHARD).iter().map(|row| row.replica).collect();
+        let step = match &operator {
+            Some(operator) => Some(next_step(operator, self.seats[&me], &facts)),
+            None => tidy(&facts, &named),
+        };
+        match (step, operator) {
+            (Some(Step::End(ending)), Some(operator)) => {
+                let report = MetadataCommand::OperatorEnded { operator: operator.id, ending };
+                match fate {
+                    0 => self.late.push(report),
+                    _ => {
+                        self.change(&report);
+                    }
+                }
+            }
+            (Some(step), _) if fate != 1 => self.group.take(&step, fate == 2),
+            _ => {}
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Ask { to, is_lead: true, .. } => self.ask(OperatorWish::Lead(NodeId(to))),
+            Event::Ask { from, to, .. } => self.ask(OperatorWish::Move { from: NodeId(from), to: NodeId(to) }),
+            Event::Cancel => {
+                let open = self.map.operator_of(SHARD).map(|operator| operator.id);
+                open.and_then(|operator| self.change(&MetadataCommand::CancelOperator { operator }));
+            }
+            Event::Drive { leader, heard, fate } => {
+                self.drive(leader, |replica| heard >> (replica.0 % 64) & 1 == 1, fate)
+            }
+            Event::Deliver(report) if !self.late.is_empty() => {
+                let report = self.late.remove(report.index(self.late.len()));
+                self.change(&report);
+            }
+            Event::Deliver(_) => {}
+        }
+    }
+}
+
+proptest! {
+    /// Rules G10 and G14: people ask and change their minds, leaders die in every step, hear only some, and report late. No
+    /// voter is ever one that the map does not name, for its node would erase it, and in the end the voters are those
+    /// of the map.
+    #[test]
+    fn whatever_happens_the_voters_are_those_of_the_map(
+        events in proptest::collection::vec(event(), 1..120), leaders in proptest::collection::vec(any::<Index>(), 80),
+    ) {
+        let mut world = World::new();
+        for event in events {
+            world.happen(event.clone());
+            let named = world.map.replicas_of(SHARD);
+            for voter in world.group.voters.iter().flatten() {
+                prop_assert!(named.iter().any(|row| row.replica == *voter), "{:?}: {} votes", event, voter);
+            }
+        }
+        // All is well from here on, and everybody leads now and then.
+        for leader in leaders {
+            world.drive(leader, |_| true, 7);
+        }
+        for report in std::mem::take(&mut world.late) {
+            world.change(&report);
+        }
+        prop_assert!(world.map.operator_of(SHARD).is_none(), "{:?}", world.map.operators);
+        let replicas = world.map.replicas_of(SHARD);
+        prop_assert!(replicas.iter().all(|row| row.standing == Standing::Member) && replicas.len() == 3);
+        let named: BTreeSet<ReplicaId> = replicas.iter().map(|row| row.replica).collect();
+        prop_assert_eq!(&world.group.voters, &vec![named]);
+        prop_assert!(world.group.learners.is_empty());
+        let nodes: BTreeSet<NodeId> = replicas.iter().map(|row| row.node).collect();
+        prop_assert_eq!(nodes.len(), 3, "each on a node of its own");
     }
 }
