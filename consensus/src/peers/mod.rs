@@ -214,7 +214,8 @@ impl Peers {
         if self.health.is_poisoned() && kind != MessageKind::TransferLeader {
             return Some("this node is poisoned".to_owned());
         }
-        if !self.is_admitted.load(Ordering::Acquire) {
+        // Asking for the map, or handing it on, promises nothing either, and it may say whose majority is to be met.
+        if !self.is_admitted.load(Ordering::Acquire) && kind != MessageKind::MetadataFollow {
             return Some("this node has not met a majority of its cluster since it started".to_owned());
         }
         None
