@@ -123,10 +123,12 @@ impl Study {
             sleep(PAUSE).await;
             return Ok(());
         };
+        // Also if nobody waits for the answer any more, somebody else is asked next, ...
+        self.followed.fetch_add(1, Ordering::Relaxed);
         let followed = self.follow_node(node, &map, if is_holder { LONG_POLL + WAY } else { WAY }).await;
-        // Whoever holds nothing has said all it knows.
-        if followed.is_err() || !is_holder {
-            self.followed.fetch_add(1, Ordering::Relaxed);
+        // ... unless it should know and has answered. Whoever holds nothing has said all it knows.
+        if followed.is_ok() && is_holder {
+            self.followed.fetch_sub(1, Ordering::Relaxed);
         }
         match followed {
             Err(why) if is_holder => Err(format!("node {node}: {why}")),
@@ -286,8 +288,8 @@ fn whole_map(reader: &mut ChangeReader) -> Result<ClusterMap, StorageError> {
     }
 }
 
-/// Whom to ask for news in that turn, and whether it holds the metadata, as far as this map knows: those that do one after
-/// the other, then one of all other nodes, and so on.
+/// Whom to ask for news in that turn, and whether it holds the metadata, as far as this map knows: those that do one
+/// after the other, then one of all other nodes, and so on.
 fn whom_to_follow(map: &ClusterMap, me: NodeId, turn: usize) -> Option<(NodeId, bool)> {
     let holders: Vec<NodeId> = map.metadata.iter().map(|row| row.node).filter(|node| *node != me).collect();
     let others = map.nodes.keys().copied().filter(|node| *node != me && !holders.contains(node));
