@@ -20,8 +20,8 @@
 //! * A vote seen elsewhere makes openraft forget it. The promise is kept here, at the door, not there.
 //! * A leader that hands over asks another one to be elected at once, past all promises. It gives its lease up before,
 //!   for the rest of its term: the request may arrive late.
-//! * A leader that was voted out goes on leading until somebody else does, and openraft may have it hand over without us.
-//!   Without a vote it trusts nothing.
+//! * A leader that was voted out goes on leading until somebody else does, and openraft may have it hand over without
+//!   us. Without a vote it trusts nothing.
 //! * A group that is closed ends its Raft instances. The leader gives its lease up before, and trusts only what was
 //!   acknowledged after it took that back.
 //!
@@ -195,8 +195,8 @@ pub(super) async fn stand_after_guard(core: Arc<Core>, raft: Raft<Types, StateMa
 }
 
 /// When what a majority acknowledged last was sent, counting only voters whose log reaches to `known_at`; `None` also
-/// if this replica does not lead in `term`, or has not committed an entry of it, or has no vote: openraft has one who was
-/// voted out hand over by itself, past all promises.
+/// if this replica does not lead in `term`, or has not committed an entry of it, or has no vote: openraft has one who
+/// was voted out hand over by itself, past all promises.
 fn acknowledged((own, answered): (u64, &Answered), metrics: &Metrics, term: u64, known_at: u64) -> Option<Instant> {
     let is_settled = metrics.state == ServerState::Leader
         && metrics.current_term == term

@@ -1,7 +1,7 @@
 //! Changing who takes part in a group, one step at a time; which step is decided elsewhere (`groups/steps`).
 //!
-//! **Invariant.** A change is proposed only by a leader, and only on the grounds on which it was decided: in the same term,
-//! of the same membership. It is over when it is committed; one that is given up in its middle is found in the
+//! **Invariant.** A change is proposed only by a leader, and only on the grounds on which it was decided: in the same
+//! term, of the same membership. It is over when it is committed; one that is given up in its middle is found in the
 //! membership, and finished by whoever leads then.
 
 use super::{

@@ -4,8 +4,8 @@
 //!   chunk ──▶ when may it go? ──▶ wait ──▶ send        the next one may go when this one's share of a second is over
 //! ```
 //!
-//! **Invariant.** Over any time that is long against one chunk, no more than the rate is sent; who waits does not hold up
-//! who asks for less. A rate of 0 is none.
+//! **Invariant.** Over any time that is long against one chunk, no more than the rate is sent; who waits does not hold
+//! up who asks for less. A rate of 0 is none.
 
 use parking_lot::Mutex;
 use std::time::Duration;

@@ -4,9 +4,10 @@
 //!   nobody's ─▶ erase, any number of shards ─▶ one flush of the engine ─▶ ReplicaRemoved in the journal
 //! ```
 //!
-//! **Invariant.** Before the first row goes, the journal says durably that what is there is nobody's: power may be lost, and
-//! an older copy of the map would let the replica begin again with its old log and none of its rows. The journal forgets a replica only once nothing of it can come back from the engine: else nobody
-//! would know of it any more. Every step may be repeated.
+//! **Invariant.** Before the first row goes, the journal says durably that what is there is nobody's: power may be
+//! lost, and an older copy of the map would let the replica begin again with its old log and none of its rows. The
+//! journal forgets a replica only once nothing of it can come back from the engine: else nobody would know of it any
+//! more. Every step may be repeated.
 
 use super::store::ReplicaStore;
 use crate::env::Env;
@@ -48,8 +49,8 @@ pub(crate) async fn erase(env: &Env, shard: Arc<Shard>) -> Result<(), StorageErr
     erased.await
 }
 
-/// Removes what a replica that nobody holds has left of a shard that lives on elsewhere. Not durable before the engine is
-/// flushed.
+/// Removes what a replica that nobody holds has left of a shard that lives on elsewhere. Not durable before the engine
+/// is flushed.
 ///
 /// # Errors
 /// The engine's.

@@ -1,11 +1,11 @@
 //! Sending a pinned view to a follower that is behind the log.
 //!
 //! Chunk by chunk on the bulk lane, each acknowledged with the number wanted next, so that a lost reply costs one chunk
-//! and not the whole. What makes no progress is given up: the pin keeps old bytes alive. Waiting for its turn at the pace
-//! of the node is no want of progress.
+//! and not the whole. What makes no progress is given up: the pin keeps old bytes alive. Waiting for its turn at the
+//! pace of the node is no want of progress.
 //!
-//! **Invariant.** From its beginning until another one fails, the log behind the snapshot is kept for whom it is sent to, as
-//! far as log is kept for anybody.
+//! **Invariant.** From its beginning until another one fails, the log behind the snapshot is kept for whom it is sent
+//! to, as far as log is kept for anybody.
 
 use super::{
     codec::transfer::{SnapshotBegin, SnapshotChunk, SnapshotFinish, SnapshotProgress},

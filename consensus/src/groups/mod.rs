@@ -7,7 +7,7 @@
 //!                       └─ group: only while somebody needs it  rest      reads that need no group
 //!                                                               rounds    what is done unasked
 //!                       └─ leaving: dropped, not erased yet     dropping  what a newer map no longer names
-//!                                                             moves     replicas that change, step by step (steps: pure)
+//!                                                             moves     replicas that change, step by step (steps)
 //!   hellos ──▶ liveness ──▶ who opens, who stands, who is skipped (decide: pure)
 //! ```
 //!

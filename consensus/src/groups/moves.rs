@@ -1,18 +1,19 @@
 //! Carrying operators out: whoever leads a shard takes the next step, whoever began it.
 //!
 //! ```text
-//!   map: operator ──▶ led here? ──▶ is there a step to take? ──▶ again, of what is certain: add a learner, hand over, …
-//!                        │            (steps: pure)                        └─ over ──▶ OperatorEnded ──▶ group 0
+//!   map: operator ──▶ led here? ──▶ is there a step? ──▶ again, of what is certain: add a learner, hand over, …
+//!                        │       (steps: pure)                             └─ over ──▶ OperatorEnded ──▶ group 0
 //!                        └ closed: whoever would open it for an expiry opens it
 //! ```
 //!
-//! A step is looked for in what this node knows, and decided on what is certain: the operator as the metadata has it now,
-//! and the membership as a leader sees it whom a majority has confirmed in the same term before and after. Else one
-//! with an old copy of the map could carry out what was cancelled, and one that was deposed could say that nobody has
-//! come when somebody has.
+//! A step is looked for in what this node knows, and decided on what is certain: the operator as the metadata has it
+//! now, and the membership as a leader sees it whom a majority has confirmed in the same term before and after. Else
+//! one with an old copy of the map could carry out what was cancelled, and one that was deposed could say that nobody
+//! has come when somebody has.
 //!
-//! **Invariant.** One step of a group at a time; every step is found from what is, so that a crash anywhere loses nothing.
-//! A joint configuration that nobody asked for any more is finished too, and a learner whom nobody asked for is removed.
+//! **Invariant.** One step of a group at a time; every step is found from what is, so that a crash anywhere loses
+//! nothing. A joint configuration that nobody asked for any more is finished too, and a learner whom nobody asked for
+//! is removed.
 
 use super::{
     decide::{Opener, opens_for_expiry},

@@ -227,8 +227,8 @@ impl Replica {
         self.is_settled.store(true, Ordering::Release);
     }
 
-    /// The node of the leader that the record names, and how it looks; `None` also if that replica has gone since: its node
-    /// lives, perhaps, and can open nothing.
+    /// The node of the leader that the record names, and how it looks; `None` also if that replica has gone since: its
+    /// node lives, perhaps, and can open nothing.
     pub(crate) fn recorded_leader(&self) -> Option<(NodeId, Life)> {
         let leader = self.record.lock().leader?;
         let node = self.place.load().config.holder_of(leader)?;
@@ -239,8 +239,8 @@ impl Replica {
         self.place.load().config.node_of(replica)
     }
 
-    /// Whether that replica, on that node, is one of the group's: by the map, or by Raft's own membership, of which either
-    /// may be behind.
+    /// Whether that replica, on that node, is one of the group's: by the map, or by Raft's own membership, of which
+    /// either may be behind.
     pub(crate) fn knows(&self, sender: (ReplicaId, NodeId)) -> bool {
         let is_placed = self.place.load().config.replicas.iter().any(|row| row.seat() == sender);
         is_placed || self.group().is_some_and(|group| group.has_member(sender)) || applied_names(&self.shard, sender)

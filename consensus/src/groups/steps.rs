@@ -5,9 +5,9 @@
 //!        ─▶ change the voters: joint, then uniform ─▶ committed: done
 //! ```
 //!
-//! **Invariant.** Nothing is remembered: any leader, also after any crash, finds the same step from the operator and from
-//! Raft's membership. A joint configuration is finished before anything else, and begun only with voters who answer. Done
-//! is said only of a uniform configuration that is committed.
+//! **Invariant.** Nothing is remembered: any leader, also after any crash, finds the same step from the operator and
+//! from Raft's membership. A joint configuration is finished before anything else, and begun only with voters who
+//! answer. Done is said only of a uniform configuration that is committed.
 
 use crate::{
     hello::majority,
@@ -86,8 +86,8 @@ pub fn next_step(operator: &OperatorRow, leads_on: NodeId, facts: &Facts) -> Ste
     }
 }
 
-/// The next step in a group to whose shard nothing is being done: a joint configuration is finished, and a learner that the
-/// map does not name is none any more. It would keep the group open for ever, and nobody else would ever remove it.
+/// The next step in a group to whose shard nothing is being done: a joint configuration is finished, and a learner that
+/// the map does not name is none any more. It would keep the group open for ever, and nobody else would ever remove it.
 #[must_use]
 pub fn tidy(facts: &Facts, named: &BTreeSet<ReplicaId>) -> Option<Step> {
     match facts.voters.as_slice() {
@@ -97,8 +97,8 @@ pub fn tidy(facts: &Facts, named: &BTreeSet<ReplicaId>) -> Option<Step> {
     }
 }
 
-/// Lets these vote, unless it could not be finished: in the middle of a change a majority of both sets must agree, so one
-/// that is begun with voters who do not answer leaves the group without anybody who can lead it.
+/// Lets these vote, unless it could not be finished: in the middle of a change a majority of both sets must agree, so
+/// one that is begun with voters who do not answer leaves the group without anybody who can lead it.
 fn change(target: BTreeSet<ReplicaId>, facts: &Facts) -> Step {
     let is_voter = |replica: &ReplicaId| facts.voters.iter().any(|voters| voters.contains(replica));
     if let Some(silent) = target.iter().find(|replica| !is_voter(replica) && !facts.heard.contains(replica)) {

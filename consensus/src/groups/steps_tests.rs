@@ -146,8 +146,8 @@ impl Model {
 }
 
 proptest! {
-    /// Leaders come and go, steps are taken by half, and somebody may cancel: it ends, in one of two states, and no step
-    /// changes more than one voter.
+    /// Leaders come and go, steps are taken by half, and somebody may cancel: it ends, in one of two states, and no
+    /// step changes more than one voter.
     #[test]
     fn every_operator_ends_whoever_leads(
         replicas in 1..6_u64, has_add in any::<bool>(), has_remove in any::<bool>(),
@@ -215,7 +215,8 @@ enum Event {
     Ask { from: u64, to: u64, is_lead: bool },
     /// Somebody gives up.
     Cancel,
-    /// Whoever leads takes a step, hearing only some; it may die before it, in its middle, or before its report arrives.
+    /// Whoever leads takes a step, hearing only some; it may die before it, in its middle, or before its report
+    /// arrives.
     Drive { leader: Index, heard: u64, fate: u8 },
     /// A report arrives that was under way.
     Deliver(Index),
@@ -321,9 +322,9 @@ impl World {
 }
 
 proptest! {
-    /// Rules G10 and G14: people ask and change their minds, leaders die in every step, hear only some, and report late. No
-    /// voter is ever one that the map does not name, for its node would erase it, and in the end the voters are those
-    /// of the map.
+    /// Rules G10 and G14: people ask and change their minds, leaders die in every step, hear only some, and report
+    /// late. No voter is ever one that the map does not name, for its node would erase it, and in the end the voters
+    /// are those of the map.
     #[test]
     fn whatever_happens_the_voters_are_those_of_the_map(
         events in proptest::collection::vec(event(), 1..120), leaders in proptest::collection::vec(any::<Index>(), 80),

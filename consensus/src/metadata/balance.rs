@@ -9,9 +9,9 @@
 //!   6  replicas, then leaders, unevenly spread     one goes from most to least     ┘ of the above is left
 //! ```
 //!
-//! **Invariant.** The same map and facts give the same answer. Carried out and asked again, it ends: what is done for the
-//! balance makes it strictly better, and nothing is moved for it while a node is lost or to go. Nothing is asked for that
-//! the plan would refuse.
+//! **Invariant.** The same map and facts give the same answer. Carried out and asked again, it ends: what is done for
+//! the balance makes it strictly better, and nothing is moved for it while a node is lost or to go. Nothing is asked
+//! for that the plan would refuse.
 
 use super::{
     METADATA_SHARD, MetadataCommand, OperatorWish,

@@ -124,8 +124,9 @@ impl Node {
         Ok(())
     }
 
-    /// Whoever holds a replica of group 0 follows and changes the map through it, unless the map has dropped it: also one
-    /// that the map takes for a newcomer, or does not know yet, for it may lead, and nobody else could say otherwise.
+    /// Whoever holds a replica of group 0 follows and changes the map through it, unless the map has dropped it: also
+    /// one that the map takes for a newcomer, or does not know yet, for it may lead, and nobody else could say
+    /// otherwise.
     pub(crate) async fn seat_metadata(&self, map: &ClusterMap) {
         let held = self.replica(METADATA_SHARD);
         let seated = held.filter(|replica: &Arc<Replica>| !map.has_dropped(METADATA_SHARD, replica.id()));

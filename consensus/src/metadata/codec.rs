@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   key     n │ node (8)      k │ keyspace (4)      s │ shard (8)      o │ operator (8)      m      b      i
-//!   node     │ 2 │ client │ peer │ zone │ directory (16) │ state │ behaviour (4) │ build      format 1: up to directory
+//!   node     │ 2 │ client │ peer │ zone │ directory (16) │ state │ behaviour (4) │ build     format 1: up to directory
 //!   keyspace │ 1 │ name │ mode │ sharding │ replicas (4) │ level (1), ms (8) │ limits (4 × 8) │ images │ flags
 //!            │ created (8)
 //!   counters │ 2 │ serial (8) │ node (8) │ keyspace (4) │ shard (8) │ replica (8) │ operator (8)

@@ -7,8 +7,8 @@
 //!   operator  │ 1 │ shard (8) │ task │ origin │ cause │ state │ why? │ created (8) │ ended (8)
 //! ```
 //!
-//! Founders are a count (4) and pairs of replica (8) and node (8); replicas have a standing (1) besides. A task is a number
-//! (1) and what it names.
+//! Founders are a count (4) and pairs of replica (8) and node (8); replicas have a standing (1) besides. A task is a
+//! number (1) and what it names.
 //!
 //! **Invariant.** Decoding takes any bytes without a panic. Numbers are append-only.
 

@@ -6,8 +6,8 @@
 //!   OperatorEnded ──▶ done: who came is in, who went is out     undone: as it was
 //! ```
 //!
-//! **Invariant.** A shard has one unfinished operator at most. A replica leaves the map only when its shard's leader has
-//! said that it is none any more.
+//! **Invariant.** A shard has one unfinished operator at most. A replica leaves the map only when its shard's leader
+//! has said that it is none any more.
 
 use super::{
     METADATA_SHARD, OperatorWish,

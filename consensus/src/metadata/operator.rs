@@ -6,8 +6,8 @@
 //!      └ cancel ─▶ Cancelling ── undone ───────────────────▶ Cancelled      too late: it is finished, Done
 //! ```
 //!
-//! **Invariant.** At most one unfinished operator per shard. An operator says what should be; whoever leads the shard does
-//! it, step by step from what is (`groups/moves`), so that nobody need remember how far it came.
+//! **Invariant.** At most one unfinished operator per shard. An operator says what should be; whoever leads the shard
+//! does it, step by step from what is (`groups/moves`), so that nobody need remember how far it came.
 
 use kvorum_api::{NodeId, OperatorId, ReplicaId, ShardId};
 use std::fmt;

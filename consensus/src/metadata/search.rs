@@ -53,8 +53,8 @@ impl Study {
         map.metadata.iter().map(|row| row.node).find(|node| *node != self.me && self.liveness.is_alive(*node))
     }
 
-    /// Asks the metadata nodes in turn who leads, and a few others after them: they may have held it long ago. Whom they
-    /// name first is believed only when it says so itself.
+    /// Asks the metadata nodes in turn who leads, and a few others after them: they may have held it long ago. Whom
+    /// they name first is believed only when it says so itself.
     pub(super) async fn find_leader(&self, deadline: Instant) -> Result<NodeId, String> {
         let map = self.map();
         let holds = |node: &NodeId| map.metadata.iter().any(|row| row.node == *node);

@@ -130,9 +130,9 @@ impl Study {
         self.map.subscribe()
     }
 
-    /// What the replica of group 0 here is opened with; `None` = there is none. It is the one that the map places here, or
-    /// else the one that the journal has `recorded` and the map has not dropped: a copy of the map that is older than
-    /// the replica does not know it, and without its vote there may never be a newer one.
+    /// What the replica of group 0 here is opened with; `None` = there is none. It is the one that the map places here,
+    /// or else the one that the journal has `recorded` and the map has not dropped: a copy of the map that is older
+    /// than the replica does not know it, and without its vote there may never be a newer one.
     pub(crate) fn shard_config(&self, map: &ClusterMap, recorded: Option<ReplicaId>) -> Option<ShardConfig> {
         let mut replicas = map.metadata.clone();
         if replicas.iter().all(|row| row.node != self.me) {

@@ -118,8 +118,8 @@ async fn what_was_dropped_while_the_node_was_down_is_erased() {
     }
 }
 
-/// Power is lost at every step of erasing; the next life, with either map, finishes what is left. Rule G18: with the older
-/// map the replica does not begin again with what erasing has left of it.
+/// Power is lost at every step of erasing; the next life, with either map, finishes what is left. Rule G18: with the
+/// older map the replica does not begin again with what erasing has left of it.
 #[tokio::test(start_paused = true)]
 async fn a_dropped_shard_is_erased_whatever_crashes_when() {
     for is_copy_old in [false, true] {

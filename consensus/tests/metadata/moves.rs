@@ -323,7 +323,8 @@ async fn the_only_replica_of_the_metadata_moves_as_well() {
     }
 }
 
-/// Rule G14: who was deposed and does not know it could say that nobody has come, when under another leader somebody has.
+/// Rule G14: who was deposed and does not know it could say that nobody has come, when under another leader somebody
+/// has.
 #[tokio::test(start_paused = true)]
 async fn a_leader_that_was_deposed_ends_no_operator() {
     let (house, shard) = House::with_shard(5, KeyspaceWish { replicas: Some(3), ..one_shard() }).await;
@@ -379,8 +380,8 @@ async fn who_knows_only_former_holders_learns_the_map_from_anybody() {
     house.wait_for_revision(made.revision).await;
 }
 
-/// Rule G17: the journal says that a replica of the metadata is here although the copy of the map is older than it: it may
-/// be needed for there ever to be a newer one.
+/// Rule G17: the journal says that a replica of the metadata is here although the copy of the map is older than it: it
+/// may be needed for there ever to be a newer one.
 #[tokio::test(start_paused = true)]
 async fn a_replica_of_the_metadata_that_the_map_does_not_know_yet_takes_part() {
     let mut house = House::founded(3).await;
