@@ -170,11 +170,12 @@ impl Clients {
             return Ok(());
         }
         let shard = self.shard;
-        let mut walk = draft.walk(Column::Meta, keys::client_age_range(shard, before_ms));
+        // Looks one beyond: whatever is noted first says until when there is nothing to look for.
+        let mut walk = draft.walk(Column::Meta, keys::client_age_range(shard, u64::MAX));
         let mut rows_left = FORGET_ROWS_MAX;
         while let Some((row, _)) = walk.next(draft)? {
             let (noted_ms, id) = keys::parse_client_age_key(&row);
-            if rows_left == 0 {
+            if rows_left == 0 || noted_ms >= before_ms {
                 self.oldest_noted_ms = noted_ms;
                 return Ok(());
             }
@@ -200,8 +201,8 @@ impl Clients {
             draft.delete(Column::Meta, keys::client_key(shard, id));
             draft.delete(Column::Meta, row);
         }
-        // Whatever is noted now is noted at or after this.
-        self.oldest_noted_ms = before_ms;
+        // Nobody is noted; whoever will be lowers it.
+        self.oldest_noted_ms = u64::MAX;
         Ok(())
     }
 
