@@ -17,6 +17,7 @@ pub mod config;
 pub mod cp;
 pub mod env;
 pub mod envelope;
+pub mod gather;
 pub mod groups;
 pub mod health;
 pub mod heartbeats;

@@ -5,6 +5,9 @@
 //!              while up to `proposals_in_flight_max` earlier ones are on their way; no timer
 //! ```
 //!
+//! While an entry is on its way the next one leaves only if it carries at least as much (Nagle's rule): callers that
+//! wait for each other's answers would otherwise stay split into small groups for ever, each paying for an entry.
+//!
 //! **Invariant.** What is refused here before it is handed over, or by openraft before it appends, has
 //! `Effect::None` (rule G6); everything else that is not decided has `Effect::Unknown`. Nothing is proposed before the
 //! group's founding settings are in force (rule C1).
@@ -17,8 +20,9 @@ use super::{
     state_machine::StateMachine,
     types::{Answer, Encoded, LogId, Types, position},
 };
+use crate::gather::Gather;
 use bytes::Bytes;
-use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures::{FutureExt as _, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use kvorum_api::{Effect, Refused, WriteError};
 use kvorum_storage::{
     Operation,
@@ -54,25 +58,33 @@ impl Proposer {
 
     /// Works until it is aborted; whoever waits then learns that the replica stopped.
     pub(crate) async fn run(self) {
-        let mut in_flight: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
+        let mut in_flight: FuturesUnordered<BoxFuture<'static, usize>> = FuturesUnordered::new();
+        let (mut commands_in_flight, mut gather) = (0, Gather::default());
         let budget = self.core.context.budget;
         let mut is_founded = false;
         loop {
             let has_room = in_flight.len() < budget.proposals_in_flight_max.max(1);
+            let commands_min = commands_in_flight.clamp(1, budget.proposal_commands_max.max(1));
             tokio::select! {
                 // Answers first: they free the room that new proposals need.
                 biased;
-                Some(()) = in_flight.next() => self.queue.set_in_work(in_flight.len()),
-                () = self.queue.wait(), if has_room => {
+                Some(commands) = in_flight.next() => {
+                    commands_in_flight -= commands;
+                    self.queue.set_in_work(in_flight.len());
+                }
+                () = self.queue.wait(commands_min), if has_room => {
                     self.queue.set_in_work(in_flight.len() + 1);
                     if !is_founded {
                         is_founded = self.found().await.is_ok();
                     }
-                    self.queue.gather().await;
+                    self.queue.gather(&mut gather).await;
                     let batch = self.queue.take(budget.proposal_bytes_max, budget.proposal_commands_max);
+                    gather.went(batch.len());
                     let batch = self.admit(batch, is_founded);
                     if !batch.is_empty() {
-                        in_flight.push(Box::pin(self.clone().decide(batch)));
+                        let commands = batch.len();
+                        commands_in_flight += commands;
+                        in_flight.push(Box::pin(self.clone().decide(batch).map(move |()| commands)));
                     }
                     self.queue.set_in_work(in_flight.len());
                 }

@@ -4,6 +4,7 @@
 //! one run, and once one command of it is refused, so are those behind it.
 
 use super::ticket::{Seat, Ticket, ticket};
+use crate::gather::Gather;
 use bytes::Bytes;
 use kvorum_api::{LogPosition, Refused, WriteError};
 use kvorum_storage::{Outcome, codec::encoded_command_bytes, command::Command};
@@ -16,9 +17,6 @@ use tokio::sync::Notify;
 
 /// Bytes a command costs in memory besides what it takes in the log.
 const COMMAND_BYTES: usize = 64;
-
-/// Turns of the scheduler for which a proposal waits while more commands come.
-const GATHER_TURNS_MAX: usize = 8;
 
 /// A command that was decided.
 #[derive(Clone, Debug)]
@@ -129,23 +127,17 @@ impl Queue {
         waiting.commands.is_empty() && self.in_work.load(Ordering::SeqCst) == 0
     }
 
-    /// Waits until there is something to do.
-    pub(crate) async fn wait(&self) {
-        while self.waiting.lock().commands.is_empty() && !self.is_nudged.swap(false, Ordering::AcqRel) {
+    /// Waits until so many commands wait, or the owner is nudged.
+    pub(crate) async fn wait(&self, commands_min: usize) {
+        while self.waiting.lock().commands.len() < commands_min && !self.is_nudged.swap(false, Ordering::AcqRel) {
             self.arrived.notified().await;
         }
     }
 
-    /// Lets everything that is ready to run do so first, as long as that brings more commands: callers that were
-    /// answered together come back together, and share an entry. Costs a caller who is alone one turn of the scheduler.
-    pub(crate) async fn gather(&self) {
-        let mut gathered = 0;
-        for _ in 0..GATHER_TURNS_MAX {
-            let waiting = self.waiting.lock().commands.len();
-            if waiting <= gathered {
-                break;
-            }
-            gathered = waiting;
+    /// Lets everything that is ready to run do so first: callers that were answered together come back together, and
+    /// share an entry.
+    pub(crate) async fn gather(&self, gather: &mut Gather) {
+        while gather.waits(self.waiting.lock().commands.len()) {
             tokio::task::yield_now().await;
         }
     }
@@ -242,11 +234,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn the_owner_can_wait_for_several() {
+        let queue = Queue::new(1_000);
+        let _first = put_one(&queue, 1);
+        let patience = std::time::Duration::from_secs(1);
+        assert!(tokio::time::timeout(patience, queue.wait(2)).await.is_err());
+        let _second = put_one(&queue, 1);
+        assert!(tokio::time::timeout(patience, queue.wait(2)).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_nudge_wakes_the_owner_once() {
         let queue = Queue::new(1_000);
         queue.nudge();
-        queue.wait().await;
-        let again = tokio::time::timeout(std::time::Duration::from_secs(1), queue.wait()).await;
+        queue.wait(1).await;
+        let again = tokio::time::timeout(std::time::Duration::from_secs(1), queue.wait(1)).await;
         assert!(again.is_err());
     }
 }

@@ -33,6 +33,29 @@ async fn a_thousand_writes_of_one_call_are_few_entries_in_their_order() {
     assert_eq!(found.entry.unwrap().value.unwrap(), "507", "the later write of the call is the later one");
 }
 
+/// While an entry is on its way the next one leaves only if it carries as much: callers who wait for each other's answers
+/// would stay split for ever.
+#[tokio::test(start_paused = true)]
+async fn a_smaller_entry_waits_for_company_while_one_is_under_way() {
+    let world = World::founded().await;
+    let leader = world.leader().await;
+    let group = world.group(leader);
+    let before = group.status().last_log_index;
+    world.net.isolate(leader);
+    let entries_after = async |writes: usize| {
+        let group = group.clone();
+        let work = tokio::spawn(async move { group.write_many(increments(writes), context(5_000)).await });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        (work, world.group(leader).status().last_log_index - before)
+    };
+    let (_four, entries) = entries_after(4).await;
+    assert_eq!(entries, 1);
+    let (_one, entries) = entries_after(1).await;
+    assert_eq!(entries, 1, "one command waits behind four");
+    let (_three, entries) = entries_after(3).await;
+    assert_eq!(entries, 2, "four do not");
+}
+
 #[tokio::test(start_paused = true)]
 async fn no_writes_are_answered_with_nothing() {
     let world = World::founded().await;

@@ -15,6 +15,7 @@ use crate::metrics;
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, stream::FuturesUnordered};
 use kvorum_api::proto::{LaneCall, LaneFrame};
+use kvorum_consensus::gather::Gather;
 use std::{
     collections::VecDeque,
     future::Future,
@@ -23,7 +24,7 @@ use std::{
 };
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinSet,
+    task::{JoinSet, yield_now},
 };
 use tonic::{Code, Status, Streaming};
 
@@ -90,8 +91,9 @@ async fn attend<H, F>(
     let mut under_way = FuturesUnordered::new();
     let mut under_way_bytes = 0;
     let mut done = Done::default();
-    let mut has_ended = false;
+    let (mut has_ended, mut gather) = (false, Gather::default());
     loop {
+        let waits = gather.waits(done.calls.len());
         tokio::select! {
             // The door shuts first of all. Then answers are gathered before they are sent, so that many share a frame,
             // and both come before new calls, so that a busy lane finishes what it has begun.
@@ -101,9 +103,12 @@ async fn attend<H, F>(
                 under_way_bytes -= bytes;
                 done.add(LaneCall { id, envelope });
             }
-            permit = out.reserve(), if !done.calls.is_empty() => {
+            () = yield_now(), if waits => {}
+            permit = out.reserve(), if !waits && !done.calls.is_empty() => {
                 let Ok(permit) = permit else { return };
-                permit.send(Ok(done.frame()));
+                let frame = done.frame();
+                gather.went(frame.calls.len());
+                permit.send(Ok(frame));
             }
             frame = calls.message(), if !has_ended && under_way_bytes < UNDER_WAY_BYTES_MAX => {
                 let frame = match frame {

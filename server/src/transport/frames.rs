@@ -6,7 +6,8 @@
 //!     └──────────── waits by id ◀── answers, in any order ◀─────────────────┘
 //! ```
 //!
-//! The connection asks for the next frame when it can take one; what has queued since the last rides it. No timer.
+//! The connection asks for the next frame when it can take one; what has queued since the last rides it, and what
+//! everything else that is ready to run adds. No timer.
 //!
 //! **Invariant.** Whoever waits is told: by an answer, or because the connection broke. A call that is given up leaves
 //! nothing behind, sent or not. The queue is bounded in bytes: while a peer does not read, calls beyond are refused.
@@ -19,6 +20,7 @@ use crate::{
 use bytes::Bytes;
 use futures::Stream;
 use kvorum_api::proto::{LaneCall, LaneFrame};
+use kvorum_consensus::gather::Gather;
 use parking_lot::Mutex;
 use std::{
     collections::BTreeMap,
@@ -103,7 +105,7 @@ impl Calls {
     pub(super) fn frames(self: &Arc<Self>) -> Frames {
         let mut state = self.state.lock();
         state.connection += 1;
-        Frames { calls: Arc::clone(self), connection: state.connection }
+        Frames { calls: Arc::clone(self), connection: state.connection, gather: Gather::default() }
     }
 
     /// Tells whoever waits for these answers.
@@ -171,15 +173,21 @@ impl Drop for Call {
 pub(super) struct Frames {
     calls: Arc<Calls>,
     connection: u64,
+    gather: Gather,
 }
 
 impl Stream for Frames {
     type Item = LaneFrame;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<LaneFrame>> {
-        let mut state = self.calls.state.lock();
-        if state.connection != self.connection {
+        let me = self.get_mut();
+        let mut state = me.calls.state.lock();
+        if state.connection != me.connection {
             return Poll::Ready(None);
+        }
+        if me.gather.waits(state.queued.len()) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
         }
         let mut frame = LaneFrame { calls: Vec::new() };
         let mut bytes = 0;
@@ -200,6 +208,7 @@ impl Stream for Frames {
             state.taker = Some(context.waker().clone());
             return Poll::Pending;
         }
+        me.gather.went(frame.calls.len());
         metrics::peer_frame_sent();
         Poll::Ready(Some(frame))
     }
@@ -209,12 +218,13 @@ impl Stream for Frames {
 mod tests {
     use super::*;
     use futures::{FutureExt as _, StreamExt as _};
+    use kvorum_consensus::gather::TURNS_MAX;
     use kvorum_storage::spoil::raw_and_spoiled;
     use prost::Message as _;
     use std::time::Duration;
 
     fn next(frames: &mut Frames) -> Option<Vec<u64>> {
-        let frame = frames.next().now_or_never()?;
+        let frame = (0..=TURNS_MAX).find_map(|_| frames.next().now_or_never())?;
         Some(frame.expect("the connection goes on").calls.iter().map(|call| call.id).collect())
     }
 
