@@ -39,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// What is measured.
 #[derive(Args)]
 pub struct GroupsArguments {
-    /// Shards, each on three nodes.
+    /// Shards, each on three nodes; 0 = measure only what is busy.
     #[arg(long, default_value_t = 1_000)]
     groups: u32,
     /// Seconds for which idle CPU is measured.
@@ -65,9 +65,40 @@ pub struct GroupsArguments {
     unpinned: bool,
 }
 
-/// What came of it. One JSON line.
+/// What came of it.
 #[derive(Debug, Serialize)]
 struct Figures {
+    one_shard: Option<Busy>,
+    busy_shards: Option<Busy>,
+    #[serde(flatten)]
+    idle: Option<IdleFigures>,
+}
+
+/// What 64 callers got: median, lowest, highest.
+#[derive(Debug, Serialize)]
+struct Busy {
+    puts_per_second: [f64; 3],
+    /// Of the three servers together; says more than the former where others use the machine, too.
+    puts_per_server_cpu_second: [f64; 3],
+}
+
+impl Busy {
+    fn of(cells: &[Cell]) -> Busy {
+        let spread = |figure: fn(&Cell) -> f64| {
+            let mut values: Vec<f64> = cells.iter().map(figure).collect();
+            values.sort_by(f64::total_cmp);
+            [values[values.len() / 2], values[0], values[values.len() - 1]]
+        };
+        Busy {
+            puts_per_second: spread(|cell| cell.operations_per_second),
+            puts_per_server_cpu_second: spread(|cell| cell.operations_per_server_cpu_second.unwrap_or_default()),
+        }
+    }
+}
+
+/// What shards cost that nobody needs, and at their first request.
+#[derive(Debug, Serialize)]
+struct IdleFigures {
     groups: u32,
     replicas: u64,
     resident_bytes_before: u64,
@@ -79,9 +110,6 @@ struct Figures {
     idle_cpu: f64,
     first_put: Latency,
     first_get: Latency,
-    /// Puts per second of 64 callers: medians with their range.
-    one_shard: Option<[f64; 3]>,
-    busy_shards: Option<[f64; 3]>,
 }
 
 #[derive(Debug, Serialize)]
@@ -94,8 +122,11 @@ struct Latency {
 
 /// Runs it.
 pub async fn run(arguments: GroupsArguments) -> Result<()> {
-    if arguments.groups == 0 || arguments.first == 0 || !(1.0..=600.0).contains(&arguments.seconds) {
-        bail!("--groups and --first are at least 1, --seconds is 1 to 600");
+    if arguments.groups == 0 && arguments.busy == 0 {
+        bail!("--groups 0 and --busy 0 leave nothing to measure");
+    }
+    if arguments.first == 0 || !(1.0..=600.0).contains(&arguments.seconds) {
+        bail!("--first is at least 1, --seconds is 1 to 600");
     }
     let root = arguments.directory.clone().unwrap_or_else(std::env::temp_dir);
     let core = if arguments.unpinned { None } else { Some(pin_generator()?) };
@@ -110,9 +141,19 @@ pub async fn run(arguments: GroupsArguments) -> Result<()> {
             (Some(one), Some(many))
         }
     };
-    until_closed(&client).await?;
-    let (resident_bytes_before, idle_cpu_before) = idle(&pids, arguments.seconds).await?;
-    let keys = create(&client, MANY, arguments.groups).await?;
+    let idle = match arguments.groups {
+        0 => None,
+        _ => Some(rest(&client, &pids, &arguments).await?),
+    };
+    println!("{}", serde_json::to_string_pretty(&Figures { one_shard, busy_shards, idle })?);
+    Ok(())
+}
+
+/// What many shards cost while nobody needs them, and when somebody does.
+async fn rest(client: &Client, pids: &[u32], arguments: &GroupsArguments) -> Result<IdleFigures> {
+    until_closed(client).await?;
+    let (resident_bytes_before, idle_cpu_before) = idle(pids, arguments.seconds).await?;
+    let keys = create(client, MANY, arguments.groups).await?;
     let keyspace = client.keyspace(MANY);
     let patient = keyspace.clone().with_timeout(PATIENCE);
     // One core founds and opens them all: not everything at once.
@@ -121,13 +162,13 @@ pub async fn run(arguments: GroupsArguments) -> Result<()> {
             written?;
         }
     }
-    until_closed(&client).await?;
-    let (resident_bytes_idle, idle_cpu) = idle(&pids, arguments.seconds).await?;
-    let first_put = first(&client, &keys, arguments.first, async |key| put(&keyspace, key).await).await?;
-    let first_get = first(&client, &keys, arguments.first, async |key| get(&keyspace, key).await).await?;
+    until_closed(client).await?;
+    let (resident_bytes_idle, idle_cpu) = idle(pids, arguments.seconds).await?;
+    let first_put = first(client, &keys, arguments.first, async |key| put(&keyspace, key).await).await?;
+    let first_get = first(client, &keys, arguments.first, async |key| get(&keyspace, key).await).await?;
     let replicas = 3 * u64::from(arguments.groups);
     let grown = resident_bytes_idle.saturating_sub(resident_bytes_before);
-    let figures = Figures {
+    Ok(IdleFigures {
         groups: arguments.groups,
         replicas,
         resident_bytes_before,
@@ -137,11 +178,7 @@ pub async fn run(arguments: GroupsArguments) -> Result<()> {
         idle_cpu,
         first_put,
         first_get,
-        one_shard,
-        busy_shards,
-    };
-    println!("{}", serde_json::to_string_pretty(&figures)?);
-    Ok(())
+    })
 }
 
 async fn put(keyspace: &Keyspace<Cp>, key: Bytes) -> Result<()> {
@@ -237,8 +274,8 @@ async fn first(
     })
 }
 
-/// Puts per second of one shard and of many, measured in turn: median, lowest, highest.
-async fn busy(cluster: &Cluster, repetitions: usize) -> Result<([f64; 3], [f64; 3])> {
+/// Puts of one shard and of many, measured in turn.
+async fn busy(cluster: &Cluster, repetitions: usize) -> Result<(Busy, Busy)> {
     let work = Work {
         operation: Operation::Put,
         clients: 64,
@@ -257,12 +294,8 @@ async fn busy(cluster: &Cluster, repetitions: usize) -> Result<([f64; 3], [f64; 
             if let Some(why) = cell.void() {
                 bail!("a cell is void, and with it the run: {why}");
             }
-            cells.push(cell.operations_per_second);
+            cells.push(cell);
         }
     }
-    let spread = |mut values: Vec<f64>| {
-        values.sort_by(f64::total_cmp);
-        [values[values.len() / 2], values[0], values[values.len() - 1]]
-    };
-    Ok((spread(one), spread(many)))
+    Ok((Busy::of(&one), Busy::of(&many)))
 }
