@@ -200,6 +200,19 @@ impl Engine for MemEngine {
             is_stalled: false,
         }
     }
+
+    fn estimate(&self, column: Column, ranges: &[KeyRange]) -> Vec<u64> {
+        let now = self.now.read().maps[column.slot()].clone();
+        let bytes_in = |range: &KeyRange| {
+            if range.is_empty() {
+                return 0;
+            }
+            let end = range.end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+            let rows = now.range::<[u8], _>((Bound::Included(range.start.as_slice()), end));
+            rows.map(|(key, value)| (key.len() + value.len()) as u64).sum()
+        };
+        ranges.iter().map(bytes_in).collect()
+    }
 }
 
 /// A copy of the maps, which shares all they hold.

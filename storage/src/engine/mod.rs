@@ -194,6 +194,10 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Figures for `/metrics` and status.
     fn stats(&self) -> EngineStats;
+
+    /// About how many bytes lie in each of these ranges of a column, without reading them: good enough to weigh shards
+    /// against each other, never to be decided on by a protocol.
+    fn estimate(&self, column: Column, ranges: &[KeyRange]) -> Vec<u64>;
 }
 
 /// An unmoving view of the engine.

@@ -20,7 +20,7 @@ mod view;
 
 pub use options::RocksOptions;
 
-use super::{Batch, Cached, Column, Edit, Engine, EngineStats, Stage, StageManifest, View};
+use super::{Batch, Cached, Column, Edit, Engine, EngineStats, KeyRange, Stage, StageManifest, View};
 use crate::error::StorageError;
 use bytes::Bytes;
 use failure::{Health, engine_error};
@@ -225,5 +225,9 @@ impl Engine for RocksEngine {
             is_stalled: self.figure(properties::IS_WRITE_STOPPED) != 0
                 || self.figure(properties::ACTUAL_DELAYED_WRITE_RATE) != 0,
         }
+    }
+
+    fn estimate(&self, column: Column, ranges: &[KeyRange]) -> Vec<u64> {
+        foreign::estimate(self.database.db(), self.database.handle(column), ranges)
     }
 }

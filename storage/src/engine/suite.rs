@@ -67,6 +67,7 @@ pub const CASES: &[Case] = &[
     ("cached reads never invent", cached_reads_never_invent),
     ("a failed flush is a background error that stays", a_failed_flush_is_a_background_error_that_stays),
     ("figures move", figures_move),
+    ("estimates weigh ranges", estimates_weigh_ranges),
     ("a stage is taken in durably", stages::a_stage_is_taken_in_durably),
     ("taking in makes earlier writes durable", stages::taking_in_makes_earlier_writes_durable),
     ("rows of a stage win over older rows", stages::rows_of_a_stage_win_over_older_rows),
@@ -386,6 +387,34 @@ fn figures_move(lab: &mut dyn Lab) {
     assert!(engine.stats().memory_bytes < written.memory_bytes);
     assert!(engine.stats().disk_bytes > before.disk_bytes);
     assert!(!engine.stats().is_stalled);
+}
+
+fn estimates_weigh_ranges(lab: &mut dyn Lab) {
+    let engine = lab.engine();
+    let range = |from: u8, to: u8| KeyRange::new([from], Some([to]));
+    let ranges = [range(0, 4), range(4, 8), range(8, 12)];
+    let fill = |keys: std::ops::Range<u8>, rows: u16| {
+        let mut batch = Batch::new();
+        for key in keys {
+            for row in 0..rows {
+                let [high, low] = row.to_be_bytes();
+                // What repeats itself would be compressed to nothing.
+                let value: Vec<u8> =
+                    (0..1_024_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8 ^ low).collect();
+                batch.put(Column::Data, vec![key, high, low], value);
+            }
+        }
+        engine.write(&batch).unwrap();
+    };
+    fill(0..4, 64);
+    let unflushed = engine.estimate(Column::Data, &ranges);
+    assert!(unflushed[0] > 64 << 10 && unflushed[0] > 4 * unflushed[1].max(unflushed[2]), "{unflushed:?}");
+    fill(4..8, 256);
+    engine.flush().unwrap();
+    let flushed = engine.estimate(Column::Data, &ranges);
+    assert!(flushed[1] > 2 * flushed[0] && flushed[0] > 2 * flushed[2], "{flushed:?}");
+    assert_eq!(engine.estimate(Column::Changes, &ranges), [0, 0, 0]);
+    assert_eq!(engine.estimate(Column::Data, &[]), Vec::<u64>::new());
 }
 
 /// Writes a stage of text rows.

@@ -1,5 +1,6 @@
 //! What the safe interface of RocksDB leaves out: to hear of background errors, not to retry after one, not to flush at
-//! closing, and to give the memory of flushed write buffers back. The one file of this crate with foreign calls.
+//! closing, to give the memory of flushed write buffers back, and to estimate what is not flushed yet. The one file of
+//! this crate with foreign calls.
 //!
 //! ```text
 //!   RocksDB thread ──on_background_error(state, reason, status)──▶ Health.fail(status as text)
@@ -10,11 +11,15 @@
 //!
 //! **Deliberately absent.** The other callbacks: stalls and sizes are polled, they need not be heard at once.
 
-#![expect(unsafe_code, reason = "the event listener, two options and the allocator's settings exist in C only")]
+#![expect(
+    unsafe_code,
+    reason = "the event listener, two options, estimates and the allocator's settings exist in C only"
+)]
 
 use super::failure::{Health, from_message};
+use crate::engine::KeyRange;
 use librocksdb_sys as ffi;
-use rocksdb::{AsRawPtr, Options};
+use rocksdb::{AsColumnFamilyRef, AsRawPtr, DB, Options};
 use std::{
     ffi::{CStr, c_char, c_void},
     ptr,
@@ -67,6 +72,42 @@ pub(super) fn guard(options: &Options, health: Arc<Health>) {
         );
         ffi::rocksdb_options_add_eventlistener(options, listener);
     }
+}
+
+/// About how many bytes lie in each of these ranges of a column, in files and in write buffers. What cannot be
+/// estimated counts as nothing.
+pub(super) fn estimate(db: &DB, column: &impl AsColumnFamilyRef, ranges: &[KeyRange]) -> Vec<u64> {
+    let starts: Vec<_> = ranges.iter().map(|range| range.start.as_ptr().cast::<c_char>()).collect();
+    let start_bytes: Vec<usize> = ranges.iter().map(|range| range.start.len()).collect();
+    // A range without an end reaches to the end of the column, where no key of ours lies.
+    let ends: Vec<&[u8]> = ranges.iter().map(|range| range.end.as_deref().unwrap_or(&[0xff; 16])).collect();
+    let end_pointers: Vec<_> = ends.iter().map(|end| end.as_ptr().cast::<c_char>()).collect();
+    let end_bytes: Vec<usize> = ends.iter().map(|end| end.len()).collect();
+    let mut sizes = vec![0_u64; ranges.len()];
+    let flags =
+        ffi::rocksdb_size_approximation_flags_include_memtable | ffi::rocksdb_size_approximation_flags_include_files;
+    let mut message: *mut c_char = ptr::null_mut();
+    // SAFETY: database and column are alive for this call; the five arrays have as many elements as there are ranges,
+    // and each pointer is of as many bytes as the array beside it says. A message is a C string that we own and free.
+    unsafe {
+        ffi::rocksdb_approximate_sizes_cf_with_flags(
+            db.as_raw_ptr(),
+            column.inner(),
+            ranges.len() as i32,
+            starts.as_ptr(),
+            start_bytes.as_ptr(),
+            end_pointers.as_ptr(),
+            end_bytes.as_ptr(),
+            flags as u8,
+            sizes.as_mut_ptr(),
+            &raw mut message,
+        );
+        if !message.is_null() {
+            ffi::rocksdb_free(message.cast::<c_void>());
+            sizes.fill(0);
+        }
+    }
+    sizes
 }
 
 unsafe extern "C" fn release(state: *mut c_void) {

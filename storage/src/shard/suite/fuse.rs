@@ -2,7 +2,7 @@
 //! and its answer.
 
 use crate::{
-    engine::{Batch, Cached, Column, Engine, EngineStats, Stage, StageManifest, View},
+    engine::{Batch, Cached, Column, Engine, EngineStats, KeyRange, Stage, StageManifest, View},
     error::StorageError,
 };
 use bytes::Bytes;
@@ -127,5 +127,9 @@ impl Engine for Fuse {
 
     fn stats(&self) -> EngineStats {
         self.engine.stats()
+    }
+
+    fn estimate(&self, column: Column, ranges: &[KeyRange]) -> Vec<u64> {
+        self.engine.estimate(column, ranges)
     }
 }
