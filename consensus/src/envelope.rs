@@ -70,6 +70,8 @@ pub enum Refusal {
     UnknownReplica = 7,
     /// The replica refused the message itself.
     Replica = 8,
+    /// The sender's id was given once, and the cluster has forgotten its node since: it is never let in again.
+    Forgotten = 9,
 }
 
 impl Refusal {
@@ -84,6 +86,7 @@ impl Refusal {
             6 => Refusal::NotNow,
             7 => Refusal::UnknownReplica,
             8 => Refusal::Replica,
+            9 => Refusal::Forgotten,
             _ => Refusal::Malformed,
         }
     }

@@ -62,7 +62,7 @@ pub fn plan(
                 build: String::new(),
                 ..NodeRow::of_this_build(NodeId(0), client.clone(), peer.clone(), zone.clone(), *directory)
             };
-            draft.join(row)?;
+            draft.join(row, lost)?;
         }
         MetadataCommand::Announce { node, client, peer, zone, behaviour, build } => {
             let (client, peer, zone, build) = (client.clone(), peer.clone(), zone.clone(), build.clone());
@@ -291,7 +291,7 @@ impl<'a> Draft<'a> {
     }
 
     /// The same directory gets the same id, however often it asks; what it says of itself is taken anew.
-    fn join(&mut self, said: NodeRow) -> Result<(), AdminError> {
+    fn join(&mut self, said: NodeRow, lost: &BTreeSet<NodeId>) -> Result<(), AdminError> {
         check_addresses(&said)?;
         if said.directory == 0 {
             return Err(wish::invalid(
@@ -302,7 +302,10 @@ impl<'a> Draft<'a> {
         let known = self.map.nodes.values().find(|row| row.directory == said.directory);
         let node = match known {
             Some(row) => row.node,
-            None => self.new_node()?,
+            None => {
+                self.check_is_no_member(&said, lost)?;
+                self.new_node()?
+            }
         };
         self.node = Some(node);
         let row = match known {
@@ -315,6 +318,24 @@ impl<'a> Draft<'a> {
             self.put(Row::Node(row));
         }
         Ok(())
+    }
+
+    /// Two nodes at one address are one too many. A member that does not answer may be replaced where it stood.
+    fn check_is_no_member(&self, said: &NodeRow, lost: &BTreeSet<NodeId>) -> Result<(), AdminError> {
+        let mut members = self.map.nodes.values().filter(|row| !lost.contains(&row.node));
+        let Some(member) = members.find(|row| row.peer == said.peer || row.client == said.client) else {
+            return Ok(());
+        };
+        let (field, address) = match member.peer == said.peer {
+            true => ("peer", &said.peer),
+            false => ("client", &said.client),
+        };
+        let node = member.node;
+        let problem = format!(
+            "{address} is the address of node {node}, which is a member: start that one on its own data directory, give \
+             this one another address, or, if node {node} is gone for good, wait until the others miss it and ask again"
+        );
+        Err(wish::invalid(field, problem))
     }
 
     fn new_node(&mut self) -> Result<NodeId, AdminError> {

@@ -237,7 +237,7 @@ fn a_directory_that_asks_twice_gets_one_id() {
     let join = |directory, port| MetadataCommand::Join {
         directory,
         client: format!("h:{port}"),
-        peer: "h:2".to_owned(),
+        peer: format!("h:{}", 100 + directory),
         zone: "z".to_owned(),
     };
     let first = done(&mut map, &join(7, 1));
@@ -250,6 +250,31 @@ fn a_directory_that_asks_twice_gets_one_id() {
     assert!(ask(&map, &join(0, 1)).unwrap_err().to_string().starts_with("directory: "));
     let nowhere = MetadataCommand::Join { directory: 9, client: "h".into(), peer: "h:2".into(), zone: "".into() };
     assert!(ask(&map, &nowhere).unwrap_err().to_string().contains("write HOST:PORT"));
+}
+
+/// A member's address is refused as long as the member is not missed: then whoever comes takes its place.
+#[test]
+fn a_join_at_the_address_of_a_member_is_refused() {
+    let mut map = founded(3);
+    let join = |client: &str, peer: &str| MetadataCommand::Join {
+        directory: 7,
+        client: client.to_owned(),
+        peer: peer.to_owned(),
+        zone: String::new(),
+    };
+    let (client, peer) = (node(2).client, node(2).peer);
+    for (field, command) in [("peer", join("h:1", &peer)), ("client", join(&client, "h:2"))] {
+        let refused = ask(&map, &command).unwrap_err().to_string();
+        assert!(
+            refused.starts_with(field) && refused.contains("is the address of node 2, which is a member"),
+            "{refused}"
+        );
+    }
+    let command = join(&client, &peer);
+    let planned = plan(&map, &command, 0, &BTreeSet::from([NodeId(2)])).unwrap();
+    planned.edits.into_iter().for_each(|edit| map.apply(edit));
+    assert_eq!(map.nodes[&NodeId(4)].peer, peer);
+    assert_eq!(ask(&map, &command).unwrap().edits, [], "it is one itself now");
 }
 
 #[test]

@@ -122,6 +122,12 @@ impl Peers {
         roll.holders = holders;
     }
 
+    /// Ids below this one were given to nodes: whoever has such an id and is none of the cluster was forgotten.
+    pub fn note_given(&self, next_node: NodeId) {
+        let mut roll = self.roll.lock();
+        roll.next_node = roll.next_node.max(next_node);
+    }
+
     /// The other nodes of whom a majority is asked.
     pub fn voices(&self) -> BTreeSet<NodeId> {
         self.roll.lock().voices()
@@ -288,6 +294,7 @@ impl Peers {
         }
         roll.judge(envelope).map_err(|unfit| match unfit {
             Unfit::Unknown(why) => (Refusal::UnknownNode, format!("{why}, as node {} knows it", me.node)),
+            Unfit::Forgotten(why) => (Refusal::Forgotten, why),
             Unfit::Unproven(why) => (Refusal::NotNow, why),
             Unfit::Refused(why) => (Refusal::Identity, why),
         })?;
@@ -323,7 +330,9 @@ impl Peers {
             Err(Unfit::Unproven(_)) if is_foreign(answer) => {
                 return Err(roll.foreign(to, refusal, sentence(), &self.health));
             }
-            Err(Unfit::Unknown(why) | Unfit::Unproven(why)) => return Err(CallError::Unreachable(why)),
+            Err(Unfit::Unknown(why) | Unfit::Forgotten(why) | Unfit::Unproven(why)) => {
+                return Err(CallError::Unreachable(why));
+            }
             Err(Unfit::Refused(why)) => {
                 tracing::warn!(node = %to, why, "refused the answer of a peer");
                 return Err(CallError::Unreachable(why));
@@ -335,7 +344,7 @@ impl Peers {
             (Form::Refusal, Refusal::NotNow | Refusal::WrongAddressee | Refusal::Malformed) => {
                 Err(CallError::Unreachable(sentence()))
             }
-            (Form::Refusal, Refusal::WrongCluster | Refusal::UnknownNode) => {
+            (Form::Refusal, Refusal::WrongCluster | Refusal::UnknownNode | Refusal::Forgotten) => {
                 Err(roll.foreign(to, refusal, sentence(), &self.health))
             }
             (Form::Refusal, Refusal::Identity) => {
@@ -396,5 +405,5 @@ impl Peers {
 
 fn is_foreign(answer: &Envelope) -> bool {
     let refusal = Refusal::from_number(answer.kind);
-    answer.form == Form::Refusal && matches!(refusal, Refusal::WrongCluster | Refusal::UnknownNode)
+    answer.form == Form::Refusal && matches!(refusal, Refusal::WrongCluster | Refusal::UnknownNode | Refusal::Forgotten)
 }

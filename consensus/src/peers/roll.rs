@@ -44,6 +44,8 @@ pub(super) struct Roll {
     pub(super) seen: BTreeMap<NodeId, Seen>,
     /// The nodes that hold something; empty = nobody knows yet, and everybody counts.
     pub(super) holders: BTreeSet<NodeId>,
+    /// Ids below this one were given: a node that is none of the cluster and has one was forgotten.
+    pub(super) next_node: NodeId,
     /// What was seen of nodes that are none of the cluster now.
     departed: BTreeMap<NodeId, Life>,
     /// Grows with every new life seen.
@@ -56,6 +58,8 @@ pub(super) struct Roll {
 pub(super) enum Unfit {
     /// Its sender is none of the cluster.
     Unknown(String),
+    /// Its sender was of the cluster, and will never be again.
+    Forgotten(String),
     /// It may be taken once its sender has said hello.
     Unproven(String),
     /// Never.
@@ -75,6 +79,7 @@ impl Roll {
         let mut roll = Roll {
             seen: BTreeMap::new(),
             holders: BTreeSet::new(),
+            next_node: NodeId(0),
             departed: remembered.clone(),
             lives_revision: 0,
             refused: None,
@@ -113,7 +118,11 @@ impl Roll {
     pub(super) fn judge(&mut self, envelope: &Envelope) -> Result<(), Unfit> {
         let mut is_new = false;
         let past = shown_lives(envelope);
-        let seen = self.seen.get_mut(&envelope.from).ok_or_else(|| Unfit::Unknown(stranger(envelope.from)))?;
+        let (from, next) = (envelope.from, self.next_node);
+        let seen = self.seen.get_mut(&from).ok_or_else(|| match from < next {
+            true => Unfit::Forgotten(forgotten(from)),
+            false => Unfit::Unknown(stranger(from)),
+        })?;
         match judge(envelope.from, seen.life, envelope.life, past.as_deref()) {
             Verdict::Known(life) => seen.life = Some(life),
             // A node refuses others also before its life is durable: it may never remember to have lived it.
@@ -144,6 +153,11 @@ impl Roll {
     /// not know this node may also mean that it has not heard yet.
     pub(super) fn foreign(&mut self, to: NodeId, refusal: Refusal, why: String, health: &Health) -> CallError {
         let now = Instant::now();
+        // Ids only grow and are never given twice: who knows of a later one than ours, and not of us, knows for good.
+        if refusal == Refusal::Forgotten {
+            self.refused_for_good(health, why.clone());
+            return CallError::Unreachable(why);
+        }
         if let Some(seen) = self.seen.get_mut(&to) {
             seen.refused = Some(why.clone());
             seen.calls_us_foreign.get_or_insert(now);
@@ -166,6 +180,14 @@ impl Roll {
 /// What is said about a node that is not on the roll.
 pub(super) fn stranger(node: NodeId) -> String {
     format!("node {node} is not in this cluster")
+}
+
+/// What is said to a node that was forgotten.
+fn forgotten(node: NodeId) -> String {
+    format!(
+        "node {node} was forgotten by its cluster, and its number is never given again: to come back as a new node, start \
+         it on an empty data directory with --join HOST:PORT --cluster-key FILE"
+    )
 }
 
 #[cfg(test)]
@@ -210,6 +232,20 @@ mod tests {
         assert!(roll.judge(&append_of(3, 1)).is_ok());
         roll.set(&nodes(&[2]));
         assert!(matches!(roll.judge(&append_of(3, 1)), Err(Unfit::Unknown(_))));
+    }
+
+    /// Rule J7: ids are never given twice, so whoever was forgotten is told so, and one that is told believes it.
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_was_forgotten_is_told_so_at_once() {
+        let mut roll = Roll::new(&nodes(&[2]), &BTreeMap::new());
+        roll.next_node = NodeId(4);
+        assert!(
+            matches!(roll.judge(&append_of(3, 1)), Err(Unfit::Forgotten(why)) if why.contains("node 3 was forgotten"))
+        );
+        assert!(matches!(roll.judge(&append_of(4, 1)), Err(Unfit::Unknown(_))), "it may be about to come");
+        let health = Health::default();
+        roll.foreign(NodeId(2), Refusal::Forgotten, "forgotten".to_owned(), &health);
+        assert_eq!(roll.refused.as_deref(), Some("forgotten"));
     }
 
     /// Rule J7: leaving and coming back is no way to be forgotten, in this life or a later one.
