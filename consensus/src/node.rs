@@ -270,6 +270,11 @@ impl Node {
         &self.groups.shared.liveness
     }
 
+    /// Bytes of snapshots that this node has sent: replicas that come, and those that were too far behind.
+    pub fn move_bytes(&self) -> u64 {
+        self.groups.shared.pace.sent_bytes()
+    }
+
     /// The replicas held here.
     pub fn groups(&self) -> &Groups {
         &self.groups

@@ -8,7 +8,10 @@
 //! up who asks for less. A rate of 0 is none.
 
 use parking_lot::Mutex;
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 use tokio::time::{Instant, sleep_until};
 
 /// A rate that several senders share.
@@ -17,17 +20,25 @@ pub struct Pace {
     bytes_per_second: u64,
     /// When the next chunk may go.
     next: Mutex<Instant>,
+    sent_bytes: AtomicU64,
 }
 
 impl Pace {
     /// A rate in bytes per second; 0 = as fast as it goes.
     #[must_use]
     pub fn new(bytes_per_second: u64) -> Self {
-        Pace { bytes_per_second, next: Mutex::new(Instant::now()) }
+        Pace { bytes_per_second, next: Mutex::new(Instant::now()), sent_bytes: AtomicU64::new(0) }
+    }
+
+    /// Bytes that were sent so far.
+    #[must_use]
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes.load(Ordering::Relaxed)
     }
 
     /// Waits until this many bytes may be sent.
     pub(crate) async fn take(&self, bytes: usize) {
+        self.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         if self.bytes_per_second == 0 {
             return;
         }
@@ -58,6 +69,7 @@ mod tests {
         .await;
         // Twenty quarters of a second; the last one's own is not waited for.
         assert_eq!(began.elapsed(), Duration::from_millis(4_750));
+        assert_eq!(pace.sent_bytes(), 5_000);
         let (unpaced, began) = (Pace::new(0), Instant::now());
         unpaced.take(usize::MAX).await;
         assert_eq!(began.elapsed(), Duration::ZERO);

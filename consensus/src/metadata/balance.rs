@@ -6,12 +6,15 @@
 //!   3  too few replicas, or too many               one more, or one less; the metadata's among them
 //!   4  nodes to be forgotten that hold nothing     are forgotten
 //!   5  two replicas in one zone                    one goes to a zone without      ┐ only when nothing
-//!   6  replicas, then leaders, unevenly spread     one goes from most to least     ┘ of the above is left
+//!   6  replicas, then bytes, then leaders,         one goes from most to least     ┘ of the above is left
+//!      unevenly spread
 //! ```
 //!
 //! **Invariant.** The same map and facts give the same answer. Carried out and asked again, it ends: what is done for
 //! the balance makes it strictly better, and nothing is moved for it while a node is lost or to go. Nothing is asked
 //! for that the plan would refuse.
+
+mod weights;
 
 use super::{
     METADATA_SHARD, MetadataCommand, OperatorWish,
@@ -36,6 +39,8 @@ const LEADS_MAX: usize = 4;
 pub struct Facts {
     /// Who does not answer, and for how long.
     pub lost: BTreeMap<NodeId, Duration>,
+    /// About how many bytes each shard has, of those whose nodes have told.
+    pub bytes: BTreeMap<ShardId, u64>,
 }
 
 /// What it keeps to.
@@ -75,6 +80,9 @@ pub fn balance(map: &ClusterMap, facts: &Facts, rules: Rules) -> Advice {
     if rules.is_on && desk.is_calm() {
         desk.spread_zones();
         desk.spread_replicas();
+        if desk.is_calm() {
+            desk.spread_bytes();
+        }
         if desk.is_calm() {
             desk.spread_leaders();
         }
@@ -339,4 +347,4 @@ fn shards(map: &ClusterMap) -> impl Iterator<Item = (ShardId, &[ReplicaRow])> {
 
 #[cfg(test)]
 #[path = "balance_tests.rs"]
-mod tests;
+pub(super) mod tests;

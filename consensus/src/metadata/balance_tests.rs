@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::metadata::{
-    ClusterMap, Ending, Founding, KeyspaceWish, NodeRow, Row, RowEdit,
+    ClusterMap, Ending, Founding, KeyspaceWish, NodeRow, Row, RowEdit, ShardRow,
     plan::{Plan, found},
 };
 use kvorum_api::{ReplicaId, Sharding};
@@ -11,7 +11,7 @@ use proptest::prelude::*;
 /// A balancer that acts by itself.
 const ON: Rules = Rules { is_on: true, replace_after: Duration::from_secs(600), moves_max: 2 };
 
-const LONG: Duration = Duration::from_secs(3_600);
+pub(in crate::metadata) const LONG: Duration = Duration::from_secs(3_600);
 
 fn node(id: u64, zone: u64) -> NodeRow {
     let (client, peer) = (format!("10.0.0.{id}:7101"), format!("10.0.0.{id}:7201"));
@@ -23,13 +23,13 @@ fn carry_out(map: &mut ClusterMap, plan: Plan) {
     plan.edits.into_iter().for_each(|edit| map.apply(edit));
 }
 
-fn ask(map: &mut ClusterMap, command: &MetadataCommand, lost: &BTreeSet<NodeId>) {
+pub(in crate::metadata) fn ask(map: &mut ClusterMap, command: &MetadataCommand, lost: &BTreeSet<NodeId>) {
     let planned = plan(map, command, 1, lost).unwrap_or_else(|error| panic!("{command:?}: {error}"));
     carry_out(map, planned);
 }
 
 /// A cluster whose shards are ready; `zones[n]` is the zone of node n + 1.
-fn cluster(zones: &[u64], keyspaces: &[(u32, u32)]) -> ClusterMap {
+pub(in crate::metadata) fn cluster(zones: &[u64], keyspaces: &[(u32, u32)]) -> ClusterMap {
     let nodes = zones.iter().zip(1..).map(|(zone, id)| node(id, *zone)).collect();
     let mut map = ClusterMap::default();
     carry_out(&mut map, found(&Founding { nodes, keyspaces: Vec::new() }, 1).unwrap());
@@ -47,13 +47,13 @@ fn cluster(zones: &[u64], keyspaces: &[(u32, u32)]) -> ClusterMap {
     map
 }
 
-fn add_node(map: &mut ClusterMap, id: u64, zone: u64) {
+pub(in crate::metadata) fn add_node(map: &mut ClusterMap, id: u64, zone: u64) {
     map.apply(RowEdit::Put(Row::Node(node(id, zone))));
     map.counters.next_node = map.counters.next_node.max(NodeId(id + 1));
 }
 
 /// Does what is advised until nothing is; how many replicas that moved.
-fn settle(map: &mut ClusterMap, facts: &Facts, rules: Rules) -> usize {
+pub(in crate::metadata) fn settle(map: &mut ClusterMap, facts: &Facts, rules: Rules) -> usize {
     let lost: BTreeSet<NodeId> = facts.lost.keys().copied().collect();
     let mut moved = 0;
     for _ in 0..500 {
@@ -73,15 +73,15 @@ fn settle(map: &mut ClusterMap, facts: &Facts, rules: Rules) -> usize {
     panic!("it does not end");
 }
 
-fn loads(map: &ClusterMap) -> BTreeMap<NodeId, usize> {
+pub(in crate::metadata) fn loads(map: &ClusterMap) -> BTreeMap<NodeId, usize> {
     let mut loads: BTreeMap<NodeId, usize> = map.nodes.keys().map(|node| (*node, 0)).collect();
     let replicas = map.shards.values().flat_map(|row| &row.replicas);
     replicas.for_each(|replica| *loads.entry(replica.node).or_default() += 1);
     loads
 }
 
-fn lost(nodes: &[u64], lost_for: Duration) -> Facts {
-    Facts { lost: nodes.iter().map(|node| (NodeId(*node), lost_for)).collect() }
+pub(in crate::metadata) fn lost(nodes: &[u64], lost_for: Duration) -> Facts {
+    Facts { lost: nodes.iter().map(|node| (NodeId(*node), lost_for)).collect(), ..Facts::default() }
 }
 
 #[test]
@@ -163,7 +163,101 @@ fn no_node_takes_in_more_than_its_share_at_a_time() {
     assert_eq!(advice.commands.len(), 3);
 }
 
+const MIB: u64 = 1 << 20;
+
+/// Bytes on every node, if the shards have these.
+fn bytes_on(map: &ClusterMap, bytes: &BTreeMap<ShardId, u64>) -> BTreeMap<NodeId, u64> {
+    let mut all: BTreeMap<NodeId, u64> = map.nodes.keys().map(|node| (*node, 0)).collect();
+    for row in map.shards.values() {
+        row.replicas.iter().for_each(|replica| *all.entry(replica.node).or_default() += bytes[&row.shard]);
+    }
+    all
+}
+
+/// Equally many replicas, and one node holds all the large ones: large ones are exchanged for small ones.
+#[test]
+fn bytes_are_evened_out_without_unevening_counts() {
+    let mut map = cluster(&[0, 0, 0], &[(12, 1)]);
+    let weight = |row: &ShardRow| if row.replicas[0].node == NodeId(1) { 100 * MIB } else { MIB };
+    let bytes: BTreeMap<ShardId, u64> = map.shards.values().map(|row| (row.shard, weight(row))).collect();
+    let facts = Facts { bytes: bytes.clone(), ..Facts::default() };
+    let before = loads(&map);
+    settle(&mut map, &facts, ON);
+    assert_eq!(loads(&map), before);
+    let on = bytes_on(&map, &bytes);
+    assert_eq!(on.values().max().unwrap() / MIB, 202, "four large ones on three nodes: {on:?}");
+}
+
+#[test]
+fn a_node_that_holds_one_replica_more_gives_one_away() {
+    let mut map = cluster(&[0, 0, 0], &[(4, 1)]);
+    let most = *loads(&map).iter().max_by_key(|(_, load)| **load).unwrap().0;
+    let held = map.shards.values().filter(|row| row.replicas[0].node == most).map(|row| row.shard);
+    let held: Vec<ShardId> = held.collect();
+    let weight = |shard: ShardId| match held.iter().position(|held| *held == shard) {
+        Some(0) => 300 * MIB,
+        Some(_) => 100 * MIB,
+        None => 50 * MIB,
+    };
+    let bytes: BTreeMap<ShardId, u64> = map.shards.keys().map(|shard| (*shard, weight(*shard))).collect();
+    let moved = settle(&mut map, &Facts { bytes: bytes.clone(), ..Facts::default() }, ON);
+    assert!(moved > 0);
+    assert_eq!(bytes_on(&map, &bytes)[&most], 300 * MIB, "the large one stays, the other goes");
+    assert!(loads(&map).values().all(|load| *load == 1 || *load == 2));
+}
+
+#[test]
+fn small_differences_and_unweighed_shards_are_left_alone() {
+    let map = cluster(&[0, 0, 0], &[(12, 1)]);
+    let weigh = |large: u64, small: u64| -> BTreeMap<ShardId, u64> {
+        let weight = |row: &ShardRow| if row.replicas[0].node == NodeId(1) { large } else { small };
+        map.shards.values().map(|row| (row.shard, weight(row))).collect()
+    };
+    let advised = |bytes| balance(&map, &Facts { bytes, ..Facts::default() }, ON).commands.len();
+    assert_eq!(advised(weigh(16 * MIB, 0)), 0, "64 MiB are not worth it");
+    assert_eq!(advised(weigh(17 * MIB, 0)), 2, "one goes, one comes");
+    assert_eq!(advised(weigh(1_000 * MIB, 900 * MIB)), 0, "nor is a tenth");
+    let mut bytes = weigh(1_000 * MIB, 0);
+    bytes.pop_first();
+    assert_eq!(advised(bytes), 0, "who is not weighed may be the heaviest of all");
+}
+
 proptest! {
+    /// Bytes are one more reason to move something: it ends all the same, and counts stay even.
+    #[test]
+    fn it_ends_whatever_the_shards_weigh(
+        zones in proptest::collection::vec(0..3_u64, 2..7),
+        shards in 1..24_u32,
+        replicas in prop_oneof![Just(1_u32), Just(3)],
+        weights in proptest::collection::vec(0..2_000_u64, 24),
+        newcomer in proptest::option::of(0..3_u64),
+    ) {
+        prop_assume!(replicas as usize <= zones.len());
+        let mut map = cluster(&zones, &[(shards, replicas)]);
+        if let Some(zone) = newcomer {
+            add_node(&mut map, zones.len() as u64 + 1, zone);
+        }
+        let bytes: BTreeMap<ShardId, u64> =
+            map.shards.keys().zip(&weights).map(|(shard, weight)| (*shard, weight * MIB)).collect();
+        let by_counts = { let mut map = map.clone(); settle(&mut map, &Facts::default(), ON); map };
+        let spread = |map: &ClusterMap| {
+            let on = loads(map);
+            on.values().max().unwrap() - on.values().min().unwrap()
+        };
+        let squares = |map: &ClusterMap| -> u128 {
+            bytes_on(map, &bytes).values().map(|bytes| u128::from(*bytes) * u128::from(*bytes)).sum()
+        };
+        // From where counts alone would leave it, bytes make it better or leave it.
+        let mut weighed = by_counts.clone();
+        let facts = Facts { bytes: bytes.clone(), ..Facts::default() };
+        settle(&mut weighed, &facts, ON);
+        prop_assert!(squares(&weighed) <= squares(&by_counts));
+        prop_assert!(spread(&weighed) <= spread(&by_counts).max(1) + 1);
+        let mut at_once = map.clone();
+        settle(&mut at_once, &facts, ON);
+        prop_assert_eq!(balance(&at_once, &facts, ON).commands, []);
+    }
+
     #[test]
     fn it_ends_and_everything_stands_where_it_should(
         zones in proptest::collection::vec(0..3_u64, 3..8),

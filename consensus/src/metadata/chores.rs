@@ -5,12 +5,11 @@
 //!   reconcile  as it comes   brings the replicas here in line with the newest map
 //!   metadata   250 ms        founds what is not founded, says where this node is
 //!   operators  250 ms        the shards led here take the next step of what is being done to them
-//!   balancer   1 s           where the metadata is led: what should be done next is asked for
+//!   balancer   1 s           where the metadata is led: nodes are weighed, what should be done next is asked for
 //! ```
 
 use super::{
-    ClusterMap, METADATA_GROUP, METADATA_SHARD, MetadataCommand, MetadataReply, ShardStage,
-    balance::{Facts, balance},
+    ClusterMap, Forecast, METADATA_GROUP, METADATA_SHARD, MetadataCommand, MetadataReply, ShardStage, balance::balance,
 };
 use crate::{
     groups::{Place, Replica},
@@ -19,8 +18,9 @@ use crate::{
     replicator::Replicator,
     worker::{Step, Workers},
 };
-use kvorum_api::AdminError;
+use kvorum_api::{AdminError, ShardId};
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
@@ -61,6 +61,24 @@ impl Node {
     /// What cannot be, or `Unavailable` with its effect.
     pub async fn metadata(&self, command: MetadataCommand, patience: Duration) -> Result<MetadataReply, AdminError> {
         self.study.command(command, patience).await
+    }
+
+    /// What a change of the map would lead to; nothing is changed.
+    ///
+    /// # Errors
+    /// As the change itself.
+    pub async fn forecast(&self, command: MetadataCommand, patience: Duration) -> Result<Forecast, AdminError> {
+        self.study.forecast(command, patience).await
+    }
+
+    /// About how many bytes of rows each replica here has.
+    pub async fn weigh(&self) -> BTreeMap<ShardId, u64> {
+        self.study.weigh().await
+    }
+
+    /// What the balancer would do and cannot, and why; nothing where the metadata is not led.
+    pub fn balance_held_up(&self) -> Vec<String> {
+        self.study.balance_held_up()
     }
 
     pub(crate) fn start_metadata_chores(self: &Arc<Self>, workers: &Workers) {
@@ -144,9 +162,11 @@ impl Node {
         let map = self.map();
         if !self.study.leads() || !map.is_founded() {
             self.study.watched.lock().clear();
+            self.study.forget_figures();
             return Ok(());
         }
-        let facts = Facts { lost: self.study.lost_for() };
+        self.study.learn_figures().await;
+        let facts = self.study.facts();
         let (map, rules) = (Arc::clone(&map), self.config.budget.balance);
         let advice = self.env.blocking.run(move || balance(&map, &facts, rules)).await;
         *self.study.held_up.lock() = advice.held_up;

@@ -16,7 +16,9 @@ pub mod balance;
 mod chores;
 pub mod codec;
 mod codec_shard;
+mod figures;
 mod follow;
+pub mod forecast;
 pub mod map;
 mod nodes;
 mod operate;
@@ -27,8 +29,10 @@ mod search;
 pub mod study;
 mod wire;
 mod wire_command;
+mod wire_forecast;
 pub mod wish;
 
+pub use forecast::{Forecast, Foreseen};
 pub use map::{
     Behaviour, ClusterMap, Counters, KeyspaceRow, NodeRow, NodeState, ReplicaRow, Row, RowEdit, RowKey, ShardRow,
     ShardStage, Standing,

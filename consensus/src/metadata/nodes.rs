@@ -4,12 +4,15 @@
 //! forgotten is recognised by its id: ids only grow.
 
 use super::{
-    map::{Behaviour, NodeRow, NodeState, Row, RowEdit, RowKey},
+    map::{Behaviour, ClusterMap, NodeRow, NodeState, Row, RowEdit, RowKey},
     plan::Draft,
     wish::invalid,
 };
 use kvorum_api::{AdminError, NodeId};
 use std::collections::BTreeSet;
+
+/// Nodes that a message names.
+const NODES_SHOWN: usize = 16;
 
 impl Draft<'_> {
     pub(super) fn set_node_state(
@@ -19,11 +22,7 @@ impl Draft<'_> {
         lost: &BTreeSet<NodeId>,
     ) -> Result<(), AdminError> {
         let Some(row) = self.map.nodes.get(&node) else {
-            let what = match self.map.has_forgotten(node) {
-                true => format!("node {node} any more: it was forgotten"),
-                false => format!("node {node}: kvctl node list shows them"),
-            };
-            return Err(AdminError::NotFound { what });
+            return Err(unknown_node(self.map, node));
         };
         self.node = Some(node);
         let holds = self.holds(node);
@@ -105,4 +104,13 @@ impl Draft<'_> {
         }
         Ok(())
     }
+}
+
+/// A node that is none, and those that are.
+pub(super) fn unknown_node(map: &ClusterMap, node: NodeId) -> AdminError {
+    let known: Vec<String> = map.nodes.keys().take(NODES_SHOWN).map(ToString::to_string).collect();
+    let more = map.nodes.len() - known.len();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let is_gone = if map.has_forgotten(node) { " any more, it was forgotten" } else { "" };
+    AdminError::NotFound { what: format!("node {node}{is_gone}: the cluster has {}{more}", known.join(", ")) }
 }

@@ -12,6 +12,7 @@
 use super::{
     METADATA_SHARD, OperatorWish,
     map::{ClusterMap, KeyspaceRow, NodeState, ReplicaRow, Row, RowEdit, RowKey, ShardRow, ShardStage, Standing},
+    nodes::unknown_node,
     operator::{Ending, OperatorRow, OperatorState, Origin, Task},
     plan::{Draft, metadata_replicas},
     wish::invalid,
@@ -174,7 +175,7 @@ impl<'a> Subject<'a> {
         if let Some(operator) = map.operator_of(shard) {
             let (id, task) = (operator.id, operator.task);
             let problem = format!(
-                "operator {id} ({task}) is under way on shard {shard}: wait for it (kvctl operator show {id}), or cancel it"
+                "operator {id} ({task}) is under way on shard {shard}: wait for it (kvctl operator show {id}), or cancel it (kvctl operator cancel {id})"
             );
             return Err(invalid("shard", problem));
         }
@@ -193,7 +194,7 @@ impl<'a> Subject<'a> {
         let (shard, count) = (self.shard, self.replicas.len());
         match wish {
             OperatorWish::Move { from, to } => {
-                self.check_source(from)?;
+                self.check_holds("from", from)?;
                 self.check_target(to)?;
                 if origin == Origin::User {
                     self.check_zones(from, to)?;
@@ -209,7 +210,7 @@ impl<'a> Subject<'a> {
                 Err(invalid("shard", problem))
             }
             OperatorWish::Remove(from) if count > self.wished => {
-                self.check_source(from)?;
+                self.check_holds("from", from)?;
                 self.check_majority(Some(from), None)
             }
             OperatorWish::Remove(_) => {
@@ -220,18 +221,18 @@ impl<'a> Subject<'a> {
                 Err(invalid("shard", problem))
             }
             OperatorWish::Lead(node) => {
-                self.check_source(node)?;
+                self.check_holds("to", node)?;
                 self.check_fit("to", node)
             }
         }
     }
 
-    fn check_source(&self, node: NodeId) -> Result<(), AdminError> {
+    fn check_holds(&self, field: &'static str, node: NodeId) -> Result<(), AdminError> {
         if self.seat_on(node).is_some() {
             return Ok(());
         }
         let holders = names(&self.holders());
-        Err(invalid("from", format!("node {node} holds no replica of shard {}: nodes {holders} do", self.shard)))
+        Err(invalid(field, format!("node {node} holds no replica of shard {}: nodes {holders} do", self.shard)))
     }
 
     fn check_target(&self, node: NodeId) -> Result<(), AdminError> {
@@ -249,7 +250,7 @@ impl<'a> Subject<'a> {
     /// Whether a node may hold more, or lead.
     fn check_fit(&self, field: &'static str, node: NodeId) -> Result<(), AdminError> {
         let Some(row) = self.map.nodes.get(&node) else {
-            return Err(AdminError::NotFound { what: format!("node {node}: kvctl node list shows them") });
+            return Err(unknown_node(self.map, node));
         };
         match row.state {
             NodeState::Active if self.lost.contains(&node) => {

@@ -14,6 +14,7 @@
 
 use super::{
     Founding, METADATA_KEYSPACE, METADATA_SHARD, MetadataCommand, MetadataReply,
+    figures::Figures,
     follow::{Reading, Whole},
     map::{Behaviour, ClusterMap, Counters, NodeRow, ReplicaRow, Row, RowEdit, RowKey, Standing},
     plan::{Plan, found, plan},
@@ -81,6 +82,8 @@ pub struct Study {
     pub(super) watched: Mutex<BTreeMap<NodeId, Instant>>,
     /// What the balancer would do and cannot, and why; empty where the metadata is not led.
     pub(super) held_up: Mutex<Vec<String>>,
+    /// About how many bytes each shard has, while the metadata is led here.
+    pub(super) figures: Mutex<Figures>,
     /// The whole map as it is handed out, in pages.
     pub(super) whole: Mutex<Option<Whole>>,
 }
@@ -114,6 +117,7 @@ impl Study {
             reconciled: AtomicU64::new(0),
             watched: Mutex::default(),
             held_up: Mutex::default(),
+            figures: Mutex::default(),
             whole: Mutex::default(),
         });
         study.introduce(&study.map());
@@ -200,6 +204,8 @@ impl Study {
                     Ask::Do(command, patience) => {
                         Answer::Verdict(self.decide(&command, Instant::now() + patience).await)
                     }
+                    Ask::Foresee(command) => self.foresee(&command).await,
+                    Ask::Figures => Answer::Figures(self.weigh().await),
                 };
                 Ok(answer.encode())
             }
@@ -277,6 +283,7 @@ impl Study {
             return;
         }
         self.peers.set_nodes(&map.nodes.keys().copied().collect(), map.holders());
+        self.peers.note_given(map.counters.next_node);
         self.env.transport.set_peers(&map.nodes.values().map(|row| (row.node, row.peer.clone())).collect());
     }
 
@@ -364,7 +371,11 @@ impl Study {
     }
 
     pub(crate) fn lost(&self) -> BTreeSet<NodeId> {
-        self.map().nodes.keys().copied().filter(|node| self.liveness.is_lost(*node)).collect()
+        self.map().nodes.keys().copied().filter(|node| self.is_lost(*node)).collect()
+    }
+
+    pub(super) fn is_lost(&self, node: NodeId) -> bool {
+        self.liveness.is_lost(node)
     }
 
     /// The counters as they are now, and their version; `None` = nothing was founded.

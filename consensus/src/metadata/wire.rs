@@ -1,9 +1,9 @@
 //! What nodes say to each other about the metadata, as bytes.
 //!
 //! ```text
-//!   ask      │ 2 │ 0: who leads?  1: do this │ patience ms (4) │ command
+//!   ask      │ 2 │ 0: who leads?  1: do this │ patience ms (4) │ command  2: what if │ command  3: figures?
 //!   answer   │ 2 │ 0: I lead  1: not I │ flags │ leader?  2: done │ reply  3: refused │ error
-//!            │   │ 4: not done │ why  5: unknown │ why
+//!            │   │ 4: not done │ why  5: unknown │ why  6: forecast  7: figures
 //!   follow   │ 2 │ revision (8) │ serial (8) │ flags │ page of revision (8), from byte (8)?
 //!   news     │ 2 │ 0: none  1: edits up to │ revision (8) │ (key, flags, value?) …
 //!            │   │ 2: page │ revision (8) │ total (8) │ bytes
@@ -14,16 +14,18 @@
 use super::{
     MetadataCommand, MetadataReply,
     codec::text,
+    forecast::Forecast,
     map::RowEdit,
     wire_command::{command, put_command},
+    wire_forecast::{figures, forecast, put_figures, put_forecast},
 };
 use bytes::Bytes;
-use kvorum_api::{AdminError, Effect, KeyspaceId, NodeId, OperatorId};
+use kvorum_api::{AdminError, Effect, KeyspaceId, NodeId, OperatorId, ShardId};
 use kvorum_storage::{
     StorageError,
     codec::{Reader, Writer},
 };
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 const FORMAT: u8 = 2;
 
@@ -61,6 +63,10 @@ pub(super) enum Ask {
     WhoLeads,
     /// Please change the map, within this time.
     Do(MetadataCommand, Duration),
+    /// What would come of a change? Nothing is changed.
+    Foresee(MetadataCommand),
+    /// How many bytes do the replicas there have?
+    Figures,
 }
 
 /// What it answers.
@@ -72,6 +78,10 @@ pub(super) enum Answer {
     Follows(Option<NodeId>),
     /// What came of a command.
     Verdict(Verdict),
+    /// What would come of a change.
+    Forecast(Forecast),
+    /// About how many bytes the replicas there have.
+    Figures(BTreeMap<ShardId, u64>),
 }
 
 /// What came of a command.
@@ -126,6 +136,11 @@ impl Ask {
                 writer.u32(u32::try_from(patience.as_millis()).unwrap_or(u32::MAX));
                 put_command(&mut writer, command);
             }
+            Ask::Foresee(command) => {
+                writer.u8(2);
+                put_command(&mut writer, command);
+            }
+            Ask::Figures => writer.u8(3),
         }
         writer.finish()
     }
@@ -138,6 +153,8 @@ impl Ask {
                 let patience = Duration::from_millis(reader.u32()?.into());
                 Ask::Do(command(&mut reader)?, patience)
             }
+            2 => Ask::Foresee(command(&mut reader)?),
+            3 => Ask::Figures,
             other => return Err(reader.unknown(format!("request {other}"))),
         };
         reader.end()?;
@@ -173,6 +190,14 @@ impl Answer {
                 writer.u8(5);
                 writer.bytes(why.as_bytes());
             }
+            Answer::Forecast(forecast) => {
+                writer.u8(6);
+                put_forecast(&mut writer, forecast);
+            }
+            Answer::Figures(figures) => {
+                writer.u8(7);
+                put_figures(&mut writer, figures);
+            }
         }
         writer.finish()
     }
@@ -191,6 +216,8 @@ impl Answer {
             3 => Answer::Verdict(Verdict::Refused(error(&mut reader)?)),
             4 => Answer::Verdict(Verdict::NotDone(text(&mut reader)?)),
             5 => Answer::Verdict(Verdict::Unknown(text(&mut reader)?)),
+            6 => Answer::Forecast(forecast(&mut reader)?),
+            7 => Answer::Figures(figures(&mut reader)?),
             other => return Err(reader.unknown(format!("answer {other}"))),
         };
         reader.end()?;

@@ -118,7 +118,7 @@ pub(super) fn command(reader: &mut Reader) -> Result<MetadataCommand, StorageErr
     })
 }
 
-fn put_operator_wish(writer: &mut Writer, wish: OperatorWish) {
+pub(super) fn put_operator_wish(writer: &mut Writer, wish: OperatorWish) {
     let (number, node) = match wish {
         OperatorWish::Move { to, .. } => (1, to),
         OperatorWish::Add(to) => (2, to),
@@ -132,7 +132,7 @@ fn put_operator_wish(writer: &mut Writer, wish: OperatorWish) {
     }
 }
 
-fn operator_wish(reader: &mut Reader) -> Result<OperatorWish, StorageError> {
+pub(super) fn operator_wish(reader: &mut Reader) -> Result<OperatorWish, StorageError> {
     let (number, node) = (reader.u8()?, NodeId(reader.u64()?));
     Ok(match number {
         1 => OperatorWish::Move { to: node, from: NodeId(reader.u64()?) },

@@ -4,7 +4,7 @@ use super::{
     super::codec::tests::{any_images, any_level, any_node_state, any_origin, any_row},
     *,
 };
-use crate::metadata::{Behaviour, Ending, KeyspaceWish, OperatorWish, Row, RowKey};
+use crate::metadata::{Behaviour, Ending, Foreseen, KeyspaceWish, OperatorWish, Row, RowKey};
 use kvorum_api::{KeyspaceId, Mode, ShardId, Sharding};
 use kvorum_storage::spoil::raw_and_spoiled;
 use proptest::{collection::vec, option, prelude::*};
@@ -84,6 +84,15 @@ fn any_answer() -> impl Strategy<Value = Answer> {
         let operator = node.map(OperatorId);
         MetadataReply { revision, keyspace: keyspace.map(KeyspaceId), node: node.map(NodeId), operator }
     });
+    let foreseen = (any::<u64>(), any_operator_wish(), any::<Option<u64>>(), any::<(u32, u32)>()).prop_map(
+        |(shard, wish, bytes, (spare_before, spare_meanwhile))| Foreseen {
+            shard: ShardId(shard),
+            wish,
+            bytes,
+            spare_before,
+            spare_meanwhile,
+        },
+    );
     prop_oneof![
         Just(Answer::Leads),
         any::<Option<u64>>().prop_map(|leader| Answer::Follows(leader.map(NodeId))),
@@ -91,6 +100,11 @@ fn any_answer() -> impl Strategy<Value = Answer> {
         error.prop_map(|error| Answer::Verdict(Verdict::Refused(error))),
         ".{0,5}".prop_map(|why| Answer::Verdict(Verdict::NotDone(why))),
         ".{0,5}".prop_map(|why| Answer::Verdict(Verdict::Unknown(why))),
+        (vec(foreseen, 0..4), vec(".{0,5}", 0..3))
+            .prop_map(|(moves, held_up)| Answer::Forecast(Forecast { moves, held_up })),
+        vec(any::<(u64, u64)>(), 0..5).prop_map(|told| {
+            Answer::Figures(told.into_iter().map(|(shard, bytes)| (ShardId(shard), bytes)).collect())
+        }),
     ]
 }
 
@@ -109,8 +123,11 @@ proptest! {
     #[test]
     fn what_is_asked_reads_back(command in any_command(), ms in any::<u32>()) {
         let ask = Ask::Do(command, Duration::from_millis(ms.into()));
+        let Ask::Do(command, _) = ask.clone() else { unreachable!("just made") };
         prop_assert_eq!(Ask::decode(ask.encode()).unwrap(), ask);
-        prop_assert_eq!(Ask::decode(Ask::WhoLeads.encode()).unwrap(), Ask::WhoLeads);
+        for ask in [Ask::Foresee(command), Ask::WhoLeads, Ask::Figures] {
+            prop_assert_eq!(Ask::decode(ask.encode()).unwrap(), ask);
+        }
     }
 
     #[test]
