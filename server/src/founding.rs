@@ -10,7 +10,7 @@ use crate::{
 use kvorum_api::NodeId;
 use kvorum_consensus::{
     NodeConfig,
-    metadata::{Founding, NodeRow},
+    metadata::{Founding, NodeRow, balance::Rules},
     node::{Budget, Timing},
 };
 use std::collections::BTreeMap;
@@ -64,6 +64,12 @@ pub fn node_config(config: &Config, beginning: &Beginning) -> Result<NodeConfig,
             snapshot_chunk_bytes: config.raft.snapshot_chunk as usize,
             change_bytes_max: config.storage.change_bytes_max,
             change_age_max: config.storage.change_age_max,
+            move_bytes_per_second: config.balance.move_bytes_per_second,
+            balance: Rules {
+                is_on: config.balance.enabled,
+                replace_after: config.balance.replace_after,
+                moves_max: config.balance.moves_per_node,
+            },
             ..Budget::default()
         },
     })

@@ -4,7 +4,10 @@
 //! **Invariant.** Labels are closed sets: operations, outcomes, keyspaces of the configuration. Never keys, clients,
 //! peers.
 
-use crate::rpc::status_out::{Facts, role};
+use crate::rpc::{
+    describe,
+    status_out::{Facts, role},
+};
 use kvorum_api::frame::Outcome;
 use kvorum_consensus::replicator::ReplicaStatus;
 use kvorum_storage::Engine;
@@ -227,7 +230,21 @@ pub fn take_readings(facts: &Facts, engine: &dyn Engine) {
     gauge!("kv_storage_engine_cache_bytes").set(engine.cache_bytes as f64);
     gauge!("kv_storage_engine_stalled_state").set(f64::from(engine.is_stalled));
 
+    take_readings_of_moves(facts);
     take_readings_of_replicas(facts);
+}
+
+/// What is done to replicas, by this node's copy of the map.
+fn take_readings_of_moves(facts: &Facts) {
+    let node = &facts.door.node;
+    let map = node.map();
+    let open = map.operators.values().filter(|row| row.is_open()).count() as u64;
+    gauge!("kv_consensus_operators_open").set(open as f64);
+    // Every one that was ever made has a number of its own, and ends once.
+    let made = map.counters.next_operator.0.saturating_sub(1);
+    counter!("kv_consensus_operators_ended_total").absolute(made.saturating_sub(open));
+    counter!("kv_consensus_move_bytes_total").absolute(node.move_bytes());
+    gauge!("kv_consensus_shards_short").set(describe::short_count(&facts.door.router.hall(), node) as f64);
 }
 
 fn take_readings_of_replicas(facts: &Facts) {

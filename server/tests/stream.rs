@@ -358,23 +358,30 @@ async fn a_leader_is_moved_where_the_operator_says_and_refused_where_it_cannot_g
     let leader = shard.leader.unwrap();
     let (heir, third) = (leader % 3 + 1, (leader + 1) % 3 + 1);
     let node = |id: u64| cluster.nodes.iter().find(|node| node.id == id).unwrap();
-    let ask = |to_node: u64| proto::TransferLeaderRequest { shard: shard.id, to_node };
+    let ask = |to_node: u64| proto::TransferLeaderRequest { shard: shard.id, to_node, dry_run: false };
 
-    let elsewhere = refusal(admin(node(third)).await.transfer_leader(ask(heir)).await);
-    assert_eq!(
-        (elsewhere.reason.as_str(), elsewhere.metadata["leader"].as_str()),
-        ("NOT_LEADER", &*leader.to_string())
-    );
-    let nowhere = refusal(admin(node(leader)).await.transfer_leader(ask(77)).await);
-    assert_eq!((nowhere.reason.as_str(), nowhere.metadata["field"].as_str()), ("INVALID", "to_node"));
-    let moved = until("the move", || async {
-        admin(node(leader)).await.transfer_leader(ask(heir)).await.ok().map(tonic::Response::into_inner)
+    until("the metadata to know that it is led", || async {
+        let request = proto::ListKeyspacesRequest { names: vec!["orders".to_owned()] };
+        let reply = admin(node(leader)).await.list_keyspaces(request).await.ok()?.into_inner();
+        (reply.keyspaces[0].shards[0].state == "ready").then_some(())
     })
     .await;
-    assert_eq!(moved.leader, heir);
+    let nowhere = refusal(admin(node(leader)).await.transfer_leader(ask(77)).await);
+    assert_eq!((nowhere.reason.as_str(), nowhere.metadata["field"].as_str()), ("INVALID", "to"));
+    // Whoever is asked makes an operator of it, which whoever leads carries out.
+    let made = admin(node(third)).await.transfer_leader(ask(heir)).await.unwrap().into_inner().operator.unwrap();
+    assert_eq!((made.task.as_str(), made.to_node, made.origin.as_str()), ("lead", Some(heir), "user"));
+    until("the move", || async {
+        let request = proto::ListOperatorsRequest { ids: vec![made.id], ..proto::ListOperatorsRequest::default() };
+        let listed = admin(node(heir)).await.list_operators(request).await.ok()?.into_inner();
+        (listed.operators[0].state == "done").then_some(())
+    })
+    .await;
+    assert_eq!(led(node(heir), "orders").await[0].leader, Some(heir));
     let answers = everywhere(&cluster, &of("orders", vec![get(1, "k", None)])).await;
     assert_eq!(value(&answers[&1]), Some(&b"v"[..]));
-    let unknown = admin(node(1)).await.transfer_leader(proto::TransferLeaderRequest { shard: 9_999, to_node: 0 }).await;
+    let missing = proto::TransferLeaderRequest { shard: 9_999, ..proto::TransferLeaderRequest::default() };
+    let unknown = admin(node(1)).await.transfer_leader(missing).await;
     assert_eq!(refusal(unknown).reason, "NOT_FOUND");
 }
 

@@ -34,6 +34,9 @@ use toml::Table;
 /// Bytes of a zone's name: it travels in every summary a node gossips.
 pub const ZONE_BYTES_MAX: usize = 64;
 
+/// Shortest time after which a silent node may be replaced.
+const REPLACE_AFTER_MIN: Duration = Duration::from_secs(2);
+
 /// What a process was told.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -55,6 +58,8 @@ pub struct Config {
     pub storage: Storage,
     /// Agreement.
     pub raft: Raft,
+    /// Moves of replicas.
+    pub balance: Balance,
     /// Logs.
     pub log: Log,
     /// Faults, for tests.
@@ -148,6 +153,19 @@ pub struct Raft {
     pub clock_offset_max: Duration,
 }
 
+/// `[balance]`
+#[derive(Clone, Copy, Debug)]
+pub struct Balance {
+    /// Whether anything is moved without being asked for.
+    pub enabled: bool,
+    /// How long a node may be lost before it is replaced.
+    pub replace_after: Duration,
+    /// Replicas that one node takes in at a time.
+    pub moves_per_node: usize,
+    /// Bytes of snapshots sent in a second; 0 = as fast as it goes.
+    pub move_bytes_per_second: u64,
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -221,6 +239,7 @@ impl Config {
             limits: limits(&read),
             storage: storage(&read),
             raft: raft(&read),
+            balance: balance(&read),
             log: Log {
                 filter: read.text("log", "filter").to_owned(),
                 format: match read.text("log", "format") {
@@ -292,6 +311,15 @@ impl Config {
         if !(4 << 10..=8 << 20).contains(&self.raft.snapshot_chunk) {
             return invalid("raft.snapshot_chunk", "must be between 4KiB and 8MiB".into());
         }
+        // A node is lost after two seconds of silence: whoever only restarts must not be replaced.
+        if self.balance.replace_after < REPLACE_AFTER_MIN {
+            return invalid("balance.replace_after", "must be at least 2s: a node that restarts is not lost".into());
+        }
+        let pace = self.balance.move_bytes_per_second;
+        if pace > 0 && pace < self.raft.snapshot_chunk {
+            let problem = "must be at least raft.snapshot_chunk, or 0B for no limit".to_owned();
+            return invalid("balance.move_bytes_per_second", problem);
+        }
         if self.limits.request_timeout_default > self.limits.request_timeout_max {
             return invalid("limits.request_timeout_default", "must be at most limits.request_timeout_max".into());
         }
@@ -359,6 +387,15 @@ fn raft(read: &Reader<'_>) -> Raft {
         follower_log_bytes_max: read.size("raft", "follower_log_bytes_max"),
         snapshot_chunk: read.size("raft", "snapshot_chunk"),
         clock_offset_max: read.duration("raft", "clock_offset_max"),
+    }
+}
+
+fn balance(read: &Reader<'_>) -> Balance {
+    Balance {
+        enabled: read.flag("balance", "enabled"),
+        replace_after: read.duration("balance", "replace_after"),
+        moves_per_node: read.number("balance", "moves_per_node") as usize,
+        move_bytes_per_second: read.size("balance", "move_bytes_per_second"),
     }
 }
 

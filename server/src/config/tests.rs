@@ -148,3 +148,26 @@ fn timings_that_cannot_work_are_refused() {
     assert!(refusal("[storage]\njournal_segment = \"1MiB\"\n").contains("between 34MiB"));
     assert!(refusal("[node]\nlisten_peer = \"7201\"\n").contains("write ip:port"));
 }
+
+#[test]
+fn moves_are_on_and_paced_unless_written_otherwise() {
+    let balance = Config::parse(None, []).unwrap().balance;
+    assert!(balance.enabled);
+    assert_eq!((balance.replace_after.as_secs(), balance.moves_per_node), (600, 2));
+    assert_eq!(balance.move_bytes_per_second, 64 << 20);
+    let written =
+        "[balance]\nenabled = false\nreplace_after = \"2s\"\nmoves_per_node = 1\nmove_bytes_per_second = \"0B\"\n";
+    let balance = parse(written).unwrap().balance;
+    assert!(!balance.enabled);
+    assert_eq!((balance.moves_per_node, balance.move_bytes_per_second), (1, 0));
+    for (field, text) in [
+        ("balance.replace_after", "replace_after = \"1999ms\""),
+        ("balance.replace_after", "replace_after = 5"),
+        ("balance.moves_per_node", "moves_per_node = 0"),
+        ("balance.move_bytes_per_second", "move_bytes_per_second = \"4KiB\""),
+        ("replace_after", "replaceafter = \"5s\""),
+    ] {
+        let said = refusal(&format!("[balance]\n{text}\n"));
+        assert!(said.contains(field), "{text}: {said}");
+    }
+}

@@ -4,7 +4,8 @@
 //!   node status                      this node's own figures
 //!   list keyspaces, nodes            this node's copy of the map
 //!   create, alter, drop              the study ──▶ whoever leads the metadata; answered when the copy here has it
-//!   transfer leader                  the replica here, if it leads
+//!   operators                        this node's copy of the map
+//!   move, lead, cancel, drain, …     the study, as above; a dry run is foreseen where the metadata is led
 //! ```
 //!
 //! **Invariant.** A change is answered with what the map says after it, never with what was wished for.
@@ -12,17 +13,14 @@
 use super::{
     deadline, describe,
     door::Door,
-    status,
+    operate, status,
     status_out::{self, Facts},
     wish,
 };
 use crate::router::Hall;
-use kvorum_api::{AdminError, Effect, KeyspaceId, NodeId, ShardId, WriteError, capabilities::CAPABILITIES, proto};
-use kvorum_consensus::{
-    groups::NotMoved,
-    metadata::{MetadataCommand, MetadataReply},
-};
-use std::{sync::Arc, time::Duration};
+use kvorum_api::{AdminError, Effect, KeyspaceId, OperatorId, capabilities::CAPABILITIES, proto};
+use kvorum_consensus::metadata::{MetadataCommand, MetadataReply};
+use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status, metadata::MetadataMap};
 
@@ -68,21 +66,27 @@ impl AdminService {
         Ok((reply, door.router.hall()))
     }
 
-    /// Moves the leader of a shard, if it is here.
-    async fn transfer(&self, shard: ShardId, to: Option<NodeId>, patience: Duration) -> Result<NodeId, Status> {
+    /// Makes a change of shards or nodes, or says what it would lead to.
+    async fn change_or_foresee(
+        &self,
+        metadata: &MetadataMap,
+        command: MetadataCommand,
+        is_dry_run: bool,
+    ) -> Result<proto::ChangeReply, AdminError> {
         let door = self.door();
-        let hall = door.router.hall();
-        let Some(row) = hall.map.shards.get(&shard) else {
-            return Err(status::admin_error(&AdminError::NotFound { what: format!("shard {shard}") }));
-        };
-        let Some(replica) = door.node.replica(shard) else {
-            let leader = door.hint(&hall, row);
-            return Err(status::write_error(&WriteError::NotLeader { shard, leader }));
-        };
-        replica.transfer(to, patience).await.map_err(|not_moved| match not_moved {
-            NotMoved::NotHere(error) => status::write_error(&error),
-            NotMoved::NoReplica(problem) => status::admin_error(&AdminError::Invalid { field: "to_node", problem }),
-            NotMoved::NotReady(why) => status::write_error(&WriteError::NoQuorum { shard, why }),
+        if is_dry_run {
+            let budget = deadline::unary(metadata, &door.limits)?;
+            let forecast = door.node.forecast(command, budget.shard).await?;
+            return Ok(operate::foreseen(&door.router.hall(), forecast));
+        }
+        let (reply, hall) = self.change(metadata, command).await?;
+        let operator = reply.operator.and_then(|id| hall.map.operators.get(&id));
+        let nodes = describe::node_descriptions(&hall, &door.node, (door.id, self.facts.start.0));
+        Ok(proto::ChangeReply {
+            operator: operator.map(|row| operate::operator(door, &hall, row)),
+            node: nodes.into_iter().find(|node| reply.node.is_some_and(|changed| changed.0 == node.id)),
+            map_revision: reply.revision,
+            ..proto::ChangeReply::default()
         })
     }
 
@@ -110,7 +114,7 @@ impl proto::admin_server::Admin for AdminService {
         &self,
         _: Request<proto::NodeStatusRequest>,
     ) -> Result<Response<proto::NodeStatusReply>, Status> {
-        Ok(Response::new(status_out::node(&self.facts)))
+        Ok(Response::new(status_out::node(&self.facts).await))
     }
 
     async fn list_keyspaces(
@@ -182,14 +186,57 @@ impl proto::admin_server::Admin for AdminService {
         }))
     }
 
+    async fn list_operators(
+        &self,
+        request: Request<proto::ListOperatorsRequest>,
+    ) -> Result<Response<proto::ListOperatorsReply>, Status> {
+        let hall = self.door().router.hall();
+        let operators = operate::operators(self.door(), &hall, request.get_ref());
+        answer(operators.map(|operators| proto::ListOperatorsReply { operators, map_revision: hall.map.revision }))
+    }
+
+    async fn move_replica(
+        &self,
+        request: Request<proto::MoveReplicaRequest>,
+    ) -> Result<Response<proto::ChangeReply>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let changed = async {
+            let command = operate::move_replica(&self.door().router.hall(), &request)?;
+            self.change_or_foresee(&metadata, command, request.dry_run).await
+        };
+        answer(changed.await)
+    }
+
     async fn transfer_leader(
         &self,
         request: Request<proto::TransferLeaderRequest>,
-    ) -> Result<Response<proto::TransferLeaderReply>, Status> {
+    ) -> Result<Response<proto::ChangeReply>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let budget = deadline::unary(&metadata, &self.door().limits).map_err(|refused| status::refused(&refused))?;
-        let to = (request.to_node > 0).then_some(NodeId(request.to_node));
-        let leader = self.transfer(ShardId(request.shard), to, budget.shard).await?;
-        Ok(Response::new(proto::TransferLeaderReply { leader: leader.0 }))
+        let changed = async {
+            let command = operate::transfer_leader(self.door(), &self.door().router.hall(), &request)?;
+            self.change_or_foresee(&metadata, command, request.dry_run).await
+        };
+        answer(changed.await)
+    }
+
+    async fn cancel_operator(
+        &self,
+        request: Request<proto::CancelOperatorRequest>,
+    ) -> Result<Response<proto::ChangeReply>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let command = MetadataCommand::CancelOperator { operator: OperatorId(request.id) };
+        answer(self.change_or_foresee(&metadata, command, request.dry_run).await)
+    }
+
+    async fn change_node(
+        &self,
+        request: Request<proto::ChangeNodeRequest>,
+    ) -> Result<Response<proto::ChangeReply>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let changed = async {
+            let command = operate::change_node(&request)?;
+            self.change_or_foresee(&metadata, command, request.dry_run).await
+        };
+        answer(changed.await)
     }
 }

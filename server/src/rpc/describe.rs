@@ -5,10 +5,13 @@ use crate::router::{Hall, Keyspace, ShardRoute};
 use kvorum_api::{Mode, NodeId, ReadLevel, proto};
 use kvorum_consensus::{
     Node,
-    metadata::{KeyspaceRow, ReplicaRow, ShardStage, Standing},
+    metadata::{KeyspaceRow, NodeState, ReplicaRow, ShardRow, ShardStage, Standing},
 };
 use kvorum_storage::command::Images;
 use std::sync::Arc;
+
+/// Shards that are named when something is wrong with many.
+const SHORT_MAX: usize = 20;
 
 /// Every node, for clients.
 #[must_use]
@@ -172,6 +175,14 @@ pub fn node_descriptions(hall: &Hall, here: &Node, start: (NodeId, u64)) -> Vec<
                 true => Some(start.1),
                 false => peer.and_then(|peer| peer.start).map(|start| start.0),
             },
+            state: match row.state {
+                NodeState::Active => "active",
+                NodeState::Draining => "draining",
+                NodeState::Forgetting => "forgetting",
+            }
+            .to_owned(),
+            behaviour: row.behaviour.0,
+            build: row.build.clone(),
         }
     };
     hall.map.nodes.values().map(describe).collect()
@@ -180,4 +191,39 @@ pub fn node_descriptions(hall: &Hall, here: &Node, start: (NodeId, u64)) -> Vec<
 fn replicas_on(hall: &Hall, node: NodeId) -> u64 {
     let holds = |row: &&kvorum_consensus::metadata::ShardRow| row.replicas.iter().any(|replica| replica.node == node);
     hall.map.shards.values().filter(holds).count() as u64
+}
+
+/// How many shards have fewer living replicas than they should, as this node sees it.
+#[must_use]
+pub fn short_count(hall: &Hall, here: &Node) -> usize {
+    let shards = hall.keyspaces().flat_map(|keyspace| keyspace.shards().iter().map(move |route| (keyspace, route)));
+    shards.filter(|(keyspace, route)| living(&route.row, here) < keyspace.row.replicas as usize).count()
+}
+
+/// The same in words: one sentence each, and at most [`SHORT_MAX`] of them.
+#[must_use]
+pub fn short(hall: &Hall, here: &Node) -> Vec<String> {
+    let shards = hall.keyspaces().flat_map(|keyspace| keyspace.shards().iter().map(move |route| (keyspace, route)));
+    let is_short = |(keyspace, route): &(&Arc<Keyspace>, &Arc<ShardRoute>)| {
+        living(&route.row, here) < keyspace.row.replicas as usize
+    };
+    let sentence = |(keyspace, route): (&Arc<Keyspace>, &Arc<ShardRoute>)| {
+        let (row, wished) = (&route.row, keyspace.row.replicas);
+        let lost = row.replicas.iter().filter(|replica| here.liveness().is_lost(replica.node));
+        let lost: Vec<String> = lost.map(|replica| replica.node.to_string()).collect();
+        let why = if lost.is_empty() { String::new() } else { format!(" (lost: node {})", lost.join(", ")) };
+        let (shard, name, living) = (row.shard, &keyspace.row.name, living(row, here));
+        format!("shard {shard} of {name} has {living} of {wished} replicas{why}")
+    };
+    let mut sentences: Vec<String> = shards.filter(is_short).take(SHORT_MAX).map(sentence).collect();
+    let more = short_count(hall, here) - sentences.len();
+    if more > 0 {
+        sentences.push(format!("and {more} shards more"));
+    }
+    sentences
+}
+
+/// Replicas of a shard that are in, on nodes that are not lost.
+fn living(row: &ShardRow, here: &Node) -> usize {
+    row.replicas.iter().filter(|replica| replica.is_in() && !here.liveness().is_lost(replica.node)).count()
 }

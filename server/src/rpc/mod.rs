@@ -22,6 +22,7 @@ pub mod join;
 pub mod kv;
 pub mod lane;
 pub mod neighbours;
+pub mod operate;
 pub mod peer;
 pub mod scan;
 mod scan_plan;

@@ -4,23 +4,25 @@
 //! shard is held up by other nodes, which are dead. Keeping a node out of service for those would take away the shards
 //! that it could serve.
 
-use super::{describe::images_word, door::Door, join::JoinDesk};
+use super::{
+    describe::{self, images_word},
+    door::Door,
+    join::JoinDesk,
+    operate,
+};
 use crate::{
     gossip::{GossipBoard, GossipView},
     router::Hall,
 };
-use kvorum_api::{StartCount, proto};
+use kvorum_api::{ShardId, StartCount, proto};
 use kvorum_consensus::{
-    metadata::METADATA_SHARD,
+    metadata::{ShardRow, ShardStage},
     node::{NodeStatus, PeerStatus},
     replicator::{ReplicaStatus, Role},
 };
 use kvorum_storage::Journal;
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 use tokio::time::Instant;
-
-/// What the metadata is called where keyspaces are named; no keyspace can have this name.
-const METADATA_NAME: &str = "(metadata)";
 
 /// Everything there is to say about a node.
 pub struct Facts {
@@ -52,6 +54,17 @@ impl Facts {
         if !self.door.router.hall().map.is_founded() {
             reasons.push("the cluster is not founded yet: its map is not known".to_owned());
         }
+        let hall = self.door.router.hall();
+        let map = &hall.map;
+        let is_here = |row: &&ShardRow| row.replicas.iter().any(|row| row.node == self.door.id && row.is_in());
+        // One that is closed and knows of no leader has not been founded yet, unless others hold that up.
+        let is_made = |replica: &&ReplicaStatus| {
+            replica.role != Role::Closed || replica.leader.is_some() || replica.held_up.is_some()
+        };
+        let made: BTreeSet<ShardId> = status.replicas.iter().filter(is_made).map(|replica| replica.shard).collect();
+        let is_new = |row: &&ShardRow| row.stage == ShardStage::Creating;
+        let missing = map.shards.values().filter(is_here).filter(is_new).filter(|row| !made.contains(&row.shard));
+        reasons.extend(missing.map(|row| format!("shard {}: the replica here is not founded yet", row.shard)));
         for replica in &status.replicas {
             if replica.state.is_installing {
                 reasons.push(format!("shard {}: installing a snapshot", replica.shard));
@@ -73,8 +86,8 @@ impl Facts {
 }
 
 /// The whole status.
-#[must_use]
-pub fn node(facts: &Facts) -> proto::NodeStatusReply {
+pub async fn node(facts: &Facts) -> proto::NodeStatusReply {
+    let bytes = facts.door.node.weigh().await;
     let status = facts.door.node.status();
     let journal = facts.journal.status();
     let hall = facts.door.router.hall();
@@ -85,7 +98,15 @@ pub fn node(facts: &Facts) -> proto::NodeStatusReply {
         build: crate::BUILD.to_owned(),
         uptime_ms: facts.started.elapsed().as_millis() as u64,
         ready: facts.unready(&status).is_empty(),
-        replicas: status.replicas.iter().map(|one| replica(one, &hall)).collect(),
+        replicas: status
+            .replicas
+            .iter()
+            .map(|one| proto::ReplicaStatus {
+                bytes: bytes.get(&one.shard).copied(),
+                waits_for: waits_for(facts, one),
+                ..replica(one, &hall)
+            })
+            .collect(),
         peers: status.peers.iter().map(|one| peer(one, &hall)).collect(),
         workers: status
             .workers
@@ -109,17 +130,22 @@ pub fn node(facts: &Facts) -> proto::NodeStatusReply {
         clock_offset_ms: status.clock_offset_ms,
         map_revision: hall.map.revision,
         zone: hall.map.nodes.get(&facts.door.id).map_or_else(String::new, |row| row.zone.clone()),
+        short: describe::short(&hall, &facts.door.node),
+        held_up: facts.door.node.balance_held_up(),
     }
+}
+
+/// What a change of the shard waits for, by its leader's word.
+fn waits_for(facts: &Facts, replica: &ReplicaStatus) -> String {
+    let found = facts.door.node.replica(replica.shard).filter(|_| replica.role == Role::Leader);
+    found.and_then(|replica| replica.waits_for()).unwrap_or_default()
 }
 
 fn replica(replica: &ReplicaStatus, hall: &Hall) -> proto::ReplicaStatus {
     let state = &replica.state;
     let settings = state.settings.as_ref();
     proto::ReplicaStatus {
-        keyspace: match replica.shard {
-            METADATA_SHARD => METADATA_NAME.to_owned(),
-            shard => hall.keyspace_of(shard).map_or_else(String::new, |row| row.name.clone()),
-        },
+        keyspace: operate::keyspace_of(hall, replica.shard),
         shard: replica.shard.0,
         replica: replica.replica.0,
         role: role(replica.role).to_owned(),
@@ -140,6 +166,8 @@ fn replica(replica: &ReplicaStatus, hall: &Hall) -> proto::ReplicaStatus {
         changes: settings.map_or("", |settings| images_word(settings.images)).to_owned(),
         leases: settings.is_some_and(|settings| settings.has_leases),
         behaviour: settings.map_or(0, |settings| settings.behaviour),
+        bytes: None,
+        waits_for: String::new(),
     }
 }
 

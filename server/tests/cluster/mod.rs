@@ -15,6 +15,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a harness of tests: it panics and prints as they do")]
 
 pub mod calls;
+pub mod program;
 
 use kvorum_api::proto::{self, admin_client::AdminClient, kv_client::KvClient};
 use std::{
