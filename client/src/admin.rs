@@ -1,4 +1,4 @@
-//! What an operator asks of the cluster: its keyspaces, its nodes, who leads.
+//! What an operator asks of the cluster: its keyspaces, its nodes. Where shards are is asked for in `operators`.
 //!
 //! ```text
 //!   lookups   any node answers, by its copy of the map                 asked of one after the other until one answers
@@ -20,7 +20,7 @@ use crate::{
     routing::Health,
     write::timed,
 };
-use kvorum_api::{Effect, NodeId, ShardId, proto};
+use kvorum_api::{Effect, proto};
 use proto::admin_client::AdminClient;
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout};
@@ -50,7 +50,10 @@ pub struct Admin {
 }
 
 /// One request, as the generated client sends it.
-trait Request<T>: AsyncFn(AdminClient<Channel>, Duration) -> Result<tonic::Response<T>, Status> {}
+pub(crate) trait Request<T>:
+    AsyncFn(AdminClient<Channel>, Duration) -> Result<tonic::Response<T>, Status>
+{
+}
 
 impl<T, F: AsyncFn(AdminClient<Channel>, Duration) -> Result<tonic::Response<T>, Status>> Request<T> for F {}
 
@@ -137,24 +140,12 @@ impl Admin {
         cluster_status(&self.inner, self.timeout).await
     }
 
-    /// Hands the leadership of a shard over to a node, `None` = to whoever is best. Answers who leads then.
-    ///
-    /// # Errors
-    /// Of kind [`crate::FailureKind::Request`] if that node holds no replica of the shard, of kind
-    /// [`crate::FailureKind::Unavailable`] if it is not there or nobody leads; then the leader stays.
-    pub async fn transfer_leader(&self, shard: ShardId, to: Option<NodeId>) -> Result<NodeId, ClientError> {
-        let request = proto::TransferLeaderRequest { shard: shard.0, to_node: to.map_or(0, |node| node.0) };
-        let reply: proto::TransferLeaderReply =
-            self.change(async |mut admin, budget| admin.transfer_leader(timed(request, budget)).await).await?;
-        Ok(NodeId(reply.leader))
-    }
-
-    async fn look_up<T>(&self, send: impl Request<T>) -> Result<T, ClientError> {
+    pub(crate) async fn look_up<T>(&self, send: impl Request<T>) -> Result<T, ClientError> {
         let lost = |failure| Failure { effect: Effect::None, ..failure };
         self.ask_anyone(Repeat::Freely, send).await.map_err(|failure| lost(failure).into())
     }
 
-    async fn change<T>(&self, send: impl Request<T>) -> Result<T, ClientError> {
+    pub(crate) async fn change<T>(&self, send: impl Request<T>) -> Result<T, ClientError> {
         Ok(self.ask_anyone(Repeat::Never, send).await?)
     }
 

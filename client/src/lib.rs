@@ -67,6 +67,7 @@ mod maps;
 mod node;
 mod nodes;
 mod operation;
+pub mod operators;
 mod options;
 mod progress;
 mod read;
@@ -89,8 +90,11 @@ pub use error::{ClientError, NotApplied};
 pub use failure::{Failure, FailureKind};
 pub use into_bytes::IntoBytes;
 pub use keyspace::{Cp, Keyspace};
-pub use kvorum_api::{Effect, LogPosition, NodeId, ReadLevel, Receipt, Refused, Retry, ShardId, Stamp, Version};
+pub use kvorum_api::{
+    Effect, LogPosition, NodeId, OperatorId, ReadLevel, Receipt, Refused, Retry, ShardId, Stamp, Version,
+};
 pub use operation::{Condition, Delete, Increment, Operation, Put};
+pub use operators::NodeFate;
 pub use options::{Options, Transport};
 pub use read::Get;
 pub use reply::{Entry, GetReply, Incremented, OperationResult, OperationStatus, Written};

@@ -5,7 +5,10 @@
 mod fake;
 
 use fake::{Fake, Fault, Told};
-use kvorum_client::{Client, Effect, FailureKind, NodeId, Options, ShardId, admin::KeyspaceWish};
+use kvorum_client::{
+    Client, Effect, FailureKind, NodeFate, NodeId, OperatorId, Options, ShardId, admin::KeyspaceWish,
+    operators::ListOperatorsRequest,
+};
 use std::time::Duration;
 use tonic::Code;
 
@@ -68,9 +71,36 @@ async fn a_leader_hands_over_wherever_one_asks() {
     let fake = Fake::start(3);
     fake.world.lock().leader = Some(2);
     let client = connected(&fake).await;
-    let leader = client.admin().transfer_leader(ShardId(1), Some(NodeId(2))).await.unwrap();
-    assert_eq!((leader, fake.world.lock().leader_of(1)), (NodeId(2), Some(1)));
+    let admin = client.admin();
+    let made = admin.transfer_leader(ShardId(1), Some(NodeId(2)), false).await.unwrap().operator.unwrap();
+    let ended = admin.operator_ended(OperatorId(made.id), None).await.unwrap();
+    assert_eq!((ended.state.as_str(), fake.world.lock().leader_of(1)), ("done", Some(1)));
     client.keyspace("orders").put("a", "1").await.unwrap();
+}
+
+/// What is foreseen changes nothing, what is under way is found, and who waits too long is told what it waits for.
+#[tokio::test]
+async fn operators_are_foreseen_made_awaited_and_cancelled() {
+    let fake = Fake::start(3);
+    let admin = connected(&fake).await.admin();
+    let seats = (NodeId(1), NodeId(4));
+    let foreseen = admin.move_replica(ShardId(1), seats, true).await.unwrap();
+    assert_eq!((foreseen.operator, foreseen.moves[0].bytes), (None, Some(3 << 20)));
+    assert_eq!(admin.operators(ListOperatorsRequest::default()).await.unwrap(), []);
+
+    let made = admin.move_replica(ShardId(1), seats, false).await.unwrap().operator.unwrap();
+    let id = OperatorId(made.id);
+    let waited = admin.operator_ended(id, Some(Duration::from_millis(50))).await.unwrap();
+    assert_eq!((waited.state.as_str(), waited.waits_for.as_str()), ("running", "replica 7 has not answered yet"));
+    let cancelled = admin.cancel_operator(id, false).await.unwrap().operator.unwrap();
+    assert_eq!(cancelled.state, "cancelled");
+    assert_eq!(admin.operator_ended(id, None).await.unwrap().state, "cancelled");
+    let unknown = admin.cancel_operator(OperatorId(99), false).await.unwrap_err();
+    assert_eq!(unknown.failure().unwrap().reason, "NOT_FOUND");
+
+    let drained = admin.change_node(NodeId(2), NodeFate::Draining, false).await.unwrap();
+    assert_eq!(drained.node.unwrap().state, "draining");
+    assert_eq!(admin.change_node(NodeId(2), NodeFate::Forgotten, false).await.unwrap().node, None);
 }
 
 #[tokio::test]

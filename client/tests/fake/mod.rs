@@ -110,6 +110,8 @@ pub struct World {
     /// Keyspaces somebody asked to create.
     pub changes: usize,
     pub keyspaces: Vec<(&'static str, &'static str)>,
+    /// What was asked to be done to shards.
+    pub operators: Vec<kvorum_api::proto::OperatorDescription>,
     pub entries_a_message: usize,
     /// As many more batches are taken, then each is refused for good.
     pub refuses_batches_after: Option<usize>,
@@ -195,6 +197,7 @@ impl Fake {
             handshakes: 0,
             changes: 0,
             keyspaces: vec![("default", "cp"), ("orders", "cp")],
+            operators: Vec::new(),
             entries_a_message: 2,
             refuses_batches_after: None,
             frozen: BTreeSet::new(),

@@ -132,19 +132,110 @@ impl Admin for Door {
         Ok(Response::new(proto::DropKeyspaceReply { id: world.keyspace, map_revision: world.revision }))
     }
 
+    async fn list_operators(
+        &self,
+        request: Request<proto::ListOperatorsRequest>,
+    ) -> Result<Response<proto::ListOperatorsReply>, Status> {
+        let request = request.into_inner();
+        let world = self.world.lock();
+        let is_asked = |operator: &&proto::OperatorDescription| {
+            let is_named = request.ids.is_empty() || request.ids.contains(&operator.id);
+            is_named && (request.all || !request.ids.is_empty() || operator.ended_ms.is_none())
+        };
+        let operators = world.operators.iter().filter(is_asked).cloned().collect();
+        Ok(Response::new(proto::ListOperatorsReply { operators, map_revision: world.revision }))
+    }
+
+    async fn move_replica(
+        &self,
+        request: Request<proto::MoveReplicaRequest>,
+    ) -> Result<Response<proto::ChangeReply>, Status> {
+        self.scripted()?;
+        let request = request.into_inner();
+        if request.dry_run {
+            return Ok(Response::new(foreseen(&request)));
+        }
+        // It waits for its leader until somebody cancels it.
+        Ok(Response::new(self.operate("move", request.shard, (Some(request.from_node), request.to_node), false)))
+    }
+
     async fn transfer_leader(
         &self,
         request: Request<proto::TransferLeaderRequest>,
-    ) -> Result<Response<proto::TransferLeaderReply>, Status> {
+    ) -> Result<Response<proto::ChangeReply>, Status> {
+        self.scripted()?;
         let request = request.into_inner();
-        self.check_leader(request.shard)?;
-        let to = usize::try_from(request.to_node.max(1)).unwrap() - 1;
-        self.world.lock().leaders.insert(request.shard, to);
-        Ok(Response::new(proto::TransferLeaderReply { leader: to as u64 + 1 }))
+        if request.dry_run {
+            return Ok(Response::new(proto::ChangeReply::default()));
+        }
+        let to = request.to_node.max(1);
+        self.world.lock().leaders.insert(request.shard, usize::try_from(to).unwrap() - 1);
+        Ok(Response::new(self.operate("lead", request.shard, (None, to), true)))
+    }
+
+    async fn cancel_operator(
+        &self,
+        request: Request<proto::CancelOperatorRequest>,
+    ) -> Result<Response<proto::ChangeReply>, Status> {
+        let id = request.into_inner().id;
+        let mut world = self.world.lock();
+        let Some(operator) = world.operators.iter_mut().find(|operator| operator.id == id) else {
+            return Err(Told::new(Code::NotFound, "NOT_FOUND", &[("effect", "none"), ("retry", "never")]).status());
+        };
+        (operator.state, operator.ended_ms) = ("cancelled".to_owned(), Some(2));
+        let operator = Some(operator.clone());
+        Ok(Response::new(proto::ChangeReply { operator, ..proto::ChangeReply::default() }))
+    }
+
+    async fn change_node(
+        &self,
+        request: Request<proto::ChangeNodeRequest>,
+    ) -> Result<Response<proto::ChangeReply>, Status> {
+        self.scripted()?;
+        let request = request.into_inner();
+        let node = proto::NodeDescription { id: request.node, state: request.state.clone(), ..Default::default() };
+        let node = Some(node).filter(|_| request.state != "forgotten" && !request.dry_run);
+        Ok(Response::new(proto::ChangeReply { node, ..proto::ChangeReply::default() }))
     }
 }
 
+/// What a dry run of a move is told.
+fn foreseen(request: &proto::MoveReplicaRequest) -> proto::ChangeReply {
+    let one = proto::ForeseenMove {
+        shard: request.shard,
+        keyspace: "default".to_owned(),
+        task: "move".to_owned(),
+        from_node: Some(request.from_node),
+        to_node: Some(request.to_node),
+        bytes: Some(3 << 20),
+        spare_before: 1,
+        spare_meanwhile: 0,
+    };
+    proto::ChangeReply { moves: vec![one], held_up: vec!["shard 9: waits its turn".to_owned()], ..Default::default() }
+}
+
 impl Door {
+    fn operate(&self, task: &str, shard: u64, seats: (Option<u64>, u64), is_done: bool) -> proto::ChangeReply {
+        let mut world = self.world.lock();
+        let operator = proto::OperatorDescription {
+            id: world.operators.len() as u64 + 1,
+            shard,
+            keyspace: "default".to_owned(),
+            task: task.to_owned(),
+            from_node: seats.0,
+            to_node: Some(seats.1),
+            origin: "user".to_owned(),
+            cause: "asked for".to_owned(),
+            state: if is_done { "done" } else { "running" }.to_owned(),
+            created_ms: 1,
+            ended_ms: is_done.then_some(2),
+            waits_for: if is_done { "" } else { "replica 7 has not answered yet" }.to_owned(),
+            ..proto::OperatorDescription::default()
+        };
+        world.operators.push(operator.clone());
+        proto::ChangeReply { operator: Some(operator), ..proto::ChangeReply::default() }
+    }
+
     /// What the script says of the next request of an operator.
     fn scripted(&self) -> Result<(), Status> {
         match self.next_fault() {

@@ -61,11 +61,21 @@ fn warn(output: &Output, reports: &[NodeReport], strangers: &[NodeReport]) {
             named.join(", ")
         ));
     }
+    for short in short(reports) {
+        complain(&format!("warning: {short}"));
+    }
     if !output.quiet {
         for stranger in strangers {
             complain(&format!("note: {} does not answer, and no node of this cluster names it", stranger.address));
         }
     }
+}
+
+/// Shards that have too few replicas, as the nodes see it: each once, by whoever has the newest map.
+pub fn short(reports: &[NodeReport]) -> Vec<String> {
+    let statuses = reports.iter().filter_map(|report| report.status.as_ref().ok());
+    let newest = statuses.max_by_key(|status| (status.map_revision, status.short.len()));
+    newest.map_or_else(Vec::new, |status| status.short.clone())
 }
 
 /// One row per node.

@@ -45,6 +45,11 @@ pub struct NotFound(pub String);
 #[error("{0}")]
 pub struct NotYet(pub String);
 
+/// What was asked was taken back or given up: everything is as it was.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct Undone(pub String);
+
 /// Prints the error, if there is one, and names the exit code.
 pub fn code_of(outcome: anyhow::Result<ExitCode>) -> ExitCode {
     let error = match outcome {
@@ -71,6 +76,7 @@ pub fn code_of(outcome: anyhow::Result<ExitCode>) -> ExitCode {
         None if error.chain().any(|cause| cause.is::<Usage>()) => USAGE,
         None if error.chain().any(|cause| cause.is::<NotFound>()) => NOT_FOUND,
         None if error.chain().any(|cause| cause.is::<NotYet>()) => UNKNOWN,
+        None if error.chain().any(|cause| cause.is::<Undone>()) => UNAVAILABLE,
         None => LOCAL,
     };
     ExitCode::from(code)

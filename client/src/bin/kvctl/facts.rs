@@ -60,6 +60,11 @@ impl<'a> Facts<'a> {
         })
     }
 
+    /// About how many bytes a shard has: the most that one of its replicas names.
+    pub fn bytes(&self, shard: u64) -> Option<u64> {
+        self.of_shard(shard).iter().filter_map(|fact| fact.replica.bytes).max()
+    }
+
     /// Shards of which two replicas stand at one position and do not hold the same. There must be none.
     pub fn diverged(&self) -> Vec<u64> {
         let differs = |facts: &[Fact<'_>]| {

@@ -14,9 +14,12 @@ mod columns;
 mod exit;
 mod export;
 mod facts;
+mod fate;
+mod foresee;
 mod import;
 mod keyspace;
 mod node;
+mod operator;
 mod output;
 mod scan;
 mod session;
@@ -72,6 +75,7 @@ async fn run(cli: Cli, is_keyspace_given: bool) -> anyhow::Result<ExitCode> {
         Command::Keyspace(keyspace) => keyspace::run(&globals, &output, keyspace).await,
         Command::Node(node) => node::run(&globals, &output, node).await,
         Command::Shard(shard) => shard::run(&globals, &output, shard, is_keyspace_given).await,
+        Command::Operator(operator) => operator::run(&globals, &output, operator).await,
         Command::Workers(workers) => node::workers(&globals, &output, workers).await,
         Command::Cluster(args::Cluster::Status(status)) | Command::Status(status) => {
             cluster::status(&globals, &output, status).await

@@ -4,8 +4,9 @@ use crate::{
     TIMEOUT_DEFAULT,
     args::{Form, Globals, Node, Workers},
     client,
-    cluster::{nodes_table, replicas_table},
+    cluster::{nodes_table, replicas_table, short},
     exit::{NotFound, UNAVAILABLE, complain},
+    fate,
     output::Output,
     status::{ago_text, leads, node_json, worker_json},
     table::{or_dash, table, text_or_dash},
@@ -20,6 +21,10 @@ pub async fn run(globals: &Globals, output: &Output, command: Node) -> anyhow::R
     match command {
         Node::List => list(&admin, output).await,
         Node::Status { id } => status(&admin, output, id).await,
+        Node::Add { address } => fate::add(&admin, output, address).await,
+        Node::Drain(drain) => fate::drain(&admin, output, drain).await,
+        Node::Recommission { id, dry_run } => fate::recommission(&admin, output, id, dry_run).await,
+        Node::Forget(drain) => fate::forget(&admin, output, drain).await,
     }
 }
 
@@ -42,6 +47,9 @@ async fn list(admin: &Admin, output: &Output) -> anyhow::Result<ExitCode> {
                     "replicas": node.replicas,
                     "leaders": leaders(node),
                     "start_count": node.start_count,
+                    "state": node.state,
+                    "behaviour": node.behaviour,
+                    "build": node.build,
                 })
             })
             .collect();
@@ -60,12 +68,45 @@ async fn list(admin: &Admin, output: &Output) -> anyhow::Result<ExitCode> {
             or_dash(leaders(node)),
             if node.metadata_voter { "yes" } else { "no" }.to_owned(),
             or_dash(node.start_count),
+            node_state_text(node),
+            node.behaviour.to_string(),
+            text_or_dash(&node.build),
         ]
     });
-    let header =
-        ["NODE", "CLIENT", "PEER", "ZONE", "LIVENESS", "HEARD", "REPLICAS", "LEADERS", "METADATA VOTER", "STARTS"];
+    let header = [
+        "NODE",
+        "CLIENT",
+        "PEER",
+        "ZONE",
+        "LIVENESS",
+        "HEARD",
+        "REPLICAS",
+        "LEADERS",
+        "METADATA VOTER",
+        "STARTS",
+        "STATE",
+        "BEHAVIOUR",
+        "BUILD",
+    ];
     output.line(&table(header, rows))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether its replicas go elsewhere.
+fn is_to_go(node: &NodeDescription) -> bool {
+    matches!(node.state.as_str(), "draining" | "forgetting")
+}
+
+/// What is to become of a node, and how far that is.
+pub fn node_state_text(node: &NodeDescription) -> String {
+    let left = node.replicas + u64::from(node.metadata_voter);
+    match (node.state.as_str(), left) {
+        ("active" | "", _) => "active".to_owned(),
+        (state, 0) if node.liveness == "alive" && state == "forgetting" => "forgetting, empty, still alive".to_owned(),
+        (state, 0) => format!("{state}, empty"),
+        (state, 1) => format!("{state}, 1 replica left"),
+        (state, left) => format!("{state}, {left} replicas left"),
+    }
 }
 
 /// What the nodes say of themselves: all, or the one of this id.
@@ -92,14 +133,33 @@ async fn reports(admin: &Admin, id: Option<u64>) -> anyhow::Result<Vec<NodeRepor
 
 async fn status(admin: &Admin, output: &Output, id: Option<u64>) -> anyhow::Result<ExitCode> {
     let reports = reports(admin, id).await?;
+    // What is to become of a node is the map's to say, not its own; a cluster that cannot be asked says nothing.
+    let nodes = admin.nodes().await.unwrap_or_default();
+    let of_report = |report: &NodeReport| {
+        let status = report.status.as_ref().ok();
+        nodes.iter().find(|node| status.map_or(node.client == report.address, |status| status.node == node.id))
+    };
     match output.form {
-        Form::Json => output.json(&json!({ "nodes": reports.iter().map(node_json).collect::<Vec<_>>() }))?,
+        Form::Json => {
+            let documents = reports.iter().map(|report| {
+                let mut document = node_json(report);
+                document["state"] = json!(of_report(report).map(|node| &node.state));
+                document
+            });
+            output.json(&json!({ "nodes": documents.collect::<Vec<_>>() }))?;
+        }
         Form::Table | Form::Raw => {
             output.line(&nodes_table(&reports))?;
+            for node in reports.iter().filter_map(of_report).filter(|node| is_to_go(node)) {
+                output.line(&format!("! node {} is {}", node.id, node_state_text(node)))?;
+            }
             if id.is_some() {
                 output.line(&format!("\n{}", replicas_table(&reports)))?;
             }
         }
+    }
+    for short in short(&reports) {
+        complain(&format!("warning: {short}"));
     }
     Ok(told(&reports))
 }

@@ -47,6 +47,8 @@ fn reached_json(address: &str, status: &NodeStatusReply) -> Value {
         "degraded": status.degraded,
         "clock_offset_ms": status.clock_offset_ms,
         "map_revision": status.map_revision,
+        "short": status.short,
+        "held_up": status.held_up,
         "replicas": status.replicas.iter().map(replica_json).collect::<Vec<_>>(),
         "peers": status.peers.iter().map(peer).collect::<Vec<_>>(),
         "workers": status.workers.iter().map(worker_json).collect::<Vec<_>>(),
@@ -87,6 +89,8 @@ pub fn replica_json(replica: &ReplicaStatus) -> Value {
         "changes": replica.changes,
         "leases": replica.leases,
         "behaviour": replica.behaviour,
+        "bytes": replica.bytes,
+        "waits_for": (!replica.waits_for.is_empty()).then_some(&replica.waits_for),
     })
 }
 

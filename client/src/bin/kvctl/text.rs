@@ -73,6 +73,15 @@ pub fn size(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Bytes as a person reads them.
+pub fn bytes(bytes: u64) -> String {
+    let units = [(1_u64 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    match units.into_iter().find(|(unit, _)| bytes >= *unit) {
+        Some((unit, name)) => format!("{}.{} {name}", bytes / unit, bytes % unit * 10 / unit),
+        None => format!("{bytes} B"),
+    }
+}
+
 /// A version, as receipts print it: stamp-node-start.
 pub fn version(text: &str) -> Result<Version, String> {
     let parts: Vec<u64> = text.split('-').map_while(|part| part.parse().ok()).collect();
@@ -112,6 +121,12 @@ mod tests {
     use super::*;
     use kvorum_client::LogPosition;
     use proptest::prelude::*;
+
+    #[test]
+    fn bytes_are_said_in_the_largest_unit_that_fits() {
+        let said = [0, 1_023, 1_024, 1_536, 1 << 20, (1 << 30) + (1 << 29), 3 << 40].map(super::bytes);
+        assert_eq!(said, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1.0 MiB", "1.5 GiB", "3.0 TiB"]);
+    }
 
     #[test]
     fn times_have_a_unit() {

@@ -14,7 +14,8 @@ pub use data::{Batch, CompareAndSet, Delete, Get, If, Increment, Put, Scan};
 pub use files::{Export, Import, Rows};
 use kvorum_client::{ReadLevel, RequestId};
 pub use operator::{
-    Alter, Cluster, ClusterStatus, Create, DropKeyspace, Keyspace, Node, Shard, Transfer, Wish, Workers,
+    Alter, Cluster, ClusterStatus, Create, Drain, DropKeyspace, Keyspace, MoveReplica, Node, Operator, OperatorList,
+    Shard, ShardName, Transfer, Wish, Workers,
 };
 use std::{path::PathBuf, time::Duration};
 
@@ -123,6 +124,9 @@ pub enum Command {
     /// The shards of the keyspaces
     #[command(subcommand)]
     Shard(Shard),
+    /// What is being done to shards: moves of replicas and leaders
+    #[command(subcommand)]
+    Operator(Operator),
     /// Background chores: their pace, their last error
     Workers(Workers),
     /// The cluster as a whole
@@ -150,7 +154,8 @@ fn unused(command: &Command) -> &'static [&'static str] {
         | Command::Status(_)
         | Command::Keyspace(_)
         | Command::Node(_)
-        | Command::Shard(Shard::Describe { .. } | Shard::TransferLeader(_))
+        | Command::Operator(_)
+        | Command::Shard(Shard::Describe { .. } | Shard::Move(_) | Shard::TransferLeader(_))
         | Command::Workers(_) => &["level", "request_id", "keyspace", "session", "transport"],
         Command::Aggregate(_) | Command::Correlate(_) => {
             &["level", "request_id", "keyspace", "endpoints", "timeout", "session", "transport"]
@@ -200,6 +205,7 @@ pub fn refuse_unused(cli: &Cli, matches: &ArgMatches) -> Result<(), String> {
                 | Command::Keyspace(_)
                 | Command::Node(_)
                 | Command::Shard(_)
+                | Command::Operator(_)
                 | Command::Workers(_)
                 | Command::Version
         )
@@ -245,6 +251,8 @@ mod tests {
             "kvctl keyspace list -k x",
             "kvctl shard describe 5 -k x",
             "kvctl workers --level local",
+            "kvctl operator list -k x",
+            "kvctl operator list -o raw",
             "kvctl get a --level session",
             "kvctl export --level session",
             "kvctl aggregate --from f count() -k demo",
@@ -282,6 +290,17 @@ mod tests {
             "kvctl shard list -k orders",
             "kvctl shard list --keyspace orders",
             "kvctl shard transfer-leader 5 --to 2",
+            "kvctl shard transfer-leader orders/5 --no-wait",
+            "kvctl shard move orders/5 --from 2 --to 4 --wait",
+            "kvctl shard move 5 --from 2 --to 4 --wait=5m",
+            "kvctl shard move 5 --from 2 --to 4 --dry-run",
+            "kvctl operator list --all --state failed",
+            "kvctl operator list --shard 5 -o json",
+            "kvctl operator cancel 17 --dry-run",
+            "kvctl node add 10.0.0.4:7201",
+            "kvctl node drain 2 --wait",
+            "kvctl node recommission 2",
+            "kvctl node forget 2 --dry-run",
             "kvctl workers --node 1",
             "kvctl cluster status --shards",
             "kvctl get a --level session --session f",
@@ -308,6 +327,10 @@ mod tests {
             "kvctl keyspace create a --read-level fresh",
             "kvctl keyspace create a --value-bytes-max 5XB",
             "kvctl shard describe x",
+            "kvctl shard move orders --from 1 --to 2",
+            "kvctl shard move 5 --to 2",
+            "kvctl operator list --state odd",
+            "kvctl node drain 2 --wait --dry-run",
             "kvctl import f --key {a} --batch 2000",
             "kvctl get a --level fresh",
             "kvctl put a b --ttl 30",

@@ -3,7 +3,7 @@
 use crate::text;
 use clap::{Args, Subcommand};
 use kvorum_client::ReadLevel;
-use std::ffi::OsString;
+use std::{ffi::OsString, time::Duration};
 
 #[derive(Debug, Subcommand)]
 pub enum Cluster {
@@ -109,6 +109,82 @@ pub enum Node {
         #[arg(value_name = "NODE")]
         id: Option<u64>,
     },
+    /// How one more node joins: prints the command to run on its machine
+    Add {
+        /// Where the new node will listen: refused if a member does
+        #[arg(value_name = "HOST:PORT")]
+        address: Option<String>,
+    },
+    /// Move everything a node holds to the others; it stays a member
+    Drain(Drain),
+    /// Let a node that was drained hold replicas again
+    Recommission {
+        #[arg(value_name = "NODE")]
+        id: u64,
+        /// Say what it would lead to, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Give a node that does not live any more up for good: what it held is made again elsewhere
+    Forget(Drain),
+}
+
+#[derive(Debug, Args)]
+pub struct Drain {
+    #[arg(value_name = "NODE")]
+    pub id: u64,
+    #[command(flatten)]
+    pub waiting: Waiting,
+    /// Say what would be moved, and change nothing
+    #[arg(long, conflicts_with = "wait")]
+    pub dry_run: bool,
+}
+
+/// Whether to wait until what was asked for is done.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Waiting {
+    /// Wait until it is done, at most TIME if one is given
+    #[arg(
+        long,
+        value_name = "TIME",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "3650d",
+        value_parser = text::duration
+    )]
+    pub wait: Option<Duration>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Operator {
+    /// What is being done to shards, by whom it was asked for, and what it waits for
+    List(OperatorList),
+    /// One of them, in full
+    Show {
+        #[arg(value_name = "OPERATOR")]
+        id: u64,
+    },
+    /// Have one undone, unless it is too late for that
+    Cancel {
+        #[arg(value_name = "OPERATOR")]
+        id: u64,
+        /// Say whether it could be, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct OperatorList {
+    /// Also those that have ended
+    #[arg(long)]
+    pub all: bool,
+    /// Only those of this shard
+    #[arg(long, value_name = "SHARD")]
+    pub shard: Option<u64>,
+    /// Only those that are running, cancelling, done, cancelled or failed
+    #[arg(long, value_name = "STATE", value_parser = ["running", "cancelling", "done", "cancelled", "failed"])]
+    pub state: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -120,17 +196,70 @@ pub enum Shard {
         #[arg(value_name = "SHARD")]
         id: u64,
     },
-    /// Ask whoever leads a shard to hand it over
+    /// Move a replica of a shard from one node to another
+    Move(MoveReplica),
+    /// Let another replica of a shard lead
     TransferLeader(Transfer),
+}
+
+/// A shard, by its number, or by its keyspace and its number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardName {
+    pub keyspace: Option<String>,
+    pub id: u64,
+}
+
+fn shard_name(text: &str) -> Result<ShardName, String> {
+    let (keyspace, id) = match text.rsplit_once('/') {
+        Some((keyspace, id)) => (Some(keyspace.to_owned()), id),
+        None => (None, text),
+    };
+    let id =
+        id.parse().map_err(|_| "a shard is SHARD or KEYSPACE/SHARD, as `kvctl shard list` shows it: 5, orders/5")?;
+    Ok(ShardName { keyspace, id })
+}
+
+#[derive(Debug, Args)]
+pub struct MoveReplica {
+    #[arg(value_name = "KEYSPACE/SHARD", value_parser = shard_name)]
+    pub shard: ShardName,
+    /// The node that gives its replica away
+    #[arg(long, value_name = "NODE", value_parser = clap::value_parser!(u64).range(1..))]
+    pub from: u64,
+    /// The node that gets one
+    #[arg(long, value_name = "NODE", value_parser = clap::value_parser!(u64).range(1..))]
+    pub to: u64,
+    #[command(flatten)]
+    pub waiting: Waiting,
+    /// Say what would be moved, and change nothing
+    #[arg(long, conflicts_with = "wait")]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct Transfer {
-    #[arg(value_name = "SHARD")]
-    pub id: u64,
+    #[arg(value_name = "SHARD", value_parser = shard_name)]
+    pub shard: ShardName,
     /// The node that should lead [default: whoever is best]
     #[arg(long, value_name = "NODE", value_parser = clap::value_parser!(u64).range(1..))]
     pub to: Option<u64>,
+    /// Wait until it leads, at most TIME
+    #[arg(
+        long,
+        value_name = "TIME",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "30s",
+        default_missing_value = "30s",
+        value_parser = text::duration
+    )]
+    pub wait: Duration,
+    /// Do not wait
+    #[arg(long)]
+    pub no_wait: bool,
+    /// Say whether it could be, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -9,8 +9,9 @@ use crate::{
     output::{Output, bytes_json, escaped},
     status::{position_text, replica_json},
     table::{or_dash, staleness_text, table},
+    text,
 };
-use kvorum_api::proto::{KeyspaceDescription, KeyspaceWish, ShardDescription};
+use kvorum_api::proto::{KeyspaceDescription, KeyspaceWish, ShardDescription, ShardReplica};
 use serde_json::{Value, json};
 use std::process::ExitCode;
 
@@ -105,6 +106,7 @@ pub fn shards_table<'a>(keyspaces: impl IntoIterator<Item = &'a KeyspaceDescript
             "STATE",
             "LEADER",
             "NODES",
+            "BYTES",
             "POSITION",
             "STALENESS",
             "EPOCH",
@@ -116,7 +118,7 @@ pub fn shards_table<'a>(keyspaces: impl IntoIterator<Item = &'a KeyspaceDescript
     )
 }
 
-fn row(keyspace: &KeyspaceDescription, shard: &ShardDescription, facts: &Facts<'_>) -> [String; 12] {
+fn row(keyspace: &KeyspaceDescription, shard: &ShardDescription, facts: &Facts<'_>) -> [String; 13] {
     let replicas = facts.of_shard(shard.id);
     let leader = facts.leader(shard.id).or(shard.leader);
     let leads = |node: u64| replicas.iter().find(|fact| fact.node == node).map(|fact| fact.replica);
@@ -131,7 +133,8 @@ fn row(keyspace: &KeyspaceDescription, shard: &ShardDescription, facts: &Facts<'
         range_text(keyspace, shard),
         shard.state.clone(),
         format!("{}{}", or_dash(leader), if is_led_as_wished { "" } else { "!" }),
-        shard.replicas.iter().map(|replica| replica.node.to_string()).collect::<Vec<_>>().join(","),
+        shard.replicas.iter().map(node_text).collect::<Vec<_>>().join(","),
+        facts.bytes(shard.id).map_or_else(|| "-".to_owned(), text::bytes),
         shown.map_or_else(|| "-".to_owned(), position_text),
         staleness_text(staleness.filter(|_| !is_unknown)),
         shown.map_or(shard.epoch, |replica| replica.epoch).to_string(),
@@ -139,6 +142,16 @@ fn row(keyspace: &KeyspaceDescription, shard: &ShardDescription, facts: &Facts<'
         shown.map_or("-", |replica| if replica.leases { "yes" } else { "no" }).to_owned(),
         if is_as_wished { String::new() } else { "!".to_owned() },
     ]
+}
+
+/// The node of a replica; one that comes or goes is marked.
+fn node_text(replica: &ShardReplica) -> String {
+    let mark = match replica.standing.as_str() {
+        "joining" => "+",
+        "leaving" => "-",
+        _ => "",
+    };
+    format!("{mark}{}", replica.node)
 }
 
 /// Everything that is known of a keyspace; with `facts` what its replicas are, too.
@@ -149,6 +162,7 @@ pub fn keyspace_json(keyspace: &KeyspaceDescription, facts: Option<&Facts<'_>>) 
         if let Some(facts) = facts {
             let replicas = facts.of_shard(shard.id).iter();
             document["leader"] = json!(facts.leader(shard.id).or(shard.leader));
+            document["bytes"] = json!(facts.bytes(shard.id));
             document["fact"] = replicas
                 .map(|fact| {
                     let mut replica = replica_json(fact.replica);
@@ -191,7 +205,12 @@ fn shard_json(shard: &ShardDescription) -> Value {
         "leader": shard.leader,
         "leader_wish": shard.leader_wish,
         "nodes": shard.replicas.iter().map(|replica| replica.node).collect::<Vec<_>>(),
+        "replicas": shard.replicas.iter().map(replica_of).collect::<Vec<_>>(),
     })
+}
+
+fn replica_of(replica: &ShardReplica) -> Value {
+    json!({ "id": replica.id, "node": replica.node, "standing": replica.standing })
 }
 
 #[cfg(test)]
