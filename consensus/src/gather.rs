@@ -8,10 +8,13 @@
 //! the others have work: whatever shares a message, a log entry or a system call is worth more the busier a node is, and the
 //! wait grows by itself.
 //!
-//! **Invariant.** Who is always alone waits one turn. Nobody waits for more than [`TURNS_MAX`].
+//! **Invariant.** Who has been alone for a while waits one turn. Nobody waits for more than [`TURNS_MAX`].
 
-/// Turns without company after which those who had company last time go.
+/// Turns without company after which those who may expect some go.
 const QUIET_TURNS: usize = 8;
+
+/// How many go alone before nobody is expected any more.
+const ALONE_MAX: usize = 8;
 
 /// Turns after which it goes in any case.
 pub const TURNS_MAX: usize = 64;
@@ -22,8 +25,8 @@ pub struct Gather {
     seen: usize,
     turns: usize,
     quiet_turns: usize,
-    /// Whether those who went last were several.
-    had_company: bool,
+    /// How many may still go alone before nobody is expected.
+    expecting: usize,
 }
 
 impl Gather {
@@ -36,13 +39,14 @@ impl Gather {
         self.quiet_turns = if has_grown { 0 } else { self.quiet_turns + 1 };
         self.seen = self.seen.max(ready);
         self.turns += 1;
-        let quiet_max = if self.had_company || self.seen > 1 { QUIET_TURNS } else { 0 };
+        let quiet_max = if self.expecting > 0 || self.seen > 1 { QUIET_TURNS } else { 0 };
         self.turns <= TURNS_MAX && (has_grown || self.quiet_turns <= quiet_max)
     }
 
     /// They went, `gone` at once.
     pub fn went(&mut self, gone: usize) {
-        *self = Gather { had_company: gone > 1, ..Gather::default() };
+        let expecting = if gone > 1 { ALONE_MAX } else { self.expecting.saturating_sub(1) };
+        *self = Gather { expecting, ..Gather::default() };
     }
 }
 
@@ -71,8 +75,10 @@ mod tests {
     fn company_is_waited_for_while_it_comes_and_a_little_longer() {
         let mut gather = Gather::default();
         assert_eq!(turns(&mut gather, &[1, 2, 3]), 3 + QUIET_TURNS);
-        assert_eq!(turns(&mut gather, &[1]), 1 + QUIET_TURNS, "those before were several");
-        assert_eq!(turns(&mut gather, &[1]), 1, "that was one");
+        for _ in 0..ALONE_MAX {
+            assert_eq!(turns(&mut gather, &[1]), 1 + QUIET_TURNS, "there were several a while ago");
+        }
+        assert_eq!(turns(&mut gather, &[1]), 1, "there is only one");
     }
 
     #[test]
