@@ -17,7 +17,7 @@ const QUIET_TURNS: usize = 8;
 const ALONE_MAX: usize = 8;
 
 /// Turns after which it goes in any case.
-pub const TURNS_MAX: usize = 64;
+pub const TURNS_MAX: usize = 16;
 
 /// One place where things gather.
 #[derive(Debug, Default)]

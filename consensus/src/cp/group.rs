@@ -359,6 +359,8 @@ async fn watch_office(core: Arc<Core>, queue: Arc<Queue>) {
                 }
                 Office::Follows { leader } => {
                     tracing::info!(shard = %core.shard_id(), replica = %core.replica, ?leader, "follows");
+                    // What waits is refused.
+                    queue.nudge();
                 }
                 Office::Stopped { why } => {
                     tracing::error!(shard = %core.shard_id(), replica = %core.replica, why, "replica ended");

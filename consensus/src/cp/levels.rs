@@ -90,9 +90,13 @@ impl Group {
         attempt: u32,
     ) -> Result<Proof, ReadError> {
         match level {
-            ReadLevel::Local => Ok(self.as_it_is()),
+            ReadLevel::Local => {
+                self.refuse_if_empty()?;
+                Ok(self.as_it_is())
+            }
             ReadLevel::Session => {
                 self.prove_session(context, deadline).await?;
+                self.refuse_if_empty()?;
                 Ok(self.as_it_is())
             }
             ReadLevel::Bounded(bound) => {
@@ -107,6 +111,14 @@ impl Group {
             ReadLevel::One | ReadLevel::Quorum | ReadLevel::All => {
                 Err(Refused::LevelNotOffered { level, mode: Mode::Cp, offered: Mode::Cp.levels() }.into())
             }
+        }
+    }
+
+    /// A newcomer that has got nothing yet, not even the founding settings, finds nothing of what may well be there.
+    fn refuse_if_empty(&self) -> Result<(), ReadError> {
+        match self.shard().state().settings {
+            Some(_) => Ok(()),
+            None => Err(ReadError::NotLeader { shard: self.core.shard_id(), leader: self.leader_hint() }),
         }
     }
 

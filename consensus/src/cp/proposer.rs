@@ -6,7 +6,8 @@
 //! ```
 //!
 //! While an entry is on its way the next one leaves only if it carries at least as much (Nagle's rule): callers that
-//! wait for each other's answers would otherwise stay split into small groups for ever, each paying for an entry.
+//! wait for each other's answers would otherwise stay split into small groups for ever, each paying for an entry. An
+//! entry that does not end within an election timeout holds nobody up: what comes after it may have to be refused.
 //!
 //! **Invariant.** What is refused here before it is handed over, or by openraft before it appends, has
 //! `Effect::None` (rule G6); everything else that is not decided has `Effect::Unknown`. Nothing is proposed before the
@@ -34,6 +35,7 @@ use openraft::{
     impls::ProgressResponder,
 };
 use std::sync::Arc;
+use tokio::time::{Instant, sleep_until};
 
 /// Proposes what a group's clients want.
 #[derive(Clone)]
@@ -60,18 +62,23 @@ impl Proposer {
     pub(crate) async fn run(self) {
         let mut in_flight: FuturesUnordered<BoxFuture<'static, usize>> = FuturesUnordered::new();
         let (mut commands_in_flight, mut gather) = (0, Gather::default());
+        let (mut moved, patience) = (Instant::now(), self.core.context.timing.election_min);
         let budget = self.core.context.budget;
         let mut is_founded = false;
         loop {
             let has_room = in_flight.len() < budget.proposals_in_flight_max.max(1);
-            let commands_min = commands_in_flight.clamp(1, budget.proposal_commands_max.max(1));
+            let is_stuck = moved.elapsed() >= patience;
+            let commands_min =
+                if is_stuck { 1 } else { commands_in_flight.clamp(1, budget.proposal_commands_max.max(1)) };
             tokio::select! {
                 // Answers first: they free the room that new proposals need.
                 biased;
                 Some(commands) = in_flight.next() => {
                     commands_in_flight -= commands;
+                    moved = Instant::now();
                     self.queue.set_in_work(in_flight.len());
                 }
+                () = sleep_until(moved + patience), if has_room && commands_min > 1 => {}
                 () = self.queue.wait(commands_min), if has_room => {
                     self.queue.set_in_work(in_flight.len() + 1);
                     if !is_founded {
@@ -84,6 +91,7 @@ impl Proposer {
                     if !batch.is_empty() {
                         let commands = batch.len();
                         commands_in_flight += commands;
+                        moved = Instant::now();
                         in_flight.push(Box::pin(self.clone().decide(batch).map(move |()| commands)));
                     }
                     self.queue.set_in_work(in_flight.len());

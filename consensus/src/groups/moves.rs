@@ -16,7 +16,7 @@
 //! is removed.
 
 use super::{
-    decide::{Opener, opens_for_expiry},
+    decide::{How, Opener, opens_for_expiry},
     replica::Replica,
     steps::{Facts, Step, next_step, tidy},
 };
@@ -41,14 +41,19 @@ const REPORT_PATIENCE: Duration = Duration::from_secs(5);
 impl Node {
     /// One round of the chore.
     pub(crate) async fn operate(self: Arc<Self>) -> ChoreStep {
-        if !self.duties.lock().is_fit {
-            return Ok(());
-        }
         let map = self.map();
+        // Steps need no trusted clock, and a full disk is a reason to move away: only who promises nothing more stops.
+        let causes = self.health.causes();
+        let stopped = causes.poisoned.or_else(|| causes.draining.then(|| "it is stopping".to_owned()));
         for row in map.operators.values().filter(|row| row.is_open()) {
-            if let Some(replica) = self.groups.get(GroupId::from(row.shard)) {
-                self.step_soon(replica, &map);
+            let Some(replica) = self.groups.get(GroupId::from(row.shard)) else { continue };
+            match &stopped {
+                Some(why) => replica.wait_for(format!("node {} takes no steps: {why}", self.groups.shared.me())),
+                None => self.step_soon(replica, &map),
             }
+        }
+        if stopped.is_some() {
+            return Ok(());
         }
         for replica in self.groups.open() {
             let is_left = || replica.group().is_some_and(|group| group.leads_a_change());
@@ -77,11 +82,14 @@ impl Replica {
         self.waits_for.lock().clone()
     }
 
+    fn wait_for(&self, why: String) {
+        *self.waits_for.lock() = Some(why);
+    }
+
     /// Takes the next step, if this replica leads.
     async fn take_step(&self, study: &Study, map: &ClusterMap) -> Result<(), String> {
         if self.group().is_none() {
-            self.open_for_change();
-            return Ok(());
+            return self.open_for_change(map);
         }
         let Some((_inside, group)) = self.gate.try_enter().zip(self.group()) else { return Ok(()) };
         let shard = self.shard_id();
@@ -153,12 +161,20 @@ impl Replica {
     }
 
     /// A closed group is opened where it would be for an expiry: one node's task.
-    fn open_for_change(&self) {
+    fn open_for_change(&self, map: &ClusterMap) -> Result<(), String> {
         let lives: Vec<_> = self.place().config.holders().map(|node| (node, self.shared.liveness.of(node))).collect();
         let is_mine = opens_for_expiry(self.recorded_leader(), &lives, self.shared.me());
         if let (true, Opener::Here(how)) = (is_mine, self.opener()) {
             self.open_soon(how);
+            return Ok(());
         }
+        // Whoever should open it may not be able to lead, or may believe the same of this one.
+        let is_in = map.replicas_of(self.shard_id()).iter().any(|row| row.replica == self.id && row.is_in());
+        if is_in && self.sends_away_in_vain() {
+            self.open_soon(How::Stand);
+            return Ok(());
+        }
+        Err("its group is closed, and the node that led it last has not opened it yet".to_owned())
     }
 }
 

@@ -15,16 +15,21 @@ use kvorum_storage::{
 };
 
 /// Whether the shard alone can answer: any replica may answer `local`, and `session` if it holds what the session saw.
+/// One that holds nothing yet, not even the founding settings, cannot: what it does not find may well be there.
 pub(super) fn is_covered(shard: &Shard, incarnation: u32, level: ReadLevel, context: &RequestContext) -> bool {
-    match level {
-        ReadLevel::Local => true,
-        ReadLevel::Session => {
-            let seen = context.session.as_ref().and_then(|token| token.shards.get(&shard.spec().shard).copied());
-            let applied = *shard.watch_applied().borrow();
-            seen.is_none_or(|seen| seen.incarnation == incarnation && applied >= Some(seen.position))
+    let holds_something = shard.state().settings.is_some();
+    holds_something
+        && match level {
+            ReadLevel::Local => true,
+            ReadLevel::Session => {
+                let seen = context.session.as_ref().and_then(|token| token.shards.get(&shard.spec().shard).copied());
+                let applied = *shard.watch_applied().borrow();
+                seen.is_none_or(|seen| seen.incarnation == incarnation && applied >= Some(seen.position))
+            }
+            ReadLevel::Linearizable | ReadLevel::Bounded(_) | ReadLevel::One | ReadLevel::Quorum | ReadLevel::All => {
+                false
+            }
         }
-        ReadLevel::Linearizable | ReadLevel::Bounded(_) | ReadLevel::One | ReadLevel::Quorum | ReadLevel::All => false,
-    }
 }
 
 impl Replica {

@@ -19,6 +19,7 @@ use super::{
 use crate::{cp::Group, metadata::ShardStage};
 use futures::future::{BoxFuture, join_all};
 use kvorum_api::{NodeId, ShardId};
+use kvorum_storage::command::Settings;
 use std::{sync::Arc, time::Duration};
 
 /// Tells the metadata which shards are founded.
@@ -206,7 +207,10 @@ impl Replica {
 
     fn differs_from_wish(&self) -> bool {
         let place = self.place();
-        let differs = self.shard.state().settings.is_some_and(|settings| settings != place.config.settings);
+        // An older copy of the map knows of an older behaviour; behaviours are not taken back.
+        let is_wished = |settings: &Settings| settings.behaviour <= place.config.settings.behaviour;
+        let settings = self.shard.state().settings.filter(is_wished);
+        let differs = settings.is_some_and(|settings| settings != place.config.settings);
         self.note_wish(&place, differs);
         differs
     }

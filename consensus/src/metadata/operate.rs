@@ -43,13 +43,11 @@ impl Draft<'_> {
             self.counters.next_replica = ReplicaId(replica.0 + 1);
             (replica, node)
         };
-        let (task, leader_wish) = match wish {
-            OperatorWish::Lead(node) => (Task::Lead(node), Some(node)),
-            OperatorWish::Move { from, to } => {
-                (Task::Change { add: Some(add(to)), remove: subject.seat_on(from) }, None)
-            }
-            OperatorWish::Add(to) => (Task::Change { add: Some(add(to)), remove: None }, None),
-            OperatorWish::Remove(from) => (Task::Change { add: None, remove: subject.seat_on(from) }, None),
+        let task = match wish {
+            OperatorWish::Lead(node) => Task::Lead(node),
+            OperatorWish::Move { from, to } => Task::Change { add: Some(add(to)), remove: subject.seat_on(from) },
+            OperatorWish::Add(to) => Task::Change { add: Some(add(to)), remove: None },
+            OperatorWish::Remove(from) => Task::Change { add: None, remove: subject.seat_on(from) },
         };
         let mut replicas = subject.replicas.to_vec();
         for row in replicas.iter_mut().filter(|row| Some(row.seat()) == task.removed()) {
@@ -64,7 +62,7 @@ impl Draft<'_> {
         cause.truncate(cause.floor_char_boundary(CAUSE_BYTES_MAX));
         let state = OperatorState::Running;
         self.put(Row::Operator(OperatorRow { id, shard, task, origin, cause, state, created_ms: now_ms, ended_ms: 0 }));
-        self.put_replicas(shard, replicas, leader_wish);
+        self.put_replicas(shard, replicas, None);
         self.forget_finished();
         Ok(())
     }
@@ -101,6 +99,10 @@ impl Draft<'_> {
             replica.standing = Standing::Member;
         }
         let leader_wish = self.map.shards.get(&row.shard).and_then(|shard| {
+            // Only now: what is cancelled leaves everything as it was.
+            if let (Task::Lead(node), true) = (&row.task, is_done) {
+                return Some(*node);
+            }
             let is_gone = gone.is_some_and(|(_, node)| node == shard.leader_wish);
             let others = || replicas.iter().find(|replica| replica.is_in()).map(|replica| replica.node);
             if is_gone { added.filter(|_| is_done).map(|(_, node)| node).or_else(others) } else { None }

@@ -56,6 +56,24 @@ async fn a_smaller_entry_waits_for_company_while_one_is_under_way() {
     assert_eq!(entries, 2, "four do not");
 }
 
+/// What is stuck holds nobody up: who comes after it is refused as if it were not there.
+#[tokio::test(start_paused = true)]
+async fn behind_an_entry_that_does_not_end_a_write_is_refused_in_time() {
+    let world = World::founded().await;
+    let leader = world.leader().await;
+    let group = world.group(leader);
+    world.net.isolate(leader);
+    let stuck = {
+        let group = group.clone();
+        tokio::spawn(async move { group.write_many(increments(4), context(60_000)).await })
+    };
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let refused = group.write(increment("n", None), context(20_000)).await.unwrap_err();
+    assert!(matches!(refused, WriteError::NoQuorum { .. } | WriteError::NotLeader { .. }), "{refused:?}");
+    assert_eq!(refused.effect(), Effect::None);
+    assert!(!stuck.is_finished());
+}
+
 #[tokio::test(start_paused = true)]
 async fn no_writes_are_answered_with_nothing() {
     let world = World::founded().await;

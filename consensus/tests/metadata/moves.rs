@@ -78,7 +78,12 @@ impl House {
     }
 
     async fn operate(&self, shard: ShardId, wish: OperatorWish) -> OperatorId {
-        let asked = self.nodes.values().next().expect("a node runs");
+        let asked = *self.nodes.keys().next().expect("a node runs");
+        self.operate_from(asked, shard, wish).await
+    }
+
+    async fn operate_from(&self, asked: u64, shard: ShardId, wish: OperatorWish) -> OperatorId {
+        let asked = &self.nodes[&asked];
         let cause = "a test asks for it".to_owned();
         let command = MetadataCommand::Operate { shard, wish, origin: Origin::User, cause };
         change(asked, command).await.expect("it can be done").operator.expect("it is about one")
@@ -190,7 +195,18 @@ async fn a_newcomer_gets_what_the_log_has_forgotten_at_the_pace_asked_for() {
     house.add(7).await;
     let began = tokio::time::Instant::now();
     let operator = house.operate(shard, MOVE).await;
-    house.until(operator, OperatorState::Done).await;
+    let mut sent_away = 0;
+    while house.state_of(operator) != OperatorState::Done {
+        // Until it has something, what it does not find may well be there.
+        if let Some(newcomer) = house.nodes[&4].replica(shard) {
+            match newcomer.get("key-0".into(), ReadLevel::Local, context(1_000)).await {
+                Ok(found) => assert!(found.entry.is_some(), "a newcomer answers from nothing"),
+                Err(_) => sent_away += 1,
+            }
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!(sent_away > 0, "it was never asked in time");
     let took = began.elapsed();
     assert!(took >= Duration::from_secs(5), "200 KiB at 32 KiB a second in {took:?}");
     assert_eq!(house.read_on(4, shard, "key-0").await.as_deref(), Some(value.as_str()));
@@ -284,6 +300,24 @@ async fn a_move_that_is_cancelled_leaves_everything_as_it_was() {
     house.write(shard, "k2", "v").await;
     let again = change(&house.nodes[&1], MetadataCommand::CancelOperator { operator }).await;
     assert!(again.unwrap_err().to_string().contains("has ended"));
+}
+
+/// The same of leadership: who is wished for is again who was.
+#[tokio::test(start_paused = true)]
+async fn a_transfer_that_is_cancelled_moves_nobody_later() {
+    let (house, shard) = House::with_shard(3, one_shard()).await;
+    house.write(shard, "k", "v").await;
+    let before = house.nodes[&1].map().shards[&shard].leader_wish;
+    let may_go =
+        |node: &u64| NodeId(*node) != before && ![house.leader_of(shard), house.leader()].contains(&Some(*node));
+    let to = [1, 2, 3].into_iter().find(may_go).expect("three nodes, two in office at most");
+    house.cut(&[to]);
+    let operator = house.operate_from(before.0, shard, OperatorWish::Lead(NodeId(to))).await;
+    sleep(Duration::from_millis(500)).await;
+    change(&house.nodes[&before.0], MetadataCommand::CancelOperator { operator }).await.unwrap();
+    house.until(operator, OperatorState::Cancelled).await;
+    house.wire.heal();
+    assert_eq!(house.nodes[&before.0].map().shards[&shard].leader_wish, before);
 }
 
 /// The metadata's own replicas are moved like any other's.

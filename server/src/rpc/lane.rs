@@ -93,7 +93,7 @@ async fn attend<H, F>(
     let mut done = Done::default();
     let (mut has_ended, mut gather) = (false, Gather::default());
     loop {
-        let waits = gather.waits(done.calls.len());
+        let waits = !done.is_full() && gather.waits(done.calls.len());
         tokio::select! {
             // The door shuts first of all. Then answers are gathered before they are sent, so that many share a frame,
             // and both come before new calls, so that a busy lane finishes what it has begun.

@@ -43,10 +43,11 @@ const CALL_BYTES: usize = 128;
 type Told = Result<Bytes, String>;
 
 /// The calls of one lane.
-#[derive(Default)]
 pub(super) struct Calls {
     state: Mutex<State>,
     has_queued: Notify,
+    /// Whether frames wait a few turns for company; heartbeats and votes do not.
+    gathers: bool,
 }
 
 #[derive(Default)]
@@ -64,6 +65,10 @@ struct State {
 }
 
 impl Calls {
+    pub(super) fn new(gathers: bool) -> Self {
+        Calls { state: Mutex::default(), has_queued: Notify::new(), gathers }
+    }
+
     /// Queues one envelope.
     pub(super) fn add(self: &Arc<Self>, envelope: Bytes) -> Result<Call, String> {
         if envelope.len() > ENVELOPE_BYTES_MAX {
@@ -185,7 +190,8 @@ impl Stream for Frames {
         if state.connection != me.connection {
             return Poll::Ready(None);
         }
-        if me.gather.waits(state.queued.len()) {
+        let is_full = state.queued_bytes >= ENVELOPES_BYTES_PER_FRAME;
+        if me.calls.gathers && !is_full && me.gather.waits(state.queued.len()) {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -218,46 +224,47 @@ impl Stream for Frames {
 mod tests {
     use super::*;
     use futures::{FutureExt as _, StreamExt as _};
-    use kvorum_consensus::gather::TURNS_MAX;
     use kvorum_storage::spoil::raw_and_spoiled;
     use prost::Message as _;
     use std::time::Duration;
+    use tokio::time::timeout;
 
-    fn next(frames: &mut Frames) -> Option<Vec<u64>> {
-        let frame = (0..=TURNS_MAX).find_map(|_| frames.next().now_or_never())?;
+    /// The next frame, woken as often as it asks for it.
+    async fn next(frames: &mut Frames) -> Option<Vec<u64>> {
+        let frame = timeout(Duration::from_millis(50), frames.next()).await.ok()?;
         Some(frame.expect("the connection goes on").calls.iter().map(|call| call.id).collect())
     }
 
     /// Natural batching: what queues while a frame is on the wire rides the next.
     #[tokio::test]
     async fn what_queues_between_two_frames_shares_one() {
-        let calls = Arc::new(Calls::default());
+        let calls = Arc::new(Calls::new(true));
         let mut frames = calls.frames();
         let _first = calls.add(Bytes::from_static(b"a")).unwrap();
-        assert_eq!(next(&mut frames), Some(vec![1]));
+        assert_eq!(next(&mut frames).await, Some(vec![1]));
         let _kept: Vec<_> = (0..1_000).map(|_| calls.add(Bytes::from_static(b"b")).unwrap()).collect();
-        assert_eq!(next(&mut frames), Some((2..=1_001).collect()));
-        assert_eq!(next(&mut frames), None, "nothing is queued");
+        assert_eq!(next(&mut frames).await, Some((2..=1_001).collect()));
+        assert_eq!(next(&mut frames).await, None, "nothing is queued");
     }
 
     #[tokio::test]
     async fn a_frame_holds_a_mebibyte_and_a_larger_envelope_travels_alone() {
-        let calls = Arc::new(Calls::default());
+        let calls = Arc::new(Calls::new(true));
         let mut frames = calls.frames();
         let sizes = [10, 600 << 10, 600 << 10, 5 << 20, 10, 10];
         let _kept: Vec<_> = sizes.map(|bytes| calls.add(Bytes::from(vec![0; bytes])).unwrap()).into();
         for expected in [&[1, 2][..], &[3], &[4], &[5, 6]] {
-            assert_eq!(next(&mut frames).as_deref(), Some(expected));
+            assert_eq!(next(&mut frames).await.as_deref(), Some(expected));
         }
     }
 
     #[tokio::test]
     async fn a_call_that_is_given_up_is_not_sent() {
-        let calls = Arc::new(Calls::default());
+        let calls = Arc::new(Calls::new(true));
         let mut frames = calls.frames();
         let kept = calls.add(Bytes::from_static(b"kept")).unwrap();
         drop(calls.add(Bytes::from_static(b"given up")).unwrap());
-        assert_eq!(next(&mut frames), Some(vec![kept.id]));
+        assert_eq!(next(&mut frames).await, Some(vec![kept.id]));
         drop(kept);
         let state = calls.state.lock();
         assert!(state.queued.is_empty() && state.waiting.is_empty() && state.queued_bytes == 0);
@@ -265,14 +272,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_broken_connection_sends_nothing_of_what_comes_after_it() {
-        let calls = Arc::new(Calls::default());
+        let calls = Arc::new(Calls::new(true));
         let mut old = calls.frames();
         let mut lost = calls.add(Bytes::from_static(b"lost")).unwrap();
         calls.fail("it broke", None);
         assert_eq!(lost.answer().await, Err("it broke".to_owned()));
         let _kept = calls.add(Bytes::from_static(b"later")).unwrap();
         assert!(old.next().now_or_never().unwrap().is_none(), "the old one ends");
-        assert_eq!(next(&mut calls.frames()), Some(vec![2]));
+        assert_eq!(next(&mut calls.frames()).await, Some(vec![2]));
     }
 
     /// A frame from the wire tells those who wait what it says, once, and nobody else.
@@ -284,7 +291,7 @@ mod tests {
         bolero::check!().with_iterations(2_000).with_max_len(100).for_each(|input: &[u8]| {
             for bytes in raw_and_spoiled(&sound, input) {
                 let Ok(frame) = LaneFrame::decode(bytes) else { continue };
-                let calls = Arc::new(Calls::default());
+                let calls = Arc::new(Calls::new(true));
                 let mut waiting: Vec<Call> = (0..4).map(|_| calls.add(Bytes::new()).unwrap()).collect();
                 calls.complete(frame.clone());
                 for call in &mut waiting {
@@ -298,7 +305,7 @@ mod tests {
 
     #[tokio::test]
     async fn while_a_lane_rests_calls_fail_at_once() {
-        let calls = Arc::new(Calls::default());
+        let calls = Arc::new(Calls::new(true));
         calls.fail("refused", Some(Instant::now() + Duration::from_secs(3_600)));
         assert_eq!(calls.add(Bytes::new()).err(), Some("refused".to_owned()));
         calls.fail("refused", Some(Instant::now()));

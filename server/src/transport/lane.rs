@@ -33,8 +33,8 @@ pub(super) struct LaneEnd {
 
 impl LaneEnd {
     /// Nothing is connected before the first call, so that nodes may start in any order.
-    pub(super) fn to(endpoint: Endpoint) -> Self {
-        let calls = Arc::new(Calls::default());
+    pub(super) fn to(endpoint: Endpoint, gathers: bool) -> Self {
+        let calls = Arc::new(Calls::new(gathers));
         let mut attendant = JoinSet::new();
         attendant.spawn(attend(Arc::clone(&calls), endpoint));
         LaneEnd { calls, _attendant: attendant }

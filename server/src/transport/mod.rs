@@ -59,7 +59,8 @@ impl Peer {
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
             .tcp_nodelay(true);
-        let lanes = [Lane::Control, Lane::Data, Lane::Bulk].map(|lane| (lane, LaneEnd::to(endpoint.clone())));
+        let lanes = [Lane::Control, Lane::Data, Lane::Bulk]
+            .map(|lane| (lane, LaneEnd::to(endpoint.clone(), lane != Lane::Control)));
         Ok(Peer { address: address.to_owned(), lanes: BTreeMap::from(lanes) })
     }
 }
