@@ -20,12 +20,14 @@ use super::{
 };
 use crate::{message::MessageKind, worker::Step};
 use bytes::{Bytes, BytesMut};
+use futures::future::{Either, select};
 use kvorum_api::NodeId;
 use kvorum_storage::{
     Shard, StorageError,
     changelog::{Change, ChangeReader, ChangesError},
 };
 use std::{
+    pin::pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -76,16 +78,28 @@ impl Study {
         let followed = match self.seat.load_full() {
             Some(seat) if seat.is_current() => self.follow_own(&seat).await,
             // Its replica may have been taken out of the group, and hears nothing any more, least of all that.
-            Some(seat) => match self.follow_another().await {
-                Ok(()) => self.follow_own(&seat).await,
-                failed => failed,
-            },
+            Some(seat) => self.follow_both(&seat).await,
             None => self.follow_another().await,
         };
         if followed.is_err() {
             sleep(PAUSE).await;
         }
         followed
+    }
+
+    /// Follows another node, and its own diary meanwhile: where nobody had a majority for a while, that goes on before
+    /// anybody else has news. Its silence is no answer for the other one: who does not answer is given up in its own time.
+    async fn follow_both(&self, seat: &Seat) -> Step {
+        let mut another = pin!(self.follow_another());
+        loop {
+            let known = self.map().revision;
+            match select(pin!(self.follow_own(seat)), another.as_mut()).await {
+                Either::Left(_) if self.map().revision > known => return Ok(()),
+                Either::Left((Ok(()), _)) => {}
+                Either::Left((Err(_), _)) => sleep(PAUSE).await,
+                Either::Right((another, own)) => return own.await.and(another),
+            }
+        }
     }
 
     async fn follow_own(&self, seat: &Seat) -> Step {

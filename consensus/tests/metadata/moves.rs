@@ -529,3 +529,36 @@ async fn leadership_goes_where_an_operator_wants_it_and_stays() {
     let none = ReplicaId(0);
     assert!(house.nodes[&1].map().replicas_of(shard).iter().all(|row| row.replica != none));
 }
+
+/// Nobody had a majority for a while: once there is one again, a change is known everywhere at once.
+#[tokio::test(start_paused = true)]
+async fn a_change_after_a_long_silence_of_all_is_known_at_once() {
+    let house = House::founded(3).await;
+    for node in [1, 2, 3] {
+        house.cut(&[node]);
+    }
+    sleep(Duration::from_secs(6)).await;
+    house.wire.heal();
+    let made = change(&house.nodes[&1], create("orders", 1)).await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    let behind = house.nodes.iter().filter(|(_, node)| node.map().revision < made.revision);
+    assert_eq!(behind.map(|(id, _)| *id).collect::<Vec<_>>(), Vec::<u64>::new());
+}
+
+/// Who believes to hold the metadata and does not finds out, though whom it asks first is gone.
+#[tokio::test(start_paused = true)]
+async fn who_holds_the_metadata_no_more_is_told_by_whoever_lives() {
+    let mut house = House::founded(3).await;
+    house.add(7).await;
+    house.crash(3).await;
+    let operator = house.operate(METADATA_SHARD, OperatorWish::Move { from: NodeId(3), to: NodeId(4) }).await;
+    house.until(operator, OperatorState::Done).await;
+    house.crash(2).await;
+    house.start(3).await;
+    house.until_forgotten(3, METADATA_SHARD).await;
+    house.crash(3).await;
+    house.crash(1).await;
+    house.start(2).await;
+    house.start(3).await;
+    wait_until("node 3 knows as much", || house.nodes[&3].map().revision >= house.nodes[&4].map().revision).await;
+}
