@@ -32,6 +32,7 @@ mod lease;
 mod levels;
 mod log_bytes;
 pub mod log_store;
+mod members;
 pub(crate) mod membership;
 mod network;
 mod pace;
@@ -54,4 +55,5 @@ mod traces;
 pub mod types;
 
 pub use group::{Addresses, Group, GroupContext};
+pub use members::Members;
 pub use pace::Pace;
