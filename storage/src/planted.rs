@@ -54,6 +54,18 @@ pub const COMPILED_IN: &[&str] = &[
     "retry-applied-twice",
     #[cfg(feature = "bug-stale-swap")]
     "stale-swap",
+    #[cfg(feature = "bug-replica-id-reused")]
+    "replica-id-reused",
+    #[cfg(feature = "bug-learner-counted")]
+    "learner-counted",
+    #[cfg(feature = "bug-joint-left-open")]
+    "joint-left-open",
+    #[cfg(feature = "bug-dropped-too-early")]
+    "dropped-too-early",
+    #[cfg(feature = "bug-step-unconfirmed")]
+    "step-unconfirmed",
+    #[cfg(feature = "bug-ended-operator")]
+    "ended-operator",
 ];
 
 /// What the variable says, read once.

@@ -212,7 +212,9 @@ fn acknowledged((own, answered): (u64, &Answered), metrics: &Metrics, term: u64,
         // Openraft's moment may be later than what was answered: see `answered`.
         heard.filter(|_| knows).min(answered.in_term(term, voter))
     };
-    majority_of_each(metrics.membership_config.membership().get_joint_config(), own, sent)
+    let membership = metrics.membership_config.membership();
+    let instead = || membership.learner_ids().filter_map(sent).max().filter(|_| planted!("bug-learner-counted"));
+    majority_of_each(membership.get_joint_config(), own, |voter| sent(voter).max(instead()))
 }
 
 /// The newest moment that a majority of each of these sets of voters has reached: a joint configuration has two.

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::hello::majority;
 use kvorum_api::{AdminError, KeyspaceId, NodeId, OperatorId, ReplicaId, ShardId};
+use kvorum_storage::planted;
 use std::collections::BTreeSet;
 
 /// Finished operators that are kept for people to look at.
@@ -40,7 +41,9 @@ impl Draft<'_> {
         subject.check(wish, origin)?;
         let mut add = |node| {
             let replica = self.counters.next_replica;
-            self.counters.next_replica = ReplicaId(replica.0 + 1);
+            if !planted!("bug-replica-id-reused") {
+                self.counters.next_replica = ReplicaId(replica.0 + 1);
+            }
             (replica, node)
         };
         let task = match wish {
@@ -55,6 +58,9 @@ impl Draft<'_> {
         }
         let joining = |(replica, node)| ReplicaRow { replica, node, standing: Standing::Joining };
         replicas.extend(task.added().map(joining));
+        if planted!("bug-dropped-too-early") {
+            replicas.retain(|row| row.standing != Standing::Leaving);
+        }
         let id = self.counters.next_operator;
         self.counters.next_operator = OperatorId(id.0 + 1);
         self.operator = Some(id);

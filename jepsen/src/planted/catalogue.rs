@@ -30,6 +30,12 @@ pub const CATALOGUE: &[Bug] = &[
     Bug { name: "request-ids-ignored", what: "a request id is not looked at" },
     Bug { name: "retry-applied-twice", what: "outcomes forgotten with a life" },
     Bug { name: "stale-swap", what: "a swap on a version that has passed" },
+    Bug { name: "replica-id-reused", what: "a newcomer gets the id of an earlier one" },
+    Bug { name: "learner-counted", what: "a learner counts for a lease" },
+    Bug { name: "joint-left-open", what: "a change is called done while it is joint" },
+    Bug { name: "dropped-too-early", what: "what goes is erased before the others are agreed on" },
+    Bug { name: "step-unconfirmed", what: "a deposed leader goes on with a change" },
+    Bug { name: "ended-operator", what: "an operator that has ended is carried out" },
 ];
 
 /// The bugs of a build: those of the catalogue whose names are compiled in, in its order.
