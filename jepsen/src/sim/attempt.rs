@@ -144,7 +144,7 @@ impl Client {
     /// door would. A stamp that is refused came from a node with a wrong clock: the client shakes hands again.
     async fn reach(&mut self, key: &Key, needs_leader: bool) -> Option<Reached> {
         sleep(self.chance.millis(0..3)).await;
-        let anybody = *self.chance.pick(&self.desk.nodes);
+        let anybody = *self.chance.pick(&self.desk.nodes());
         let asked = match self.leaders.get(key) {
             Some(leader) if needs_leader => *leader,
             _ if needs_leader => self.favourite,
@@ -159,7 +159,8 @@ impl Client {
             let map = node.map();
             let placement = map.keyspaces.get(&key.keyspace)?.sharding.placement_key(&key.name);
             let row = map.shard_of(key.keyspace, &placement)?;
-            let holders: Vec<NodeId> = row.founders.iter().map(|(_, node)| *node).collect();
+            let holders: Vec<NodeId> =
+                row.replicas.iter().filter(|replica| replica.is_in()).map(|replica| replica.node).collect();
             Some((node.replicator(row.shard), (placement, row.epoch, holders), node, life))
         });
         let Some((replicator, (placement, epoch, holders), node, life)) = reached else {

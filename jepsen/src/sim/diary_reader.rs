@@ -134,7 +134,7 @@ impl DiaryReader {
 
     /// A replica of its shard, if the node that it tries has one.
     fn arrive(&mut self) -> Option<Stay> {
-        let id = *self.chance.pick(&self.desk.nodes);
+        let id = *self.chance.pick(&self.desk.nodes());
         let (node, life) = self.desk.network.node(id)?;
         let shard = match self.shard {
             Some(shard) => shard,

@@ -15,7 +15,7 @@
 //! **Deliberately absent.** Rot in the engine: its files carry the checksums of RocksDB, which stands elsewhere.
 
 use super::{chance::Chance, journal::SlowJournal, network::Life};
-use kvorum_api::{GroupId, StartCount};
+use kvorum_api::{GroupId, ReplicaId, ShardId, StartCount};
 use kvorum_storage::{
     Engine, Journal as _, Shard, StorageError, engine,
     journal::{self, BatchNumber, GroupState, JournalOptions, LogRecord, MemJournal},
@@ -61,7 +61,7 @@ pub struct SimDisk {
     /// Whether something of it was made to fail in this life: a node on it may say so.
     has_failed: Arc<AtomicBool>,
     /// Whether there is room for nothing more.
-    is_full: bool,
+    is_full: Arc<AtomicBool>,
     /// The journal as it was before it rotted.
     sound: Option<journal::MemDisk>,
     /// After how many operations of the journal the power fails in the next start, and of the engine from then on.
@@ -94,11 +94,28 @@ impl SimDisk {
             sync_ms: Arc::new(AtomicU64::new(1)),
             told: BatchNumber(0),
             has_failed: Arc::default(),
-            is_full: false,
+            is_full: Arc::default(),
             sound: None,
             fails_in_start: None,
             fails_from_start: None,
         }
+    }
+
+    /// A copy of what is on it now, as somebody makes one while the machine runs.
+    pub fn image(&self) -> SimDisk {
+        SimDisk {
+            engine: self.engine.duplicate(),
+            journal: roomy(&self.journal),
+            starts: self.starts,
+            told: self.told,
+            sound: self.sound.as_ref().map(journal::MemDisk::image),
+            ..SimDisk::new(self.options.clone())
+        }
+    }
+
+    /// Everything on it is gone.
+    pub fn empty(&mut self) {
+        *self = SimDisk::new(self.options.clone());
     }
 
     /// From now on a sync takes this long.
@@ -152,12 +169,18 @@ impl SimDisk {
 
     /// Whether there is room for nothing more.
     pub fn is_full(&self) -> bool {
-        self.is_full
+        self.fullness()()
+    }
+
+    /// The same question, for who cannot hold the disk.
+    pub fn fullness(&self) -> impl Fn() -> bool + Send + 'static {
+        let is_full = Arc::clone(&self.is_full);
+        move || is_full.load(Ordering::SeqCst)
     }
 
     /// There is room for nothing more, or for everything.
     pub fn set_full(&mut self, is_full: bool) {
-        self.is_full = is_full;
+        self.is_full.store(is_full, Ordering::SeqCst);
         self.journal.set_capacity_bytes(is_full.then(|| self.journal.used_bytes()));
     }
 
@@ -177,11 +200,18 @@ impl SimDisk {
         Some(format!("{name} rots at byte {at}"))
     }
 
-    /// Begins a new life on what survived. `shards`: every shard that ever was, and whether it was dropped since.
+    /// Begins a new life on what survived. `shards`: every shard that ever was. `is_named`: whether the newest map knows
+    /// this replica of it, or without one, any here.
     ///
     /// # Errors
     /// What is found on the disk cannot be read. An honest node never sees this.
-    pub fn open(&mut self, shards: &[(ShardSpec, bool)], life: Life, fate: u64) -> Result<Opened, StorageError> {
+    pub fn open(
+        &mut self,
+        shards: &[ShardSpec],
+        is_named: &dyn Fn(ShardId, Option<ReplicaId>) -> bool,
+        life: Life,
+        fate: u64,
+    ) -> Result<Opened, StorageError> {
         self.starts += 1;
         self.has_failed.store(false, Ordering::SeqCst);
         let (mut events, mut violations) = (Vec::new(), Vec::new());
@@ -190,10 +220,10 @@ impl SimDisk {
             self.engine.fail_after_operations(operations);
         }
         let mut stands = Vec::new();
-        for (spec, is_dropped) in shards {
-            stands.push((spec.shard, Shard::open(engine.clone(), *spec)?.state().applied, *is_dropped));
+        for spec in shards {
+            stands.push((spec.shard, Shard::open(engine.clone(), *spec)?.state().applied));
         }
-        let resume_above = stands.iter().map(|(_, applied, _)| applied.batch).max().unwrap_or_default();
+        let resume_above = stands.iter().map(|(_, applied)| applied.batch).max().unwrap_or_default();
         let options = JournalOptions { resume_above, ..self.options.clone() };
         if let Some(sound) = self.sound.take() {
             match self.judge_rot(&sound, &options)? {
@@ -208,10 +238,13 @@ impl SimDisk {
             violations
                 .push(format!("batch {} was told to be durable, and the journal ends at {}", self.told.0, synced.0));
         }
-        for (shard, applied, is_dropped) in stands {
+        for (shard, applied) in stands {
             let group = journal.group(GroupId::from(shard));
-            // What was dropped is erased before its log is forgotten, and power may be lost in between.
-            let found = if is_dropped { leftovers(&group, &applied) } else { contradictions(&group, &applied) };
+            // What went is erased before its log is forgotten, and power may be lost in between.
+            let found = match is_named(shard, group.replica.map(ReplicaId)) {
+                true => contradictions(&group, &applied),
+                false => leftovers(&group, &applied),
+            };
             violations.extend(found.map(|what| format!("shard {shard}: {what}")));
         }
         let journal = Arc::new(SlowJournal::new(journal, life, Arc::clone(&self.sync_ms)));
@@ -236,8 +269,9 @@ impl SimDisk {
 
     /// Compares what a journal that has rotted says with what the sound one says.
     fn judge_rot(&mut self, sound: &journal::MemDisk, options: &JournalOptions) -> Result<Rot, StorageError> {
-        let expected = MemJournal::open_stepped(sound.image(), options.clone())?;
-        let rotten = MemJournal::open_stepped(self.journal.image(), options.clone());
+        // What a journal says has nothing to do with whether there is room for more.
+        let expected = MemJournal::open_stepped(roomy(sound), options.clone())?;
+        let rotten = MemJournal::open_stepped(roomy(&self.journal), options.clone());
         let judged = match rotten {
             Err(error @ StorageError::Corrupt { .. }) => Rot::Repaired(error.to_string()),
             Err(other) => return Ok(Rot::Unseen(format!("it is answered with {other}"))),
@@ -263,7 +297,8 @@ impl SimDisk {
             }
         };
         if !matches!(judged, Rot::Harmless) {
-            self.journal = sound.image();
+            self.journal = roomy(sound);
+            self.set_full(self.is_full());
         }
         Ok(judged)
     }
@@ -283,6 +318,13 @@ impl SimDisk {
             _ => self.journal.lose_power(|_| chance.hits(500)),
         }
     }
+}
+
+/// A copy of a disk, with room for more.
+fn roomy(disk: &journal::MemDisk) -> journal::MemDisk {
+    let copy = disk.image();
+    copy.set_capacity_bytes(None);
+    copy
 }
 
 /// Everything that a journal says of its groups: marks, bounds, and every entry.
@@ -366,6 +408,20 @@ mod tests {
         assert!(what.contains("is gone with what it held of groups"), "{what}");
     }
 
+    /// A disk without room for more still has a journal to judge, and to put back.
+    #[test]
+    fn rot_on_a_full_disk_is_judged_like_any_other() {
+        let (mut disk, copies) = marked(&["a", "b", "c"]);
+        disk.set_full(true);
+        disk.sound = Some(disk.journal.image());
+        disk.journal = copies[0].image();
+        disk.set_full(true);
+        let (sound, options) = (disk.sound.take().unwrap(), disk.options.clone());
+        let judged = disk.judge_rot(&sound, &options).unwrap();
+        assert!(matches!(judged, Rot::Unseen(_)), "two votes are gone");
+        assert!(disk.is_full() && MemJournal::open(roomy(&disk.journal), disk.options.clone()).is_ok());
+    }
+
     #[test]
     fn a_flipped_bit_in_the_middle_of_marks_is_refused_and_put_back() {
         let (mut disk, _) = marked(&["a", "b", "c"]);
@@ -374,7 +430,7 @@ mod tests {
         for draw in 0..40 {
             // It may fall on a file in which nothing was ever written.
             rotten += usize::from(disk.rot(&mut Chance::new(draw, "rot")).is_some());
-            let opened = disk.open(&[], Life::begin(), draw).unwrap();
+            let opened = disk.open(&[], &|_, _| true, Life::begin(), draw).unwrap();
             assert_eq!(opened.violations, Vec::<String>::new());
             let vote = opened.journal.group(GroupId(1)).vote;
             assert_eq!(vote, Some("c".into()));

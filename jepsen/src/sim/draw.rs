@@ -2,10 +2,13 @@
 //!
 //! **Invariant.** A function of the seed, told with every run.
 
-use super::{chance::Chance, machine::timing_at};
+use super::{chance::Chance, machine::timing_at, moving::Moving};
 use bytes::Bytes;
 use kvorum_api::{NodeId, Sharding};
-use kvorum_consensus::{metadata::KeyspaceWish, node::Timing};
+use kvorum_consensus::{
+    metadata::KeyspaceWish,
+    node::{Budget, Timing},
+};
 use kvorum_storage::{command::Images, journal::JournalOptions};
 use std::{fmt, time::Duration};
 
@@ -21,8 +24,10 @@ const LARGE_PER_MILLE: u32 = 250;
 /// What was drawn.
 #[derive(Clone, Debug)]
 pub struct Drawn {
-    /// How many nodes there are.
+    /// How many nodes found the cluster.
     pub nodes: u64,
+    /// Who comes and goes, if anybody does.
+    pub moving: Option<Moving>,
     /// Readers of diaries.
     pub diary_readers: u64,
     /// Changes that replicas keep in their diaries when they trim them; `None` = they never do.
@@ -49,7 +54,8 @@ impl Drawn {
     /// What `seed` draws.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        let (nodes, replicas) = size(seed);
+        let moving = Moving::new(seed);
+        let (nodes, replicas) = size(seed, moving.as_ref());
         let mut diaries = Chance::new(seed, "diaries");
         let mut chance = Chance::new(seed, "drawn");
         let cuts = chance.within(0..1 + POINTS.len() as u64) as usize;
@@ -61,6 +67,7 @@ impl Drawn {
         let orders = KeyspaceWish { replicas: replicas[1], ..hashed(&mut chance) };
         Drawn {
             nodes,
+            moving,
             diary_readers: diaries.within(1..4),
             diary_bytes: *diaries.pick(&[None, Some(0), Some(1 << 10)]),
             log_bytes: *chance.pick(&[16 << 10, 64 << 10, 1 << 20]),
@@ -80,8 +87,13 @@ impl Drawn {
 }
 
 /// How many nodes there are, and how many replicas the first keyspaces ask for.
-fn size(seed: u64) -> (u64, [Option<u32>; 2]) {
+fn size(seed: u64, moving: Option<&Moving>) -> (u64, [Option<u32>; 2]) {
     let mut chance = Chance::new(seed, "size");
+    if let Some(moving) = moving {
+        let most = if moving.founders >= 3 { 3 } else { 1 };
+        let one = |chance: &mut Chance| if chance.hits(200) && moving.loss.is_none() { Some(1) } else { Some(most) };
+        return (moving.founders, [(); 2].map(|()| one(&mut chance)));
+    }
     if !chance.hits(LARGE_PER_MILLE) {
         return (3, [None; 2]);
     }
@@ -89,6 +101,13 @@ fn size(seed: u64) -> (u64, [Option<u32>; 2]) {
 }
 
 impl Drawn {
+    /// What a node keeps to when it moves replicas.
+    #[must_use]
+    pub fn budget(&self) -> Budget {
+        let Some(Moving { rules, move_bytes_per_second, .. }) = self.moving else { return Budget::default() };
+        Budget { balance: rules, move_bytes_per_second, ..Budget::default() }
+    }
+
     /// What a node waits for, by its own clock.
     #[must_use]
     pub fn timing(&self, id: NodeId, timing: Timing) -> Timing {
@@ -111,6 +130,9 @@ impl fmt::Display for Drawn {
         match self.diary_bytes {
             None => write!(f, "not trimmed")?,
             Some(bytes) => write!(f, "trimmed to {bytes} bytes")?,
+        }
+        if let Some(moving) = &self.moving {
+            write!(f, ", {moving}")?;
         }
         for (name, wish) in &self.keyspaces {
             let shards = wish.shards.unwrap_or(wish.split_at.len() as u32 + 1);
@@ -170,9 +192,9 @@ mod tests {
 
     #[test]
     fn about_one_world_in_four_has_five_nodes() {
-        let large = (0..400).map(Drawn::new).filter(|drawn| drawn.nodes == 5);
+        let large = (0..800).map(Drawn::new).filter(|drawn| drawn.nodes == 5 && drawn.moving.is_none());
         let large: Vec<Drawn> = large.collect();
-        assert!((60..140).contains(&large.len()), "{} of 400", large.len());
+        assert!((60..140).contains(&large.len()), "{} of about 400", large.len());
         assert!(large.iter().all(|drawn| drawn.rates_per_mille.len() == 5));
         let replicas = |wanted| large.iter().any(|drawn| drawn.keyspaces[0].1.replicas == Some(wanted));
         assert!(replicas(3) && replicas(5));

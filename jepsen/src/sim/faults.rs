@@ -6,6 +6,7 @@
 
 use super::{
     disk::{Part, Store},
+    moving::Loss,
     network::Weather,
 };
 use kvorum_api::NodeId;
@@ -62,6 +63,54 @@ pub enum Fault {
     CrashMetadataLeader,
     /// Power is back wherever it was lost.
     RestartAll,
+    /// A new machine asks to be let in.
+    Join,
+    /// Somebody copies the disk of a machine as it is now.
+    KeepImage(NodeId),
+    /// A machine loses what it had.
+    Lose(NodeId, Loss),
+    /// Whoever leads a shard that is being changed loses power; the number says which shard.
+    CrashMover(u64),
+    /// Whoever is to hold a new replica loses power; the number says of which shard.
+    CrashNewcomer(u64),
+    /// Whoever leads a shard that is being changed is cut off from its peers, alone or with the newcomer.
+    CutMover(CutId, u64),
+}
+
+impl Fault {
+    /// The machine it happens to, if it is one that it names.
+    #[must_use]
+    pub fn subject(&self) -> Option<NodeId> {
+        match self {
+            Fault::Crash(node)
+            | Fault::Restart(node)
+            | Fault::Clock(node, _)
+            | Fault::ClockGains(node, _)
+            | Fault::FailPowerAfter(node, ..)
+            | Fault::KeepPower(node)
+            | Fault::FailDisk(node, _)
+            | Fault::ReplaceDisk(node)
+            | Fault::Full(node, _)
+            | Fault::Rot(node, _)
+            | Fault::Pause(node, _)
+            | Fault::SlowDisk(node, _)
+            | Fault::KeepImage(node)
+            | Fault::Lose(node, _) => Some(*node),
+            Fault::Cut(..)
+            | Fault::CutLeader(..)
+            | Fault::Mend(_)
+            | Fault::MendAll
+            | Fault::Weather(_)
+            | Fault::Move(..)
+            | Fault::Hurry
+            | Fault::CrashMetadataLeader
+            | Fault::RestartAll
+            | Fault::Join
+            | Fault::CrashMover(_)
+            | Fault::CrashNewcomer(_)
+            | Fault::CutMover(..) => None,
+        }
+    }
 }
 
 impl fmt::Display for Fault {
@@ -99,6 +148,14 @@ impl fmt::Display for Fault {
             Fault::Hurry => write!(f, "the metadata is changed"),
             Fault::CrashMetadataLeader => write!(f, "who leads the metadata loses power"),
             Fault::RestartAll => write!(f, "every node that is down starts again"),
+            Fault::Join => write!(f, "a new machine asks to be let in"),
+            Fault::KeepImage(node) => write!(f, "the disk of node {node} is copied"),
+            Fault::Lose(node, Loss::Wiped) => write!(f, "the directory of node {node} is emptied"),
+            Fault::Lose(node, Loss::Restored) => write!(f, "the copy of node {node}'s disk is put back"),
+            Fault::Lose(node, Loss::Left) => write!(f, "node {node} is gone for good"),
+            Fault::CrashMover(draw) => write!(f, "who leads changed shard {draw} loses power"),
+            Fault::CrashNewcomer(draw) => write!(f, "the newcomer of changed shard {draw} loses power"),
+            Fault::CutMover(cut, draw) => write!(f, "cut {cut}: who leads changed shard {draw} from its peers"),
         }
     }
 }

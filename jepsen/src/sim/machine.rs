@@ -11,7 +11,10 @@ use kvorum_consensus::{
     node::{Budget, Timing},
 };
 use kvorum_storage::{Engine, journal::JournalOptions};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicBool},
+};
 use tokio::time::Instant;
 
 /// Copies of the map that a machine remembers.
@@ -25,7 +28,17 @@ pub struct Machine {
     pub disk: SimDisk,
     /// The node on it, while it lives.
     pub running: Option<Running>,
+    /// What its node is told that it founds, or in whose company it joined.
+    pub founding: Founding,
     /// Copies of the map, the oldest first.
+    maps: Vec<Arc<ClusterMap>>,
+    /// Copies of the map that are never gone: who joined asks for another one before it starts.
+    maps_min: usize,
+}
+
+/// What was copied of a machine.
+pub struct Image {
+    disk: SimDisk,
     maps: Vec<Arc<ClusterMap>>,
 }
 
@@ -39,12 +52,36 @@ pub struct Running {
     pub engine: Arc<dyn Engine>,
     /// Its journal.
     pub journal: Arc<SlowJournal>,
+    /// Whether its process has ended by itself.
+    pub has_ended: Arc<AtomicBool>,
 }
 
 impl Machine {
-    /// A machine nobody has run on.
-    pub fn new(began: Instant, journal: JournalOptions) -> Self {
-        Machine { clock: SimClock::new(began), disk: SimDisk::new(journal), running: None, maps: Vec::new() }
+    /// A founder's, nobody has run on it.
+    pub fn new(began: Instant, journal: JournalOptions, founding: Founding) -> Self {
+        let (clock, disk) = (SimClock::new(began), SimDisk::new(journal));
+        Machine { clock, disk, running: None, founding, maps: Vec::new(), maps_min: 0 }
+    }
+
+    /// One that was let in and handed a map.
+    pub fn joined(began: Instant, journal: JournalOptions, founding: Founding, map: Arc<ClusterMap>) -> Self {
+        Machine { maps: vec![map], maps_min: 1, ..Machine::new(began, journal, founding) }
+    }
+
+    /// Its disk as it is now.
+    pub fn image(&self) -> Image {
+        Image { disk: self.disk.image(), maps: self.maps.clone() }
+    }
+
+    /// Of a machine that is down: what it had is gone.
+    pub fn empty(&mut self) {
+        self.disk.empty();
+        self.maps.clear();
+    }
+
+    /// Of a machine that is down: an older image of its disk is put back.
+    pub fn restore(&mut self, image: Image) {
+        (self.disk, self.maps) = (image.disk, image.maps);
     }
 
     /// Keeps a copy of the map if it is another one than the last.
@@ -65,7 +102,7 @@ impl Machine {
             1..=3 => draw % (self.maps.len() + 1),
             _ => self.maps.len(),
         };
-        self.maps.truncate(survived);
+        self.maps.truncate(survived.max(self.maps_min));
         self.maps.last().map(|map| ClusterMap::clone(map))
     }
 }

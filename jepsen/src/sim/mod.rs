@@ -11,7 +11,8 @@
 //!                    ├─ workload   clients ─▶ attempt ─▶ history ─▶ freshness, verdict: what they were told
 //!                    ├─ diary_reader  follows the diary of a shard ─▶ diary: what it was handed; trimmer
 //!                    ├─ steward    makes keyspaces and drops them ─▶ ledger: what was answered, and what is
-//!                    ├─ settle     what must be true once the world is whole again
+//!                    ├─ moving     who comes and who is lost ─▶ members: how; crew: people who move replicas
+//!                    ├─ settle     what must be true once the world is whole again ─▶ rest: of members
 //!                    ├─ observe    what must be true at every step ─▶ offices, logs
 //!                    ├─ panics     broken invariants, also where a runtime swallows them
 //!                    └─ audit      every event, hashed
@@ -29,6 +30,7 @@ pub mod audit;
 pub mod chance;
 pub mod clock;
 pub mod command;
+pub mod crew;
 pub mod diary;
 pub mod diary_reader;
 pub mod disk;
@@ -37,8 +39,11 @@ pub mod faults;
 pub mod freshness;
 pub mod history;
 pub mod journal;
+mod leaders;
 pub mod logs;
 pub mod machine;
+mod members;
+pub mod moving;
 pub mod network;
 pub mod observe;
 pub mod offices;
@@ -47,6 +52,7 @@ pub mod plan;
 pub mod remains;
 pub mod replay;
 pub mod report;
+mod rest;
 pub mod settle;
 pub mod steward;
 pub mod trimmer;

@@ -7,7 +7,7 @@ use super::{
     logs::Logs,
     offices::{Offices, Seen},
 };
-use kvorum_api::{KeyspaceId, LogPosition, NodeId, ShardId};
+use kvorum_api::{KeyspaceId, LogPosition, NodeId, ReplicaId, ShardId};
 use kvorum_consensus::{
     Node,
     metadata::{ClusterMap, METADATA_KEYSPACE, METADATA_SHARD},
@@ -29,6 +29,8 @@ pub struct Looked<'a> {
     pub journal: &'a dyn Journal,
     /// Whether something of its disk was made to fail.
     pub has_failed: bool,
+    /// Whether its machine has lost what it had: it is to be refused.
+    pub is_doubtful: bool,
 }
 
 /// What was ever seen of the nodes.
@@ -89,15 +91,16 @@ impl Observer {
         let Looked { id, node, .. } = *looked;
         let status = node.status();
         let mut found = Vec::new();
-        if let Some(why) = status.refused {
+        if let Some(why) = status.refused.filter(|_| !looked.is_doubtful) {
             found.push(format!("honest node {id} was refused: {why}"));
         }
         if !looked.has_failed
+            && !looked.is_doubtful
             && let Some(poison) = status.degraded.iter().find(|cause| cause.starts_with("poisoned"))
         {
             found.push(format!("node {id} is {poison}, and its disk never failed"));
         }
-        self.look_at_map(id, &node.map(), &mut found);
+        found.extend(self.look_at_map(id, &node.map()));
         for replica in &status.replicas {
             if !self.is_dropped(replica.shard) {
                 self.look_at_replica(id, replica, &mut found);
@@ -119,6 +122,21 @@ impl Observer {
         self.closed.retain(|(node, _), _| *node != id);
     }
 
+    /// A machine has lost what it had.
+    pub fn forget_machine(&mut self, id: NodeId) {
+        self.forget_life(id);
+        self.offices.forget_machine(id);
+    }
+
+    /// Whether the newest map knows a replica of a shard; one without a name is any on that node.
+    pub fn is_named(&self, node: NodeId, shard: ShardId, replica: Option<ReplicaId>) -> bool {
+        let Some(map) = self.newest_map() else { return true };
+        match replica {
+            Some(replica) => map.replicas_of(shard).iter().any(|row| row.replica == replica),
+            None => map.replica_on(shard, node).is_some(),
+        }
+    }
+
     /// The newest map that any node had.
     pub fn newest_map(&self) -> Option<&Arc<ClusterMap>> {
         self.maps.last_key_value().map(|(_, (map, _))| map)
@@ -134,13 +152,15 @@ impl Observer {
         self.offices.decided(shard)
     }
 
-    fn look_at_map(&mut self, id: NodeId, map: &Arc<ClusterMap>, found: &mut Vec<String>) {
+    /// Looks at what a node takes for the newest map.
+    pub fn look_at_map(&mut self, id: NodeId, map: &Arc<ClusterMap>) -> Vec<String> {
+        let mut found = Vec::new();
         let before = self.revisions.insert(id, map.revision).unwrap_or(0);
         if map.revision < before {
             found.push(format!("the map of node {id} went back from revision {before} to {}", map.revision));
         }
         if !map.is_founded() || (before == map.revision && self.maps.contains_key(&before)) {
-            return;
+            return found;
         }
         let (known, first) = self.maps.entry(map.revision).or_insert_with(|| (Arc::clone(map), id));
         if known != map {
@@ -148,6 +168,7 @@ impl Observer {
         }
         self.shards.extend(map.shards.values().map(|row| (row.shard, row.keyspace)));
         self.names.extend(map.keyspaces.values().map(|row| row.name.clone()));
+        found
     }
 
     fn look_at_replica(&mut self, id: NodeId, replica: &ReplicaStatus, found: &mut Vec<String>) {

@@ -7,7 +7,7 @@
 //!
 //! **Invariant.** All replicas of a look are seen at one moment, so what is said of several of them is true at once.
 
-use kvorum_api::{NodeId, ShardId};
+use kvorum_api::{NodeId, ReplicaId, ShardId};
 use kvorum_consensus::replicator::{ReplicaStatus, Role};
 use std::collections::BTreeMap;
 
@@ -31,9 +31,9 @@ pub struct Offices {
     /// The last index that any replica has applied: it is decided.
     decided: BTreeMap<ShardId, u64>,
     /// The newest term in which a replica led, over all its lives.
-    led: BTreeMap<(NodeId, ShardId), u64>,
+    led: BTreeMap<(NodeId, ShardId, ReplicaId), u64>,
     /// Term and applied index of a replica when it was seen last in this life.
-    stands: BTreeMap<(NodeId, ShardId), (u64, u64)>,
+    stands: BTreeMap<(NodeId, ShardId, ReplicaId), (u64, u64)>,
 }
 
 impl Offices {
@@ -73,7 +73,12 @@ impl Offices {
 
     /// A life has ended: what comes next on that machine begins anew.
     pub fn forget_life(&mut self, id: NodeId) {
-        self.stands.retain(|(node, _), _| *node != id);
+        self.stands.retain(|(node, ..), _| *node != id);
+    }
+
+    /// A machine has lost what it had: what it says next is somebody else's word.
+    pub fn forget_machine(&mut self, id: NodeId) {
+        self.led.retain(|(node, ..), _| *node != id);
     }
 
     /// The last index of a shard that is known to be decided.
@@ -84,6 +89,7 @@ impl Offices {
     fn look_at(&mut self, seen: &Seen, found: &mut Vec<String>) {
         let Seen { node, status, .. } = seen;
         let (node, shard, term) = (*node, status.shard, status.term);
+        let seat = (node, shard, status.replica);
         let newest = self.terms.entry(shard).or_default();
         *newest = (*newest).max(term);
         if status.role == Role::Leader {
@@ -93,7 +99,7 @@ impl Offices {
             }
         }
         let takes_part = matches!(status.role, Role::Leader | Role::Candidate | Role::Follower);
-        let led = self.led.entry((node, shard)).or_default();
+        let led = self.led.entry(seat).or_default();
         if takes_part && term < *led {
             found.push(format!("node {node} is in term {term} of shard {shard}, and has led in term {led}"));
         }
@@ -104,7 +110,7 @@ impl Offices {
             return;
         }
         let applied = status.state.applied.position.map_or(0, |position| position.index);
-        let (term_before, applied_before) = self.stands.get(&(node, shard)).copied().unwrap_or_default();
+        let (term_before, applied_before) = self.stands.get(&seat).copied().unwrap_or_default();
         if takes_part && term < term_before {
             found.push(format!("the term of shard {shard} on node {node} went back from {term_before} to {term}"));
         }
@@ -112,7 +118,7 @@ impl Offices {
             found.push(format!("shard {shard} on node {node} went back from {applied_before} to {applied}"));
         }
         let term = if takes_part { term } else { term_before };
-        self.stands.insert((node, shard), (term, applied));
+        self.stands.insert(seat, (term, applied));
         let decided = self.decided.entry(shard).or_default();
         *decided = (*decided).max(applied);
     }

@@ -14,6 +14,7 @@ use super::{
     chance::Chance,
     disk::{Part, Store},
     faults::{CutId, Fault, Links, around, between},
+    moving::Moving,
     network::Weather,
 };
 use kvorum_api::NodeId;
@@ -87,9 +88,12 @@ const LONG_PER_MILLE: u32 = 300;
 /// Of a thousand worlds, those in which installations lose power.
 const FAILING_INSTALLATIONS_PER_MILLE: u32 = 300;
 
+/// The first cut that looks for what is being changed: the others are counted from 1.
+const STEERED_CUTS: CutId = 1_000_000;
+
 /// Draws the plan of `seed` for `nodes` over `length`.
 #[must_use]
-pub fn plan(seed: u64, nodes: &[NodeId], length: Duration) -> Plan {
+pub fn plan(seed: u64, moving: Option<&Moving>, nodes: &[NodeId], length: Duration) -> Plan {
     let mut chance = Chance::new(seed, "faults");
     let share = *chance.pick(&[150, 300, 500]);
     let mut kinds: Vec<Kind> = KINDS.into_iter().filter(|_| chance.hits(share)).collect();
@@ -109,6 +113,7 @@ pub fn plan(seed: u64, nodes: &[NodeId], length: Duration) -> Plan {
         at += draft.chance.millis(200..pace_ms);
     }
     draft.steps.extend(failing_installations(seed, nodes, length));
+    draft.steps.extend(moving.into_iter().flat_map(|moving| moving.steps(seed, length, STEERED_CUTS)));
     Plan { kinds, pace_ms, steps: draft.end(length) }
 }
 
@@ -320,8 +325,8 @@ mod tests {
     fn a_plan_repeats_and_ends_with_a_whole_world() {
         for seed in 0..50 {
             let length = Duration::from_secs(20);
-            let first = plan(seed, &NODES, length);
-            assert_eq!(first, plan(seed, &NODES, length));
+            let first = plan(seed, None, &NODES, length);
+            assert_eq!(first, plan(seed, None, &NODES, length));
             for node in NODES {
                 let newest = first.steps.iter().rev().find_map(|(_, fault)| match fault {
                     Fault::Crash(crashed) if *crashed == node => Some(false),
@@ -342,7 +347,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_cut_is_drawn() {
-        let plans: Vec<Plan> = (0..50).map(|seed| plan(seed, &NODES, Duration::from_secs(20))).collect();
+        let plans: Vec<Plan> = (0..50).map(|seed| plan(seed, None, &NODES, Duration::from_secs(20))).collect();
         let faults = || plans.iter().flat_map(|plan| &plan.steps).map(|(_, fault)| fault);
         let cuts: Vec<&Links> =
             faults().filter_map(|fault| if let Fault::Cut(_, links) = fault { Some(links) } else { None }).collect();
@@ -356,7 +361,7 @@ mod tests {
     #[test]
     fn five_nodes_are_cut_in_every_shape() {
         let nodes: Vec<NodeId> = (1..=5).map(NodeId).collect();
-        let plans: Vec<Plan> = (0..100).map(|seed| plan(seed, &nodes, Duration::from_secs(20))).collect();
+        let plans: Vec<Plan> = (0..100).map(|seed| plan(seed, None, &nodes, Duration::from_secs(20))).collect();
         let cuts = plans.iter().flat_map(|plan| &plan.steps).filter_map(|(_, fault)| match fault {
             Fault::Cut(_, links) => Some(links),
             _ => None,

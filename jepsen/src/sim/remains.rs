@@ -1,8 +1,8 @@
-//! Remains: what the disks of a node hold of shards and keyspaces that it has no business with.
+//! Remains: what the disks of a node hold of shards that it has no business with.
 //!
 //! **Invariant.** Looks at bytes, not at what the node says of itself.
 
-use kvorum_api::{GroupId, KeyspaceId, ShardId};
+use kvorum_api::{GroupId, ShardId};
 use kvorum_storage::{
     Column, Engine, Journal, StorageError,
     engine::{Direction, KeyRange},
@@ -14,8 +14,8 @@ use std::collections::BTreeSet;
 pub struct Living {
     /// The shards it holds.
     pub shards: BTreeSet<ShardId>,
-    /// Every keyspace there is.
-    pub keyspaces: BTreeSet<KeyspaceId>,
+    /// The rows of these shards.
+    pub rows: Vec<KeyRange>,
 }
 
 /// What is there of anybody else.
@@ -31,7 +31,7 @@ pub fn remains(engine: &dyn Engine, journal: &dyn Journal, living: &Living) -> R
         let mut rows = view.cursor(column, KeyRange::all(), Direction::Forward);
         while let Some((key, _)) = rows.next()? {
             let is_known = match column {
-                Column::Data | Column::History | Column::Locks => living.keyspaces.contains(&keyspace(&key)),
+                Column::Data | Column::History | Column::Locks => living.rows.iter().any(|range| range.contains(&key)),
                 Column::Changes => living.shards.contains(&shard(&key)),
                 Column::Meta => living.shards.contains(&shard(&key[1..])),
             };
@@ -46,10 +46,6 @@ pub fn remains(engine: &dyn Engine, journal: &dyn Journal, living: &Living) -> R
     Ok(found)
 }
 
-fn keyspace(key: &[u8]) -> KeyspaceId {
-    KeyspaceId(u32::from_be_bytes(key[..4].try_into().expect("four bytes")))
-}
-
 fn shard(key: &[u8]) -> ShardId {
     ShardId(u64::from_be_bytes(key[..8].try_into().expect("eight bytes")))
 }
@@ -62,6 +58,7 @@ fn shard_of_stage(stage: u64) -> ShardId {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kvorum_api::KeyspaceId;
     use kvorum_storage::{
         engine::{Batch, mem::MemEngine},
         journal::{Completion, JournalOptions, Mark, MemDisk, MemJournal},
@@ -70,7 +67,7 @@ mod tests {
 
     #[test]
     fn a_stranger_is_found_in_every_place() {
-        let living = Living { shards: [ShardId(1)].into(), keyspaces: [KeyspaceId(1)].into() };
+        let living = Living { shards: [ShardId(1)].into(), rows: vec![keys::keyspace_range(KeyspaceId(1))] };
         let engine = MemEngine::fresh();
         let journal = MemJournal::open(MemDisk::new(), JournalOptions::small()).unwrap();
         let put = |shard: u64, keyspace: u32| {

@@ -1,7 +1,7 @@
 //! Settle: what must be true once the world is whole again.
 //!
 //! ```text
-//!   one map everywhere ─▶ every shard takes a write ─▶ every key is read ─▶ the history is judged ─▶ replicas agree
+//!   nobody changes anything ─▶ one map everywhere ─▶ every shard takes a write ─▶ every key is read ─▶ the history is judged ─▶ replicas agree
 //!     ─▶ readers of diaries know what is there ─▶ nothing of what was dropped is left on any disk
 //! ```
 //!
@@ -22,7 +22,7 @@ use kvorum_consensus::{
     RequestContext,
     metadata::{ClusterMap, METADATA_KEYSPACE, METADATA_SHARD},
 };
-use kvorum_storage::{Condition, Operation, WriteCommand};
+use kvorum_storage::{Condition, Operation, WriteCommand, keys};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -35,6 +35,7 @@ const GRAVE_PATIENCE: Duration = Duration::from_secs(2);
 impl World {
     /// Judges everything.
     pub(super) async fn settle(&mut self, desk: &Desk) {
+        self.come_to_rest().await;
         if !self.wait_until(PATIENCE, World::has_one_map).await {
             let maps = self.running().map(|(id, node)| {
                 let held: Vec<ShardId> = positions(node).into_keys().collect();
@@ -61,6 +62,9 @@ impl World {
         if !self.wait_until(PATIENCE, World::agrees).await {
             let stands: Vec<String> = self.running().map(|(id, node)| format!("{id}: {:?}", positions(node))).collect();
             self.complain(format!("replicas do not agree within {PATIENCE:?}: {}", stands.join(", ")));
+        }
+        for violation in self.misnamed(&map) {
+            self.complain(violation);
         }
         self.read_diaries(desk).await;
         self.visit_graves(desk, &map).await;
@@ -121,7 +125,7 @@ impl World {
     }
 
     /// Whether all nodes run, have the same map, and hold what it places on them and nothing else.
-    fn has_one_map(&self) -> bool {
+    pub(super) fn has_one_map(&self) -> bool {
         let maps: Vec<(NodeId, Arc<ClusterMap>, BTreeSet<ShardId>)> =
             self.running().map(|(id, node)| (id, node.map(), positions(node).into_keys().collect())).collect();
         maps.len() == self.machines.len()
@@ -140,8 +144,12 @@ impl World {
         let running = self.machines.iter().filter_map(|(id, machine)| Some((*id, machine.running.as_ref()?)));
         running.filter_map(|(id, running)| {
             let map = running.node.map();
-            let keyspaces = map.keyspaces.keys().copied().chain([METADATA_KEYSPACE]);
-            let living = Living { shards: placed_on(&map, id).collect(), keyspaces: keyspaces.collect() };
+            let shards: BTreeSet<ShardId> = placed_on(&map, id).collect();
+            let rows = |shard: &ShardId| match map.shards.get(shard) {
+                Some(row) => keys::data_range(row.keyspace, &row.range),
+                None => keys::keyspace_range(METADATA_KEYSPACE),
+            };
+            let living = Living { rows: shards.iter().map(rows).collect(), shards };
             let found =
                 remains(&*running.engine, &*running.journal, &living).unwrap_or_else(|why| vec![why.to_string()]);
             (!found.is_empty()).then_some((id, found))

@@ -39,8 +39,10 @@ pub enum Outcome {
 /// What the steward was told.
 #[derive(Default)]
 pub struct Ledger {
-    created: BTreeMap<String, Outcome>,
-    dropped: BTreeMap<String, Outcome>,
+    /// Whether keyspaces were made.
+    pub created: BTreeMap<String, Outcome>,
+    /// Whether keyspaces were dropped.
+    pub dropped: BTreeMap<String, Outcome>,
     /// Keyspaces that are dropped, or may be.
     pub leaving: BTreeSet<KeyspaceId>,
     /// Handles to replicas of what was dropped, as some request under way may have them.
@@ -105,7 +107,7 @@ impl Steward {
                 () = self.desk.hurry.notified() => {}
                 () = sleep(self.chance.millis(500..4_000)) => {}
             }
-            let node = *self.chance.pick(&self.desk.nodes);
+            let node = *self.chance.pick(&self.desk.nodes());
             let Some((node, life)) = self.desk.network.node(node) else { continue };
             let map = node.map();
             let mine: Vec<String> = {
@@ -128,9 +130,11 @@ impl Steward {
         self.count += 1;
         let name = format!("made-{}", self.count);
         let wish = if self.chance.hits(500) { draw::hashed(&mut self.chance) } else { draw::whole(&mut self.chance) };
-        let replicas = if self.chance.hits(200) { Some(1) } else { None };
+        // Where a machine is lost, nobody keeps anything on one alone.
+        let may_be_alone = self.desk.drawn.moving.as_ref().is_none_or(|moving| moving.loss.is_none());
+        let replicas = if self.chance.hits(200) && may_be_alone { Some(1) } else { None };
         // More than three where there are more nodes.
-        let is_large = self.desk.nodes.len() >= 5 && replicas.is_none() && self.chance.hits(500);
+        let is_large = self.desk.nodes().len() >= 5 && replicas.is_none() && self.chance.hits(500);
         let replicas = if is_large { Some(5) } else { replicas };
         let command = MetadataCommand::CreateKeyspace { name: name.clone(), wish: KeyspaceWish { replicas, ..wish } };
         let (outcome, error) = self.change(node, life, command).await;
@@ -161,11 +165,11 @@ impl Steward {
     fn dig(&self, map: &ClusterMap, keyspace: KeyspaceId) {
         let mut ledger = self.desk.ledger.lock();
         ledger.leaving.insert(keyspace);
-        for id in self.desk.nodes.iter() {
-            let Some((node, life)) = self.desk.network.node(*id) else { continue };
+        for id in self.desk.nodes() {
+            let Some((node, life)) = self.desk.network.node(id) else { continue };
             for row in map.shards_of(keyspace) {
                 if let Some(replica) = node.replicator(row.shard) {
-                    ledger.graves.push(Grave { node: *id, life: life.clone(), keyspace, replica });
+                    ledger.graves.push(Grave { node: id, life: life.clone(), keyspace, replica });
                 }
             }
         }

@@ -26,7 +26,7 @@ impl Trimmer {
         let Some(bytes_max) = self.desk.drawn.diary_bytes else { return };
         while Instant::now() < self.desk.until {
             sleep(self.chance.millis(200..2_500)).await;
-            let id = *self.chance.pick(&self.desk.nodes);
+            let id = *self.chance.pick(&self.desk.nodes());
             let Some((node, life)) = self.desk.network.node(id) else { continue };
             let is_awake = timeout(PATIENCE, self.desk.network.awake(id)).await.is_ok();
             if !is_awake || !life.goes_on() {

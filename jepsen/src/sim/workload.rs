@@ -49,7 +49,7 @@ pub struct Desk {
     /// The nodes.
     pub network: Arc<Network>,
     /// Which nodes there are.
-    pub nodes: Arc<Vec<NodeId>>,
+    pub members: Arc<Mutex<Vec<NodeId>>>,
     /// What kind of world it is.
     pub drawn: Arc<Drawn>,
     /// Every event.
@@ -80,6 +80,11 @@ impl Desk {
     /// Now, as a number of its own.
     pub fn moment(&self) -> u64 {
         self.moments.fetch_add(1, Ordering::SeqCst)
+    }
+
+    /// Which nodes there are now.
+    pub fn nodes(&self) -> Vec<NodeId> {
+        self.members.lock().clone()
     }
 
     /// Something that must not be.
@@ -134,7 +139,8 @@ pub struct Client {
 impl Client {
     /// A client that has met nobody yet.
     pub fn new(id: u64, seed: u64, desk: Desk) -> Self {
-        let favourite = desk.nodes[id as usize % desk.nodes.len()];
+        let nodes = desk.nodes();
+        let favourite = nodes[id as usize % nodes.len()];
         let chance = Chance::new(seed, &format!("client {id}"));
         Client {
             id,
@@ -340,6 +346,6 @@ impl Client {
     }
 
     pub(super) fn wander(&mut self) {
-        self.favourite = *self.chance.pick(&self.desk.nodes);
+        self.favourite = *self.chance.pick(&self.desk.nodes());
     }
 }

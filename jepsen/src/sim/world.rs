@@ -16,12 +16,16 @@
 use super::{
     audit::Audit,
     chance::Chance,
-    diary,
+    crew::Crew,
+    diary::{self, Handed},
     diary_reader::DiaryReader,
+    disk::Opened,
     draw::Drawn,
     faults::{Fault, around_leader},
     history::{self, Told},
     machine::{Machine, Running, node_config, node_row},
+    members::Members,
+    moving::Moving,
     network::{Life, Link, Network},
     observe::{Looked, Observer},
     plan::{Plan, plan},
@@ -34,20 +38,20 @@ use super::{
 use kvorum_api::NodeId;
 use kvorum_consensus::{
     Env, Node,
-    groups::Replica,
     metadata::{Founding, METADATA_SHARD},
-    node::Budget,
-    replicator::{ReplicaStatus, Role},
+    node::{Budget, StartError},
 };
 use kvorum_storage::{Blocking, Journal, StorageError, shard::ShardSpec};
 use parking_lot::Mutex;
 use std::{
     collections::BTreeMap,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
-    sync::Notify,
     task::JoinSet,
     time::{Instant, sleep, sleep_until},
 };
@@ -58,8 +62,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at every node.
 const LOOK_PACE: Duration = Duration::from_millis(50);
 
-/// How long moving a leader may take.
-const MOVE_PATIENCE: Duration = Duration::from_secs(2);
+/// What clients were told.
+type History = Arc<Mutex<Vec<history::Record>>>;
 
 /// Clients at work.
 pub(super) const CLIENTS: u64 = 5;
@@ -67,20 +71,20 @@ pub(super) const CLIENTS: u64 = 5;
 /// One simulated world.
 pub struct World {
     pub(super) seed: u64,
-    audit: Audit,
-    network: Arc<Network>,
+    pub(super) audit: Audit,
+    pub(super) network: Arc<Network>,
     chance: Chance,
-    drawn: Arc<Drawn>,
-    founding: Founding,
+    pub(super) drawn: Arc<Drawn>,
+    pub(super) members: Members,
     pub(super) machines: BTreeMap<NodeId, Machine>,
     violations: Arc<Mutex<Vec<String>>>,
     pub(super) observer: Observer,
     /// What ends with a life, or after it: journals at work, and former lives on their way out.
-    graveyard: JoinSet<()>,
+    pub(super) graveyard: JoinSet<()>,
     crashes: usize,
     /// What was read at the end.
     pub(super) finally: Vec<history::Record>,
-    born: Instant,
+    pub(super) born: Instant,
 }
 
 impl World {
@@ -89,15 +93,17 @@ impl World {
         let audit = Audit::new(prints);
         let began = Instant::now();
         let drawn = Arc::new(Drawn::new(seed));
-        let ids = (1..=drawn.nodes).map(NodeId);
-        let founding = Founding { nodes: ids.clone().map(node_row).collect(), keyspaces: drawn.keyspaces.clone() };
+        let ids: Vec<NodeId> = (1..=drawn.nodes).map(NodeId).collect();
+        let rows = ids.iter().copied().map(node_row).collect();
+        let founding = Founding { nodes: rows, keyspaces: drawn.keyspaces.clone() };
+        let machine = |id: &NodeId| (*id, Machine::new(began, drawn.journal.clone(), founding.clone()));
         World {
             seed,
             network: Network::new(seed, audit.clone()),
             audit,
             chance: Chance::new(seed, "world"),
-            founding,
-            machines: ids.map(|id| (id, Machine::new(began, drawn.journal.clone()))).collect(),
+            machines: ids.iter().map(machine).collect(),
+            members: Members::new(seed, ids),
             violations: Arc::default(),
             drawn,
             observer: Observer::default(),
@@ -110,35 +116,22 @@ impl World {
 
     /// Lives through one whole run.
     pub async fn run(mut self, length: Duration) -> Report {
-        let nodes: Vec<NodeId> = self.machines.keys().copied().collect();
-        let plan = plan(self.seed, &nodes, length);
+        let founders: Vec<NodeId> = self.machines.keys().copied().collect();
+        // Who joins is given the next numbers.
+        let moving = self.drawn.moving.as_ref();
+        let nodes: Vec<NodeId> = (1..=moving.map_or(self.drawn.nodes, Moving::everybody)).map(NodeId).collect();
+        let plan = plan(self.seed, moving, &nodes, length);
         self.audit.event(format_args!("seed {} for {length:?}: {}; {plan}", self.seed, self.drawn));
         let drawn = format!("{}; {plan}", self.drawn);
         for (at, fault) in &plan.steps {
             self.audit.event(format_args!("planned at {at:?}: {fault}"));
         }
-        for node in &nodes {
-            self.start(*node);
+        for node in founders {
+            self.start(node);
         }
         let (history, handed) = (Arc::new(Mutex::new(Vec::new())), Arc::default());
         if self.wait_until(PATIENCE, World::is_founded).await {
-            let now = Instant::now();
-            let desk = Desk {
-                network: Arc::clone(&self.network),
-                nodes: Arc::new(nodes),
-                drawn: Arc::clone(&self.drawn),
-                audit: self.audit.clone(),
-                history: Arc::clone(&history),
-                handed: Arc::clone(&handed),
-                readers: Arc::default(),
-                ledger: Arc::default(),
-                handed_on: Arc::default(),
-                violations: Arc::clone(&self.violations),
-                moments: Arc::new(AtomicU64::new(0)),
-                hurry: Arc::new(Notify::new()),
-                began: now,
-                until: now + length,
-            };
+            let desk = self.desk(length, &history, &handed);
             self.work(&desk, plan).await;
             self.settle(&desk).await;
         } else {
@@ -176,6 +169,27 @@ impl World {
         }
     }
 
+    /// What all who work share.
+    fn desk(&self, length: Duration, history: &History, handed: &Arc<Mutex<Vec<Handed>>>) -> Desk {
+        let now = Instant::now();
+        Desk {
+            network: Arc::clone(&self.network),
+            members: Arc::clone(&self.members.there),
+            drawn: Arc::clone(&self.drawn),
+            audit: self.audit.clone(),
+            history: Arc::clone(history),
+            handed: Arc::clone(handed),
+            readers: Arc::default(),
+            ledger: Arc::clone(&self.members.ledger),
+            handed_on: Arc::default(),
+            violations: Arc::clone(&self.violations),
+            moments: Arc::default(),
+            hurry: Arc::default(),
+            began: now,
+            until: now + length,
+        }
+    }
+
     /// Clients work while the plan unfolds; then all must come to an end.
     async fn work(&mut self, desk: &Desk, plan: Plan) {
         let mut clients = JoinSet::new();
@@ -187,6 +201,7 @@ impl World {
         }
         clients.spawn(Trimmer::new(self.seed, desk.clone()).run());
         clients.spawn(Steward::new(self.seed, desk.clone()).run());
+        clients.spawn(Crew::new(self.seed, desk.clone()).run());
         let began = Instant::now();
         for (at, fault) in plan.steps {
             self.look_until(began + at).await;
@@ -206,6 +221,9 @@ impl World {
     fn befall(&mut self, fault: Fault, desk: &Desk) {
         // Where the power has failed a moment ago, that comes first.
         self.look();
+        if fault.subject().is_some_and(|node| !self.machines.contains_key(&node)) {
+            return;
+        }
         self.audit.event(format_args!("now: {fault}"));
         match fault {
             Fault::Crash(node) => self.crash(node),
@@ -213,13 +231,19 @@ impl World {
             Fault::Cut(cut, links) => self.network.cut(cut, links),
             Fault::CutLeader(cut, draw) => {
                 if let Some((leader, ..)) = self.leader(draw) {
-                    let links = around_leader(leader, &desk.nodes, draw);
+                    let links = around_leader(leader, &desk.nodes(), draw);
                     self.audit.event(format_args!("node {leader} leads: {}", Fault::Cut(cut, links.clone())));
                     self.network.cut(cut, links);
                 }
             }
-            Fault::Mend(cut) => self.network.mend(cut),
-            Fault::MendAll => self.network.mend_all(),
+            Fault::Mend(cut) => {
+                self.calm_down();
+                self.network.mend(cut);
+            }
+            Fault::MendAll => {
+                self.calm_down();
+                self.network.mend_all();
+            }
             Fault::Weather(weather) => self.network.set_weather(weather),
             Fault::Clock(node, ahead_ms) => self.machine(node).clock.set_ahead_ms(ahead_ms),
             Fault::ClockGains(node, gains) => self.machine(node).clock.set_gains(gains),
@@ -250,20 +274,17 @@ impl World {
             Fault::Move(draw, to) => self.move_leader(draw, to),
             Fault::Hurry => desk.hurry.notify_one(),
             Fault::CrashMetadataLeader => {
-                let leader = self.running().find_map(|(id, node)| {
-                    let leads =
-                        |replica: &ReplicaStatus| replica.shard == METADATA_SHARD && replica.role == Role::Leader;
-                    node.status().replicas.iter().any(leads).then_some(id)
-                });
-                if let Some(leader) = leader {
+                if let Some(leader) = self.leader_of(METADATA_SHARD) {
                     self.crash(leader);
                 }
             }
             Fault::RestartAll => {
+                self.calm_down();
                 for id in self.machines.keys().copied().collect::<Vec<_>>() {
                     self.start(id);
                 }
             }
+            other => self.befall_members(other),
         }
     }
 
@@ -275,67 +296,18 @@ impl World {
         self.machine(id).disk.keep_power();
     }
 
-    /// An operator asks whoever leads a shard to hand leadership to a node.
-    fn move_leader(&mut self, draw: u64, to: NodeId) {
-        let Some((_, replica, life)) = self.leader(draw) else { return };
-        let shard = replica.shard_id();
-        let audit = self.audit.clone();
-        self.graveyard.spawn(async move {
-            tokio::select! {
-                biased;
-                () = life.ended() => {}
-                moved = replica.transfer(Some(to), MOVE_PATIENCE) => {
-                    audit.event(format_args!("shard {shard} was moved: {moved:?}"));
-                }
-            }
-        });
-    }
-
-    /// Some replica that leads, the node it is on, and the life of that.
-    fn leader(&self, draw: u64) -> Option<(NodeId, Arc<Replica>, Life)> {
-        let running = || self.machines.iter().filter_map(|(id, machine)| Some((*id, machine.running.as_ref()?)));
-        let leaders = running().flat_map(|(id, running)| {
-            let status = running.node.status();
-            let led = status.replicas.into_iter().filter(|replica| replica.role == Role::Leader);
-            led.filter_map(move |replica| Some((id, running.node.replica(replica.shard)?, running.life.clone())))
-                .collect::<Vec<_>>()
-        });
-        let leaders: Vec<_> = leaders.collect();
-        let at = (draw as usize).checked_rem(leaders.len())?;
-        leaders.into_iter().nth(at)
-    }
-
-    /// Starts a node that does not run.
-    fn start(&mut self, id: NodeId) {
-        if self.machine(id).running.is_some() {
+    /// Starts a node that does not run, unless nobody would.
+    pub(super) fn start(&mut self, id: NodeId) {
+        if self.machine(id).running.is_some() || self.members.away.contains(&id) {
             return;
         }
         let boot_nonce = self.chance.any();
         let seed = self.chance.any();
         let life = Life::begin();
         let link = Link { from: id, life: life.clone(), network: Arc::clone(&self.network) };
-        let known = &self.observer.shards;
-        let shards: Vec<(ShardSpec, bool)> = known
-            .iter()
-            .map(|(shard, keyspace)| {
-                (ShardSpec { shard: *shard, keyspace: *keyspace }, self.observer.is_dropped(*shard))
-            })
-            .collect();
+        let is_doubtful = self.members.is_doubtful(id);
+        let Some(opened) = self.open_disk(id, &life, seed) else { return };
         let machine = self.machines.get_mut(&id).expect("the plan names machines of this world");
-        let opened = match machine.disk.open(&shards, life.clone(), seed) {
-            Ok(opened) => opened,
-            // It says so, and starts once there is room.
-            Err(StorageError::DiskFull(why)) if machine.disk.is_full() => {
-                return self.audit.event(format_args!("node {id} does not start on a full disk: {why}"));
-            }
-            Err(error) => return self.complain(format!("honest node {id} cannot open its disk: {error}")),
-        };
-        for event in opened.events {
-            self.audit.event(format_args!("node {id}: {event}"));
-        }
-        for violation in opened.violations {
-            complain(&self.audit, &self.violations, format!("node {id} lost power: {violation}"));
-        }
         let (engine, journal) = (opened.engine, opened.journal);
         self.graveyard.spawn(Arc::clone(&journal).pump(id, Arc::clone(&self.network)));
         let env = Env {
@@ -346,7 +318,7 @@ impl World {
             blocking: Blocking::inline(),
             seed,
         };
-        let mut config = node_config(id, opened.start, boot_nonce, self.founding.clone());
+        let mut config = node_config(id, opened.start, boot_nonce, machine.founding.clone());
         config.map = machine.kept_map(&mut self.chance);
         config.timing = self.drawn.timing(id, config.timing);
         let log_bytes = self.drawn.log_bytes;
@@ -354,7 +326,7 @@ impl World {
             journal_bytes_max: log_bytes,
             follower_log_bytes_max: log_bytes,
             snapshot_chunk_bytes: 4 << 10,
-            ..Budget::default()
+            ..self.drawn.budget()
         };
         let found = config.map.as_ref().map_or(0, |map| map.revision);
         self.audit.event(format_args!("node {id} starts with the map of revision {found}"));
@@ -362,10 +334,14 @@ impl World {
             Ok(node) => node,
             Err(error) => return self.complain(format!("honest node {id} does not start: {error}")),
         };
-        machine.running = Some(Running { node: Arc::clone(&node), life: life.clone(), engine, journal });
+        let has_ended = Arc::new(AtomicBool::new(false));
+        let (node_, life_) = (Arc::clone(&node), life.clone());
+        machine.running =
+            Some(Running { node: node_, life: life_, engine, journal, has_ended: Arc::clone(&has_ended) });
         self.network.connect(id, Arc::clone(&node), life.clone());
         let (audit, violations) = (self.audit.clone(), Arc::clone(&self.violations));
-        let may_fail = self.machine(id).disk.failures();
+        let disk = &self.machine(id).disk;
+        let (may_fail, is_full) = (disk.failures(), disk.fullness());
         // Beside everything else: the next crash may come while it opens.
         self.graveyard.spawn(async move {
             tokio::select! {
@@ -373,24 +349,60 @@ impl World {
                 () = life.ended() => {}
                 opened = node.open() => match opened {
                     Ok(()) => audit.event(format_args!("node {id} runs")),
-                    Err(error) if may_fail() => audit.event(format_args!("node {id} does not start: {error}")),
+                    Err(StartError::Storage(StorageError::DiskFull(why))) if is_full() => {
+                        audit.event(format_args!("node {id} ends, for its disk is full: {why}"));
+                        has_ended.store(true, Ordering::SeqCst);
+                    }
+                    Err(error) if may_fail() || is_doubtful => audit.event(format_args!("node {id} does not start: {error}")),
                     Err(error) => complain(&audit, &violations, format!("honest node {id} does not start: {error}")),
                 },
             }
         });
     }
 
+    /// What a new life finds, unless there is no room for it.
+    fn open_disk(&mut self, id: NodeId, life: &Life, seed: u64) -> Option<Opened> {
+        let known = self.observer.shards.iter();
+        let shards: Vec<ShardSpec> =
+            known.map(|(shard, keyspace)| ShardSpec { shard: *shard, keyspace: *keyspace }).collect();
+        let machine = self.machines.get_mut(&id).expect("the plan names machines of this world");
+        let is_named = |shard, replica| self.observer.is_named(id, shard, replica);
+        let opened = match machine.disk.open(&shards, &is_named, life.clone(), seed) {
+            Ok(opened) => opened,
+            // It says so, and starts once there is room.
+            Err(StorageError::DiskFull(why)) if machine.disk.is_full() => {
+                self.audit.event(format_args!("node {id} does not start on a full disk: {why}"));
+                return None;
+            }
+            Err(error) => {
+                self.complain(format!("honest node {id} cannot open its disk: {error}"));
+                return None;
+            }
+        };
+        for event in &opened.events {
+            self.audit.event(format_args!("node {id}: {event}"));
+        }
+        for violation in &opened.violations {
+            complain(&self.audit, &self.violations, format!("node {id} lost power: {violation}"));
+        }
+        Some(opened)
+    }
+
     /// Cuts the power of a machine.
-    fn crash(&mut self, id: NodeId) {
+    pub(super) fn crash(&mut self, id: NodeId) {
         self.look();
         self.end_in_a_crash(id);
     }
 
-    fn end_in_a_crash(&mut self, id: NodeId) {
+    pub(super) fn end_in_a_crash(&mut self, id: NodeId) {
         let fate = self.chance.any();
+        let running = self.machines.get_mut(&id).and_then(|machine| machine.running.take());
+        let newest = running.as_ref().map(|running| running.node.map());
+        let found = newest.map(|map| self.observer.look_at_map(id, &map));
+        found.into_iter().flatten().for_each(|violation| self.complain(violation));
         self.observer.forget_life(id);
+        let Some(Running { node, life, journal, .. }) = running else { return };
         let machine = self.machine(id);
-        let Some(Running { node, life, journal, .. }) = machine.running.take() else { return };
         machine.keep_map(&node.map());
         life.end();
         let told = journal.last_synced();
@@ -419,12 +431,15 @@ impl World {
     }
 
     pub(super) fn look(&mut self) {
-        let powerless =
-            self.machines.iter().filter(|(_, machine)| machine.disk.is_out_of_power() && machine.running.is_some());
-        for id in powerless.map(|(id, _)| *id).collect::<Vec<_>>() {
-            self.audit.event(format_args!("the power of node {id} has failed"));
+        let ended = self.machines.iter().filter(|(_, machine)| {
+            let has_ended = |running: &Running| running.has_ended.load(Ordering::SeqCst);
+            machine.running.as_ref().is_some_and(|running| machine.disk.is_out_of_power() || has_ended(running))
+        });
+        for id in ended.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.audit.event(format_args!("the power of node {id} has failed, or it has ended by itself"));
             self.end_in_a_crash(id);
         }
+        self.tend_members();
         for machine in self.machines.values_mut() {
             if let Some(node) = machine.running.as_ref().map(|running| Arc::clone(&running.node)) {
                 machine.keep_map(&node.map());
@@ -433,7 +448,8 @@ impl World {
         let looked = self.machines.iter().filter_map(|(id, machine)| {
             let running = machine.running.as_ref()?;
             let (node, journal, has_failed) = (&*running.node, &*running.journal, machine.disk.has_failed());
-            Some(Looked { id: *id, node, journal, has_failed })
+            let is_doubtful = self.members.is_doubtful(*id);
+            Some(Looked { id: *id, node, journal, has_failed, is_doubtful })
         });
         for violation in self.observer.look(looked) {
             self.complain(violation);
@@ -454,14 +470,14 @@ impl World {
 
     /// Whether every node knows the first keyspaces.
     fn is_founded(&self) -> bool {
-        self.running().all(|(_, node)| node.map().keyspaces.len() >= self.founding.keyspaces.len())
+        self.running().all(|(_, node)| node.map().keyspaces.len() >= self.drawn.keyspaces.len())
     }
 
     pub(super) fn running(&self) -> impl Iterator<Item = (NodeId, &Arc<Node>)> {
         self.machines.iter().filter_map(|(id, machine)| Some((*id, &machine.running.as_ref()?.node)))
     }
 
-    fn machine(&mut self, id: NodeId) -> &mut Machine {
+    pub(super) fn machine(&mut self, id: NodeId) -> &mut Machine {
         self.machines.get_mut(&id).expect("the plan names machines of this world")
     }
 
