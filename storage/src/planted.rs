@@ -62,10 +62,6 @@ pub const COMPILED_IN: &[&str] = &[
     "joint-left-open",
     #[cfg(feature = "bug-dropped-too-early")]
     "dropped-too-early",
-    #[cfg(feature = "bug-step-unconfirmed")]
-    "step-unconfirmed",
-    #[cfg(feature = "bug-ended-operator")]
-    "ended-operator",
 ];
 
 /// What the variable says, read once.

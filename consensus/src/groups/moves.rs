@@ -27,7 +27,6 @@ use crate::{
     worker::Step as ChoreStep,
 };
 use kvorum_api::{GroupId, NodeId, ReplicaId};
-use kvorum_storage::planted;
 use std::{sync::Arc, time::Duration};
 
 /// How long one step may take to be agreed on. One that takes longer is found half done, and gone on with.
@@ -104,14 +103,11 @@ impl Replica {
             Some(_) => {}
         }
         // What was begun is finished whatever the map says, also while nobody can say what it says.
-        let is_asked = facts.voters.len() == 1 && !planted!("bug-ended-operator");
-        let fresh = if is_asked { Some(study.fresh_map(CERTAINTY_PATIENCE).await?) } else { None };
+        let fresh = if facts.voters.len() == 1 { Some(study.fresh_map(CERTAINTY_PATIENCE).await?) } else { None };
         let map = fresh.as_deref().unwrap_or(map);
         let operator = map.operator_of(shard);
-        let (facts, confirmed) = match planted!("bug-step-unconfirmed") {
-            true => (facts, grounds),
-            false => group.confirmed_facts(comes(operator).map(|(replica, _)| replica), CERTAINTY_PATIENCE).await?,
-        };
+        let (facts, confirmed) =
+            group.confirmed_facts(comes(operator).map(|(replica, _)| replica), CERTAINTY_PATIENCE).await?;
         if confirmed.term != grounds.term {
             return Err("its leader was elected anew meanwhile".to_owned());
         }

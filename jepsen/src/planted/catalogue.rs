@@ -34,8 +34,6 @@ pub const CATALOGUE: &[Bug] = &[
     Bug { name: "learner-counted", what: "a learner counts for a lease" },
     Bug { name: "joint-left-open", what: "a change is called done while it is joint" },
     Bug { name: "dropped-too-early", what: "what goes is erased before the others are agreed on" },
-    Bug { name: "step-unconfirmed", what: "a deposed leader goes on with a change" },
-    Bug { name: "ended-operator", what: "an operator that has ended is carried out" },
 ];
 
 /// The bugs of a build: those of the catalogue whose names are compiled in, in its order.
