@@ -5,6 +5,7 @@ use kvorum_api::{Effect, ReadLevel, WriteError};
 use kvorum_consensus::{Replicator, RequestContext};
 use kvorum_storage::{Outcome, WriteCommand};
 use std::time::Duration;
+use tokio::task::JoinSet;
 
 fn increments(count: usize) -> Vec<WriteCommand> {
     (0..count).map(|_| increment("n", None)).collect()
@@ -42,18 +43,13 @@ async fn a_smaller_entry_waits_for_company_while_one_is_under_way() {
     let group = world.group(leader);
     let before = group.status().last_log_index;
     world.net.isolate(leader);
-    let entries_after = async |writes: usize| {
+    let mut callers = JoinSet::new();
+    for (writes, entries, why) in [(4, 1, "the first"), (1, 1, "one waits behind four"), (3, 2, "four do not")] {
         let group = group.clone();
-        let work = tokio::spawn(async move { group.write_many(increments(writes), context(5_000)).await });
+        callers.spawn(async move { group.write_many(increments(writes), context(5_000)).await });
         tokio::time::sleep(Duration::from_millis(20)).await;
-        (work, world.group(leader).status().last_log_index - before)
-    };
-    let (_four, entries) = entries_after(4).await;
-    assert_eq!(entries, 1);
-    let (_one, entries) = entries_after(1).await;
-    assert_eq!(entries, 1, "one command waits behind four");
-    let (_three, entries) = entries_after(3).await;
-    assert_eq!(entries, 2, "four do not");
+        assert_eq!(world.group(leader).status().last_log_index - before, entries, "{why}");
+    }
 }
 
 /// What is stuck holds nobody up: who comes after it is refused as if it were not there.
@@ -63,15 +59,14 @@ async fn behind_an_entry_that_does_not_end_a_write_is_refused_in_time() {
     let leader = world.leader().await;
     let group = world.group(leader);
     world.net.isolate(leader);
-    let stuck = {
-        let group = group.clone();
-        tokio::spawn(async move { group.write_many(increments(4), context(60_000)).await })
-    };
+    let mut stuck = JoinSet::new();
+    let entry = group.clone();
+    stuck.spawn(async move { entry.write_many(increments(4), context(60_000)).await });
     tokio::time::sleep(Duration::from_secs(5)).await;
     let refused = group.write(increment("n", None), context(20_000)).await.unwrap_err();
     assert!(matches!(refused, WriteError::NoQuorum { .. } | WriteError::NotLeader { .. }), "{refused:?}");
     assert_eq!(refused.effect(), Effect::None);
-    assert!(!stuck.is_finished());
+    assert!(stuck.try_join_next().is_none(), "it may still be decided");
 }
 
 #[tokio::test(start_paused = true)]
