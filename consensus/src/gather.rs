@@ -4,9 +4,9 @@
 //!   1 waits ─▶ a turn for everybody else ─▶ 3 wait ─▶ a turn ─▶ 3 wait ─▶ … ─▶ they go together
 //! ```
 //!
-//! A turn lets everything that is ready to run do so. On an idle node it costs about a microsecond, on a busy one as long as
-//! the others have work: whatever shares a message, a log entry or a system call is worth more the busier a node is, and the
-//! wait grows by itself.
+//! A turn lets everything that is ready to run do so. On an idle node it costs about a microsecond, on a busy one as
+//! long as the others have work: whatever shares a message, a log entry or a system call is worth more the busier a
+//! node is, and the wait grows by itself.
 //!
 //! **Invariant.** Who has been alone for a while waits one turn. Nobody waits for more than [`TURNS_MAX`].
 

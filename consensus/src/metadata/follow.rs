@@ -88,7 +88,8 @@ impl Study {
     }
 
     /// Follows another node, and its own diary meanwhile: where nobody had a majority for a while, that goes on before
-    /// anybody else has news. Its silence is no answer for the other one: who does not answer is given up in its own time.
+    /// anybody else has news. Its silence is no answer for the other one: who does not answer is given up in its own
+    /// time.
     async fn follow_both(&self, seat: &Seat) -> Step {
         let mut another = pin!(self.follow_another());
         loop {

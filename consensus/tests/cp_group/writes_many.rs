@@ -34,8 +34,8 @@ async fn a_thousand_writes_of_one_call_are_few_entries_in_their_order() {
     assert_eq!(found.entry.unwrap().value.unwrap(), "507", "the later write of the call is the later one");
 }
 
-/// While an entry is on its way the next one leaves only if it carries as much: callers who wait for each other's answers
-/// would stay split for ever.
+/// While an entry is on its way the next one leaves only if it carries as much: callers who wait for each other's
+/// answers would stay split for ever.
 #[tokio::test(start_paused = true)]
 async fn a_smaller_entry_waits_for_company_while_one_is_under_way() {
     let world = World::founded().await;

@@ -200,8 +200,8 @@ impl SimDisk {
         Some(format!("{name} rots at byte {at}"))
     }
 
-    /// Begins a new life on what survived. `shards`: every shard that ever was. `is_named`: whether the newest map knows
-    /// this replica of it, or without one, any here.
+    /// Begins a new life on what survived. `shards`: every shard that ever was. `is_named`: whether the newest map
+    /// knows this replica of it, or without one, any here.
     ///
     /// # Errors
     /// What is found on the disk cannot be read. An honest node never sees this.

@@ -6,7 +6,8 @@
 //!   a machine that is gone for good ──▶ forgotten ──returns after all──▶ refused
 //! ```
 //!
-//! **Invariant.** Who lost what it had serves nobody as who it was. As many machines are there at the end as were drawn.
+//! **Invariant.** Who lost what it had serves nobody as who it was. As many machines are there at the end as were
+//! drawn.
 //!
 //! **Deliberately absent.** What must be true of replicas and operators in the end: that is `rest`.
 
@@ -280,7 +281,8 @@ impl World {
         }
     }
 
-    /// Takes back who is drained, if the others are too few, or on a whim: in the end all can be done that was asked for.
+    /// Takes back who is drained, if the others are too few, or on a whim: in the end all can be done that was asked
+    /// for.
     pub(super) async fn take_back(&mut self) {
         let deadline = Instant::now() + 10 * PATIENCE;
         let is_whim = self.members.chance.hits(500);

@@ -5,8 +5,8 @@
 //!        └▶ joins, losses, and faults that look for whatever is being changed ─▶ steps of the plan
 //! ```
 //!
-//! **Invariant.** Drawn apart from everything else: a world whose members stay is what it was. At most one machine loses
-//! what it had, and only where each shard has two replicas elsewhere: nothing acknowledged may be lost by that.
+//! **Invariant.** Drawn apart from everything else: a world whose members stay is what it was. At most one machine
+//! loses what it had, and only where each shard has two replicas elsewhere: nothing acknowledged may be lost by that.
 
 use super::{
     chance::Chance,

@@ -1,7 +1,8 @@
 //! Settle: what must be true once the world is whole again.
 //!
 //! ```text
-//!   nobody changes anything ─▶ one map everywhere ─▶ every shard takes a write ─▶ every key is read ─▶ the history is judged ─▶ replicas agree
+//!   nobody changes anything ─▶ one map everywhere ─▶ every shard takes a write ─▶ every key is read
+//!                           ─▶ the history is judged ─▶ replicas agree
 //!     ─▶ readers of diaries know what is there ─▶ nothing of what was dropped is left on any disk
 //! ```
 //!

@@ -353,7 +353,9 @@ impl World {
                         audit.event(format_args!("node {id} ends, for its disk is full: {why}"));
                         has_ended.store(true, Ordering::SeqCst);
                     }
-                    Err(error) if may_fail() || is_doubtful => audit.event(format_args!("node {id} does not start: {error}")),
+                    Err(error) if may_fail() || is_doubtful => {
+                        audit.event(format_args!("node {id} does not start: {error}"));
+                    }
                     Err(error) => complain(&audit, &violations, format!("honest node {id} does not start: {error}")),
                 },
             }

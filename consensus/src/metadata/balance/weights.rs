@@ -6,8 +6,8 @@
 //! ```
 //!
 //! **Invariant.** Nothing is done that makes the counts less even, so that the rule of counts never undoes what this
-//! one does. Whatever is done brings two nodes closer together by a quarter of what they differ by at least: weights are
-//! squared and summed strictly less each time, and so it ends.
+//! one does. Whatever is done brings two nodes closer together by a quarter of what they differ by at least: weights
+//! are squared and summed strictly less each time, and so it ends.
 
 use super::{Desk, METADATA_SHARD, MetadataCommand, Origin, shards};
 use crate::metadata::{OperatorWish, plan::plan};
