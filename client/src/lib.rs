@@ -81,6 +81,7 @@ mod shard_scan;
 mod stream;
 mod unanswered;
 mod unknown;
+pub mod upgrade;
 mod write;
 
 pub use admin::Admin;

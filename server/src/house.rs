@@ -30,8 +30,11 @@ use crate::{
     transport::GrpcTransport,
 };
 use kvorum_api::{AdminError, Effect};
-use kvorum_consensus::{Clock, Env, Node, metadata::MetadataCommand};
-use kvorum_storage::{Blocking, Engine};
+use kvorum_consensus::{
+    Clock, Env, Node,
+    metadata::{Behaviour, ClusterMap, MetadataCommand, too_old_for},
+};
+use kvorum_storage::{Blocking, Engine, shard::BEHAVIOUR};
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
@@ -81,6 +84,9 @@ impl House {
     ) -> Result<House, Fatal> {
         let identity = &beginning.identity;
         let advertised = gossip::resolve(&beginning.peer).await.unwrap_or(config.node.listen_peer);
+        if let Some(why) = beginning.map.as_ref().and_then(too_old) {
+            return Err(Fatal::of(why));
+        }
         let cellar = Cellar::open(&config, directory.path()).map_err(|error| Fatal::of(disk.explain(&error)))?;
         let transport = GrpcTransport::default();
         let env = Env {
@@ -134,7 +140,7 @@ impl House {
         let mut is_compared = false;
         loop {
             let status = self.facts.door.node.status();
-            if let Some(why) = status.refused {
+            if let Some(why) = status.refused.clone().or_else(|| too_old(&self.facts.door.node.map())) {
                 return why;
             }
             self.compare(&mut is_compared);
@@ -230,6 +236,11 @@ impl House {
             sleep(DRAIN_LOOK_EVERY).await;
         }
     }
+}
+
+/// Why this build must not serve in a cluster of that map: it would not apply what the others do.
+fn too_old(map: &ClusterMap) -> Option<String> {
+    too_old_for(map, Behaviour(BEHAVIOUR))
 }
 
 async fn say_serving(health: &HealthReporter, is_ready: bool) {

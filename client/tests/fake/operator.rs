@@ -173,6 +173,21 @@ impl Admin for Door {
         Ok(Response::new(self.operate("lead", request.shard, (None, to), true)))
     }
 
+    async fn upgrade_status(
+        &self,
+        _: Request<proto::UpgradeStatusRequest>,
+    ) -> Result<Response<proto::UpgradeReply>, Status> {
+        Ok(Response::new(proto::UpgradeReply { behaviour: 1, newest: 1, ..Default::default() }))
+    }
+
+    async fn finalize_upgrade(
+        &self,
+        _: Request<proto::FinalizeUpgradeRequest>,
+    ) -> Result<Response<proto::UpgradeReply>, Status> {
+        self.scripted()?;
+        Ok(Response::new(proto::UpgradeReply { behaviour: 1, newest: 1, ..Default::default() }))
+    }
+
     async fn cancel_operator(
         &self,
         request: Request<proto::CancelOperatorRequest>,

@@ -37,6 +37,7 @@ pub use map::{
     Behaviour, ClusterMap, Counters, KeyspaceRow, NodeRow, NodeState, ReplicaRow, Row, RowEdit, RowKey, ShardRow,
     ShardStage, Standing,
 };
+pub use nodes::{common_behaviour, too_old_for, upgrade_obstacles};
 pub use operator::{Ending, OperatorRow, OperatorState, Origin, Task};
 pub use study::Study;
 
@@ -131,8 +132,8 @@ pub enum MetadataCommand {
     },
     /// Every shard should apply this behaviour.
     RaiseBehaviour {
-        /// Which.
-        behaviour: Behaviour,
+        /// Which; `None` = the newest that every node can.
+        behaviour: Option<Behaviour>,
     },
     /// The leaders of these shards have applied their founding `Configure`.
     ShardsReady {

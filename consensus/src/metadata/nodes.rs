@@ -79,19 +79,30 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// Has every shard apply a newer behaviour, once every node can.
-    pub(super) fn raise_behaviour(&mut self, wanted: Behaviour) -> Result<(), AdminError> {
-        if wanted < self.map.behaviour {
+    /// Has every shard apply a newer behaviour, `None` = the newest that every node can.
+    pub(super) fn raise_behaviour(
+        &mut self,
+        wanted: Option<Behaviour>,
+        lost: &BTreeSet<NodeId>,
+    ) -> Result<(), AdminError> {
+        let standing = self.map.behaviour;
+        if let Some(wanted) = wanted.filter(|wanted| *wanted < standing) {
             let problem = format!(
-                "the cluster applies behaviour {} already, and behaviours are not taken back",
-                self.map.behaviour.0
+                "the cluster applies behaviour {} already, and behaviours are not taken back: {} cannot be asked for",
+                standing.0, wanted.0
             );
             return Err(invalid("behaviour", problem));
         }
-        let behind = self.map.nodes.values().filter(|row| row.behaviour < wanted);
-        let behind: Vec<String> =
-            behind.map(|row| format!("node {} ({:?}, up to {})", row.node, row.build, row.behaviour.0)).collect();
-        if !behind.is_empty() {
+        let in_the_way = upgrade_obstacles(self.map, lost);
+        if !in_the_way.is_empty() {
+            return Err(invalid("behaviour", in_the_way.join("; ")));
+        }
+        let newest = common_behaviour(self.map);
+        let wanted = wanted.unwrap_or(newest.max(standing));
+        if wanted > newest {
+            let behind = self.map.nodes.values().filter(|row| row.behaviour < wanted);
+            let behind: Vec<String> =
+                behind.map(|row| format!("node {} ({:?}, up to {})", row.node, row.build, row.behaviour.0)).collect();
             let problem = format!(
                 "not every node can apply behaviour {}: {}. Upgrade them, or forget them, first",
                 wanted.0,
@@ -99,11 +110,46 @@ impl Draft<'_> {
             );
             return Err(invalid("behaviour", problem));
         }
-        if wanted > self.map.behaviour {
+        if wanted > standing {
             self.put(Row::Behaviour(wanted));
         }
         Ok(())
     }
+}
+
+/// The newest behaviour that every node of the cluster says it can apply.
+#[must_use]
+pub fn common_behaviour(map: &ClusterMap) -> Behaviour {
+    map.nodes.values().map(|row| row.behaviour).min().unwrap_or(map.behaviour)
+}
+
+/// Why nobody knows what all nodes can apply: those that have not said it, and those that do not answer. A dead node
+/// may come back with any build, so it holds an upgrade up until it is forgotten.
+#[must_use]
+pub fn upgrade_obstacles(map: &ClusterMap, lost: &BTreeSet<NodeId>) -> Vec<String> {
+    let obstacle = |row: &NodeRow| {
+        let node = row.node;
+        if lost.contains(&node) {
+            return Some(format!(
+                "node {node} does not answer, and may come back with an older build: start it, or forget it first \
+                 (kvctl node forget {node})"
+            ));
+        }
+        let why = format!("node {node} has not said yet which behaviours it can apply: wait until it has");
+        row.build.is_empty().then_some(why)
+    };
+    map.nodes.values().filter_map(obstacle).collect()
+}
+
+/// Why a node of this build must not go on in a cluster of that map; `None` = it may.
+#[must_use]
+pub fn too_old_for(map: &ClusterMap, can: Behaviour) -> Option<String> {
+    (map.behaviour > can).then(|| {
+        format!(
+            "this build applies behaviours up to {}, and the cluster has been raised to {}: start a newer build",
+            can.0, map.behaviour.0
+        )
+    })
 }
 
 /// A node that is none, and those that are.

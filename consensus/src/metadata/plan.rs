@@ -75,7 +75,7 @@ pub fn plan(
         MetadataCommand::CancelOperator { operator } => draft.cancel(*operator)?,
         MetadataCommand::OperatorEnded { operator, ending } => draft.ended(*operator, ending, now_ms),
         MetadataCommand::SetNodeState { node, state } => draft.set_node_state(*node, *state, lost)?,
-        MetadataCommand::RaiseBehaviour { behaviour } => draft.raise_behaviour(*behaviour)?,
+        MetadataCommand::RaiseBehaviour { behaviour } => draft.raise_behaviour(*behaviour, lost)?,
         MetadataCommand::ShardsReady { shards } => draft.shards_ready(shards),
     }
     Ok(draft.finish())

@@ -1,6 +1,9 @@
 //! Every refusal says what works; ids only grow; shards cover every key; plans are made once.
 
-use super::{super::map::Behaviour, *};
+use super::{
+    super::{map::Behaviour, nodes::too_old_for},
+    *,
+};
 use bytes::Bytes;
 use kvorum_api::{ReadLevel, Sharding};
 use proptest::prelude::*;
@@ -371,4 +374,78 @@ proptest! {
             }
         }
     }
+}
+
+/// Three nodes of which the second can apply more, and the third less, than this build.
+fn mixed(seconds: u32, thirds: u32) -> ClusterMap {
+    let mut map = founded(3);
+    map.nodes.get_mut(&NodeId(1)).unwrap().behaviour = Behaviour(9);
+    map.nodes.get_mut(&NodeId(2)).unwrap().behaviour = Behaviour(seconds);
+    map.nodes.get_mut(&NodeId(3)).unwrap().behaviour = Behaviour(thirds);
+    map
+}
+
+const FINALIZE: MetadataCommand = MetadataCommand::RaiseBehaviour { behaviour: None };
+
+/// Rule C4: what the cluster applies is raised to what every node can, and is never taken back.
+#[test]
+fn the_behaviour_is_raised_to_the_lowest_newest_of_all_nodes() {
+    let mut map = mixed(5, 3);
+    done(&mut map, &FINALIZE);
+    assert_eq!(map.behaviour, Behaviour(3));
+    assert_eq!(ask(&map, &FINALIZE).unwrap().edits, [], "it is so already");
+    map.nodes.get_mut(&NodeId(3)).unwrap().behaviour = Behaviour(7);
+    let wanted = |behaviour| MetadataCommand::RaiseBehaviour { behaviour: Some(Behaviour(behaviour)) };
+    let refused = ask(&map, &wanted(6)).unwrap_err().to_string();
+    assert!(refused.contains("node 2") && refused.contains("up to 5") && !refused.contains("node 3"), "{refused}");
+    done(&mut map, &wanted(4));
+    assert_eq!(map.behaviour, Behaviour(4));
+    assert!(ask(&map, &wanted(3)).unwrap_err().to_string().contains("not taken back"));
+    done(&mut map, &FINALIZE);
+    assert_eq!(map.behaviour, Behaviour(5));
+}
+
+/// Rule C4: who does not answer, or has not said what it can, holds an upgrade up, by its name; whoever was forgotten
+/// does not.
+#[test]
+fn nobody_is_left_behind_by_an_upgrade() {
+    let mut map = mixed(5, 3);
+    let lost = BTreeSet::from([NodeId(3)]);
+    let refused = plan(&map, &FINALIZE, NOW_MS, &lost).unwrap_err().to_string();
+    assert!(refused.contains("node 3 does not answer") && refused.contains("kvctl node forget 3"), "{refused}");
+    map.nodes.get_mut(&NodeId(2)).unwrap().build.clear();
+    let refused = ask(&map, &FINALIZE).unwrap_err().to_string();
+    assert!(refused.contains("node 2 has not said"), "{refused}");
+    map.nodes.remove(&NodeId(2));
+    map.nodes.remove(&NodeId(3));
+    let planned = plan(&map, &FINALIZE, NOW_MS, &lost).unwrap();
+    carry_out(&mut map, planned);
+    assert_eq!(map.behaviour, Behaviour(9));
+}
+
+/// Rule C4: a build that cannot apply what the cluster does is told so, when it starts and when it says what it can.
+#[test]
+fn an_older_build_is_refused_by_a_cluster_that_was_raised() {
+    let mut map = mixed(5, 3);
+    done(&mut map, &FINALIZE);
+    assert_eq!(too_old_for(&map, Behaviour(3)), None);
+    let why = too_old_for(&map, Behaviour(2)).unwrap();
+    assert!(why.contains("up to 2") && why.contains("raised to 3") && why.contains("newer build"), "{why}");
+    let NodeRow { node, client, peer, zone, build, .. } = node(2);
+    let announce = MetadataCommand::Announce { node, client, peer, zone, behaviour: Behaviour(2), build };
+    assert!(ask(&map, &announce).unwrap_err().to_string().contains("newer build"));
+}
+
+/// Rule C4, invariant 3: the settings that are wished for take the behaviour from the map, and so does a new shard's.
+#[test]
+fn settings_take_their_behaviour_from_the_map_not_from_the_build() {
+    let mut map = mixed(5, 3);
+    done(&mut map, &create("k", hash(1)));
+    let settings = |map: &ClusterMap| {
+        let (keyspace, shard) = (map.keyspaces.values().next().unwrap(), map.shards.values().next().unwrap());
+        crate::groups::settings_of(keyspace, shard, map.behaviour)
+    };
+    assert_eq!(settings(&map).behaviour, 1);
+    done(&mut map, &FINALIZE);
+    assert_eq!(settings(&map).behaviour, 3);
 }

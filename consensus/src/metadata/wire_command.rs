@@ -71,7 +71,8 @@ pub(super) fn put_command(writer: &mut Writer, command: &MetadataCommand) {
         }
         MetadataCommand::RaiseBehaviour { behaviour } => {
             writer.u8(11);
-            writer.u32(behaviour.0);
+            // Behaviours are counted from 1.
+            writer.u32(behaviour.map_or(0, |behaviour| behaviour.0));
         }
         MetadataCommand::ShardsReady { shards } => {
             writer.u8(6);
@@ -109,7 +110,10 @@ pub(super) fn command(reader: &mut Reader) -> Result<MetadataCommand, StorageErr
         8 => MetadataCommand::CancelOperator { operator: OperatorId(reader.u64()?) },
         9 => MetadataCommand::OperatorEnded { operator: OperatorId(reader.u64()?), ending: ending(reader)? },
         10 => MetadataCommand::SetNodeState { node: NodeId(reader.u64()?), state: node_state(reader)? },
-        11 => MetadataCommand::RaiseBehaviour { behaviour: Behaviour(reader.u32()?) },
+        11 => {
+            let behaviour = Some(reader.u32()?).filter(|behaviour| *behaviour > 0).map(Behaviour);
+            MetadataCommand::RaiseBehaviour { behaviour }
+        }
         6 => {
             let shards = (0..reader.count(8)?).map(|_| reader.u64().map(ShardId));
             MetadataCommand::ShardsReady { shards: shards.collect::<Result<_, _>>()? }

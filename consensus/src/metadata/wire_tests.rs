@@ -63,7 +63,9 @@ fn any_command() -> impl Strategy<Value = MetadataCommand> {
             .prop_map(|(id, ending)| MetadataCommand::OperatorEnded { operator: OperatorId(id), ending }),
         (any::<u64>(), any_node_state())
             .prop_map(|(node, state)| MetadataCommand::SetNodeState { node: NodeId(node), state }),
-        any::<u32>().prop_map(|behaviour| MetadataCommand::RaiseBehaviour { behaviour: Behaviour(behaviour) }),
+        any::<u32>().prop_map(|behaviour| MetadataCommand::RaiseBehaviour {
+            behaviour: Some(behaviour).filter(|behaviour| *behaviour > 0).map(Behaviour),
+        }),
         vec(any::<u64>().prop_map(ShardId), 0..5).prop_map(|shards| MetadataCommand::ShardsReady { shards }),
     ]
 }

@@ -15,7 +15,7 @@ use super::{
     door::Door,
     operate, status,
     status_out::{self, Facts},
-    wish,
+    upgrade, wish,
 };
 use crate::router::Hall;
 use kvorum_api::{AdminError, Effect, KeyspaceId, OperatorId, capabilities::CAPABILITIES, proto};
@@ -217,6 +217,21 @@ impl proto::admin_server::Admin for AdminService {
             self.change_or_foresee(&metadata, command, request.dry_run).await
         };
         answer(changed.await)
+    }
+
+    async fn upgrade_status(
+        &self,
+        _: Request<proto::UpgradeStatusRequest>,
+    ) -> Result<Response<proto::UpgradeReply>, Status> {
+        Ok(Response::new(upgrade::reply(self.door(), &self.door().router.hall(), self.facts.start)))
+    }
+
+    async fn finalize_upgrade(
+        &self,
+        request: Request<proto::FinalizeUpgradeRequest>,
+    ) -> Result<Response<proto::UpgradeReply>, Status> {
+        let raised = self.change(request.metadata(), MetadataCommand::RaiseBehaviour { behaviour: None }).await;
+        answer(raised.map(|(_, hall)| upgrade::reply(self.door(), &hall, self.facts.start)))
     }
 
     async fn cancel_operator(

@@ -30,6 +30,7 @@ pub mod status;
 pub mod status_out;
 pub mod stream;
 pub mod undecodable;
+pub mod upgrade;
 mod wish;
 
 use kvorum_api::limits;

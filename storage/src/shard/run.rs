@@ -27,7 +27,7 @@ use crate::{
 use bytes::Bytes;
 use kvorum_api::Version;
 
-/// The version of the behaviour of `apply` that this build knows.
+/// The newest version of the behaviour of `apply` that this build knows; it knows all before it as well, from 1 on.
 pub const BEHAVIOUR: u32 = 1;
 
 /// Entries that one `Expire` removes at most.
@@ -290,7 +290,7 @@ struct Noted {
 
 /// Refuses settings of a behaviour that this build does not know.
 pub(super) fn require_known(settings: &Settings) -> Result<(), StorageError> {
-    if settings.behaviour == BEHAVIOUR {
+    if (1..=BEHAVIOUR).contains(&settings.behaviour) {
         return Ok(());
     }
     Err(StorageError::UnknownFormat {

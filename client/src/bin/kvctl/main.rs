@@ -21,6 +21,7 @@ mod keyspace;
 mod node;
 mod operator;
 mod output;
+mod rolling;
 mod scan;
 mod session;
 mod shard;
@@ -30,6 +31,8 @@ mod table;
 mod text;
 #[cfg(test)]
 mod typed;
+mod upgrade;
+mod wellness;
 
 use args::{Cli, Command, Globals, Way};
 use clap::{CommandFactory as _, FromArgMatches as _};
@@ -80,6 +83,8 @@ async fn run(cli: Cli, is_keyspace_given: bool) -> anyhow::Result<ExitCode> {
         Command::Cluster(args::Cluster::Status(status)) | Command::Status(status) => {
             cluster::status(&globals, &output, status).await
         }
+        Command::Cluster(args::Cluster::Upgrade(command)) => upgrade::run(&globals, &output, command).await,
+        Command::Cluster(args::Cluster::RollingRestart(restart)) => rolling::run(&globals, &output, restart).await,
         Command::Completions { shell } => output.completions(shell),
         Command::Version => output.version(),
     }

@@ -2,6 +2,7 @@
 //!
 //! **Invariant.** A flag that a command would not use is refused, not ignored ([`refuse_unused`]).
 
+mod cluster;
 mod columns;
 mod data;
 mod files;
@@ -9,13 +10,14 @@ mod operator;
 
 use crate::text;
 use clap::{ArgMatches, Args, Parser, Subcommand, ValueEnum, parser::ValueSource};
+pub use cluster::{Cluster, ClusterStatus, RollingRestart, Upgrade};
 pub use columns::{Aggregate, AnswerForm, ColumnsFormat, Correlate, Kernel, Measure, Source};
 pub use data::{Batch, CompareAndSet, Delete, Get, If, Increment, Put, Scan};
 pub use files::{Export, Import, Rows};
 use kvorum_client::{ReadLevel, RequestId};
 pub use operator::{
-    Alter, Cluster, ClusterStatus, Create, Drain, DropKeyspace, Keyspace, MoveReplica, Node, Operator, OperatorList,
-    Shard, ShardName, Transfer, Wish, Workers,
+    Alter, Create, Drain, DropKeyspace, Keyspace, MoveReplica, Node, Operator, OperatorList, Shard, ShardName,
+    Transfer, Wish, Workers,
 };
 use std::{path::PathBuf, time::Duration};
 
@@ -303,6 +305,10 @@ mod tests {
             "kvctl node forget 2 --dry-run",
             "kvctl workers --node 1",
             "kvctl cluster status --shards",
+            "kvctl cluster upgrade status",
+            "kvctl cluster upgrade finalize -o json",
+            "kvctl cluster rolling-restart --command true --from 2 --patience 10m --dry-run",
+            "kvctl cluster rolling-restart --command true --nodes 3,1",
             "kvctl get a --level session --session f",
             "kvctl aggregate --from f.csv.gz count(),avg(x) --where x<5 --group-by y --executor cpu --explain -o json",
             "kvctl correlate --from f.csv --window 252 --step 21 --of levels",
@@ -326,6 +332,8 @@ mod tests {
             "kvctl keyspace create a --replicas 0",
             "kvctl keyspace create a --read-level fresh",
             "kvctl keyspace create a --value-bytes-max 5XB",
+            "kvctl cluster rolling-restart",
+            "kvctl cluster rolling-restart --command true --nodes 3 --from 2",
             "kvctl shard describe x",
             "kvctl shard move orders --from 1 --to 2",
             "kvctl shard move 5 --to 2",

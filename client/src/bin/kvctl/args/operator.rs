@@ -6,19 +6,6 @@ use kvorum_client::ReadLevel;
 use std::{ffi::OsString, time::Duration};
 
 #[derive(Debug, Subcommand)]
-pub enum Cluster {
-    /// How each node is: what it holds, what it leads, how far it has come
-    Status(ClusterStatus),
-}
-
-#[derive(Debug, Default, Args)]
-pub struct ClusterStatus {
-    /// A row for every replica, below the nodes
-    #[arg(long)]
-    pub shards: bool,
-}
-
-#[derive(Debug, Subcommand)]
 pub enum Keyspace {
     /// Create a keyspace and wait until all of it is led
     Create(Create),
