@@ -210,6 +210,7 @@ mod tests {
             kills: 5,
             power_losses: 1,
             faults: BTreeMap::from([("kill leader".to_owned(), [5, 0, 0])]),
+            operators: BTreeMap::new(),
             leader_kill_recoveries_ms: recoveries.to_vec(),
             replay: "jepsen run leader-killed --seed 7".into(),
         })

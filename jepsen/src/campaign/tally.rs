@@ -33,6 +33,9 @@ pub struct Run {
     pub power_losses: u64,
     /// By fault: how often it was installed, skipped, indeterminate.
     pub faults: BTreeMap<String, [u64; 3]>,
+    /// By what operators were for: how many there were, were carried out, given up, called off.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub operators: BTreeMap<String, [u64; 4]>,
     /// From each kill of a leader to the next acknowledged write on a shard it led; `null` = never.
     pub leader_kill_recoveries_ms: Vec<Option<u64>>,
     /// The command that runs it again.
@@ -68,6 +71,11 @@ impl Run {
         for fault in result["faults"].as_array().context("the result says nothing of its faults")? {
             run.count(fault);
         }
+        for ended in result["operators"].as_array().into_iter().flatten() {
+            let what = ended["what"].as_str().unwrap_or_default().to_owned();
+            run.operators
+                .insert(what, ["count", "done", "failed", "cancelled"].map(|of| ended[of].as_u64().unwrap_or(0)));
+        }
         Ok(run)
     }
 
@@ -84,7 +92,7 @@ impl Run {
         }
         let nodes = fault["told"]["nodes"].as_array().map_or(0, |nodes| nodes.len() as u64);
         match name.split(' ').next() {
-            Some("kill") => {
+            Some("kill" | "replace" | "grow-and-drain") => {
                 self.kills += nodes;
                 if fault["leader_of_shards"].as_array().is_some_and(|shards| !shards.is_empty()) {
                     self.leader_kill_recoveries_ms.push(fault["recovery_ms"].as_u64());
@@ -124,12 +132,24 @@ mod tests {
             {"fault": "power-loss all", "outcome": "installed", "told": {"nodes": ["n1", "n2", "n3"]}},
             {"fault": "power-loss one", "outcome": "indeterminate", "told": "killed, and nothing lost"},
             {"fault": "restart-storm all", "outcome": "installed", "told": {"nodes": ["n1"], "restarts": 6}},
+            {"fault": "grow-and-drain all", "outcome": "installed", "told": {"nodes": ["n3"]}, "leader_of_shards": [1],
+             "recovery_ms": 1200},
+            {"fault": "replace one", "outcome": "installed", "told": {"nodes": ["n3"]}, "leader_of_shards": []},
+            {"fault": "drain one", "outcome": "installed", "told": {"nodes": [], "drained": "n2"}},
         ])))
         .unwrap();
-        assert_eq!((run.kills, run.power_losses, run.operations), (11, 3, 100));
-        assert_eq!(run.leader_kill_recoveries_ms, [Some(850), None]);
+        assert_eq!((run.kills, run.power_losses, run.operations), (13, 3, 100));
+        assert_eq!(run.leader_kill_recoveries_ms, [Some(850), None, Some(1200)]);
         assert_eq!((run.faults["kill leader"], run.faults["power-loss one"]), ([1, 1, 0], [0, 0, 1]));
         assert_eq!((run.verdict.as_str(), run.reason.as_deref()), ("violation", Some("a stale read")));
+    }
+
+    #[test]
+    fn operators_are_counted_by_what_they_were_for() {
+        let mut told = result(&json!([]));
+        assert!(Run::of(&told).unwrap().operators.is_empty());
+        told["operators"] = json!([{"what": "move lead", "count": 4, "done": 2, "failed": 1, "cancelled": 1}]);
+        assert_eq!(Run::of(&told).unwrap().operators["move lead"], [4, 2, 1, 1]);
     }
 
     #[test]

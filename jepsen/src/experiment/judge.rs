@@ -10,6 +10,7 @@
 //! **Invariant.** The worst decides, and every reason is given.
 
 use super::{
+    measure::{Stretch, has_writes},
     nemeses::Tried,
     probe::Measured,
     run::{Done, Shown},
@@ -18,10 +19,12 @@ use super::{
 use crate::{
     check::{self, Options, Report, Verdict},
     history::{History, Record},
-    real::{nemesis::Outcome, node::Downfall},
+    real::{affairs::Endings, node::Downfall},
+    workload::Sample,
 };
 use anyhow::{Context, Result};
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -29,6 +32,12 @@ use std::{
 /// Limits of one check.
 const CHECK_MAX: Duration = Duration::from_secs(60);
 const CHECK_BYTES_MAX: u64 = 512 << 20;
+
+/// The fault that loses a node that leads.
+const TRIAL: &str = "grow-and-drain";
+
+/// Whatever was written to that long before a loss is in use.
+const FELT_NS: u64 = 5_000_000_000;
 
 /// One history and what the checks say of it.
 pub struct Judged {
@@ -84,6 +93,8 @@ pub fn judge(experiment: &Experiment, shown: &mut Shown) -> Result<Judgement> {
     weigh_claims(&claims, &mut reasons);
     let names: Vec<String> = experiment.faults.iter().map(|fault| fault.plan.name()).collect();
     reasons.extend(without_hold(&names, &shown.tried));
+    reasons.extend(in_vain(&shown.operators));
+    reasons.extend(unfelt(&shown.tried, &shown.samples));
     let verdict = reasons.iter().map(|(verdict, _)| *verdict).max().unwrap_or(Verdict::Ok);
     Ok(Judgement { verdict, reasons, judged, claims })
 }
@@ -96,14 +107,35 @@ fn unexcused(downfalls: &[Downfall]) -> impl Iterator<Item = (Verdict, String)> 
 
 /// Faults of the experiment, by their names, that never took hold. Each by its place: two may be of one name.
 fn without_hold(names: &[String], tried: &[Tried]) -> Vec<(Verdict, String)> {
-    let has_hold =
-        |place: usize| tried.iter().any(|tried| tried.fault == place && matches!(tried.outcome, Outcome::Installed(_)));
+    let has_hold = |place: usize| tried.iter().any(|tried| tried.fault == place && tried.is_installed());
     let without = names.iter().enumerate().filter(|(place, _)| !has_hold(*place));
     let sentence = |(place, name)| match names.iter().filter(|other| *other == name).count() {
         1 => format!("the fault {name} never took hold"),
         _ => format!("the fault {name}, number {} of the experiment, never took hold", place + 1),
     };
     without.map(|fault| (Verdict::Vacuous, sentence(fault))).collect()
+}
+
+/// What people asked for, and were never given.
+fn in_vain(operators: &BTreeMap<String, Endings>) -> impl Iterator<Item = (Verdict, String)> {
+    let in_vain = operators.iter().filter(|(_, endings)| endings.is_asked_for && endings.done == 0);
+    in_vain.map(|(what, endings)| (Verdict::Vacuous, format!("{what}, asked for: {}", endings.sentence())))
+}
+
+/// The loss of a node that leads nothing anybody writes to costs nobody anything: what few operations a trial lost then
+/// says nothing.
+fn unfelt(tried: &[Tried], samples: &[Sample]) -> Vec<(Verdict, String)> {
+    let trials = tried.iter().filter(|tried| tried.name.starts_with(TRIAL) && tried.is_installed());
+    let is_felt = |tried: &&Tried| {
+        let before = Stretch::of(samples, tried.struck_ns.saturating_sub(FELT_NS), tried.struck_ns);
+        has_writes(&before.samples, &tried.shards)
+    };
+    let unfelt = trials.filter(|tried| !is_felt(tried));
+    let sentence = |tried: &Tried| {
+        let led = tried.shards.len();
+        format!("{TRIAL}: the node killed for good led {led} shards, none that clients wrote to: its loss was not felt")
+    };
+    unfelt.map(|tried| (Verdict::Vacuous, sentence(tried))).collect()
 }
 
 fn by_checks(name: &str, path: &Path, records: Vec<Record>, checks: &[&str]) -> Result<Judged> {
@@ -137,20 +169,54 @@ fn weigh_claims(claims: &[Vec<Measured>; 3], reasons: &mut Vec<(Verdict, String)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::Value;
+    use crate::{
+        history::{Kind, Value},
+        real::nemesis::Outcome,
+    };
 
     #[test]
     fn one_entry_of_a_kind_and_target_does_not_stand_for_another() {
         let names = ["kill one", "partition one", "kill one"].map(str::to_owned);
         let tried = |fault: usize, outcome: &Outcome| {
             let (name, outcome) = (names[fault].clone(), outcome.clone());
-            Tried { fault, name, from_ns: 0, until_ns: 0, outcome, seen: Value::Nil, shards: Vec::new() }
+            let (seen, shards) = (Value::Nil, Vec::new());
+            Tried { fault, name, from_ns: 0, struck_ns: 0, until_ns: 0, outcome, seen, shards }
         };
         let (installed, skipped) = (Outcome::Installed(Value::Nil), Outcome::Skipped("no node is up".to_owned()));
         let tries = [tried(0, &installed), tried(1, &installed), tried(2, &skipped)];
         let without: Vec<String> = without_hold(&names, &tries).into_iter().map(|(_, reason)| reason).collect();
         assert_eq!(without, ["the fault kill one, number 3 of the experiment, never took hold"]);
         assert!(without_hold(&names, &[&tries[..], &[tried(2, &installed)]].concat()).is_empty());
+    }
+
+    #[test]
+    fn a_loss_that_nobody_who_writes_could_feel_shows_nothing() {
+        let tried = |shards: &[u64], struck_s: u64| Tried {
+            fault: 0,
+            name: "grow-and-drain all".to_owned(),
+            from_ns: 0,
+            struck_ns: struck_s * 1_000_000_000,
+            until_ns: 0,
+            outcome: Outcome::Installed(Value::Nil),
+            seen: Value::Nil,
+            shards: shards.to_vec(),
+        };
+        let write = |ended_ns| Sample { invoked_ns: 0, ended_ns, kind: Kind::Ok, is_write: true, shard: Some(1) };
+        let samples = [write(9_000_000_000)];
+        let is_felt = |shards, struck_s| unfelt(&[tried(shards, struck_s)], &samples).is_empty();
+        assert!(is_felt(&[1, 2], 10));
+        assert!(!is_felt(&[2], 10), "nobody writes there");
+        assert!(!is_felt(&[], 10), "it led nothing");
+        assert!(!is_felt(&[1], 20), "nobody wrote there any more");
+        let skipped = Tried { outcome: Outcome::Skipped("it was done already".to_owned()), ..tried(&[], 10) };
+        assert!(unfelt(&[skipped], &samples).is_empty());
+    }
+
+    #[test]
+    fn what_was_asked_for_and_never_given_shows_nothing() {
+        let endings = |is_asked_for, done| Endings { is_asked_for, count: 2, done, failed: 1, ..Endings::default() };
+        let of = |endings: Endings| in_vain(&BTreeMap::from([("move lead".to_owned(), endings)])).count();
+        assert_eq!((of(endings(true, 0)), of(endings(true, 1)), of(endings(false, 0))), (1, 0, 0));
     }
 
     #[test]

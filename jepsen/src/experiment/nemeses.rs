@@ -1,6 +1,7 @@
 //! Carries out a schedule, and writes down what became of each fault.
 //!
-//! **Invariant.** Everything that was begun is ended, also when a later fault cannot be tried.
+//! **Invariant.** Everything that was begun is ended, also when a later fault cannot be tried. No fault lasts shorter
+//! than drawn because another one took long to begin: the rest of the schedule waits with it.
 
 use super::run::Clockwork;
 use crate::{
@@ -25,6 +26,8 @@ pub struct Tried {
     pub name: String,
     /// When it began.
     pub from_ns: u64,
+    /// When it struck: of a fault in several steps, when the one began that ended nodes for good.
+    pub struck_ns: u64,
     /// When it had been undone.
     pub until_ns: u64,
     /// What became of it.
@@ -36,6 +39,12 @@ pub struct Tried {
 }
 
 impl Tried {
+    /// Whether it took hold.
+    #[must_use]
+    pub fn is_installed(&self) -> bool {
+        matches!(self.outcome, Outcome::Installed(_))
+    }
+
     /// What was seen until the end decides what became of it.
     fn end(&mut self, seen: Seen) {
         self.seen = seen.value;
@@ -54,6 +63,9 @@ struct Move {
     begins: bool,
 }
 
+/// What a fault may take to begin or to end without the rest of the schedule being put off.
+const LATE_MAX: Duration = Duration::from_secs(1);
+
 /// Carries the whole schedule out, counting from `begun`.
 pub async fn carry_out(
     cluster: &mut Cluster,
@@ -70,8 +82,11 @@ pub async fn carry_out(
     moves.sort_by_key(|step| (step.at, step.begins));
     let mut open: BTreeMap<usize, (Box<dyn Nemesis>, Tried)> = BTreeMap::new();
     let mut tried = Vec::new();
+    let mut put_off = Duration::ZERO;
     for Move { at, event, begins } in moves {
-        sleep_until(begun + at).await;
+        let due = begun + at + put_off;
+        let waited_from = Instant::now();
+        sleep_until(due).await;
         let fault = &faults[events[event].fault];
         let name = fault.plan.name();
         if begins {
@@ -81,10 +96,14 @@ pub async fn carry_out(
             let from_ns = clockwork.note(&name, phase("start", []));
             let outcome = nemesis.start(cluster).await.with_context(|| format!("{name} cannot begin"))?;
             let shards = leaders.iter().filter(|(_, leader)| is_hit(&outcome, **leader)).map(|(shard, _)| *shard);
-            let shards = shards.collect();
+            // Whoever was lost for good is hit, and then: people ask and wait before.
+            let (struck_ns, shards) = match std::mem::take(&mut cluster.affairs.losses).pop() {
+                Some(loss) => (clockwork.at_ns(loss.at), loss.shards),
+                None => (from_ns, shards.collect()),
+            };
             clockwork.say(&told(&name, &outcome));
             let (fault, until_ns, seen) = (events[event].fault, from_ns, Value::Nil);
-            open.insert(event, (nemesis, Tried { fault, name, from_ns, until_ns, outcome, seen, shards }));
+            open.insert(event, (nemesis, Tried { fault, name, from_ns, struck_ns, until_ns, outcome, seen, shards }));
         } else if let Some((mut nemesis, mut fault)) = open.remove(&event) {
             let seen = nemesis.stop(cluster).await.with_context(|| format!("{name} cannot be ended"))?;
             fault.end(seen);
@@ -95,6 +114,10 @@ pub async fn carry_out(
                 clockwork.say(&told(&name, &fault.outcome));
             }
             tried.push(fault);
+        }
+        let took = Instant::now() - due.max(waited_from);
+        if took > LATE_MAX {
+            put_off += took;
         }
     }
     Ok(tried)
@@ -138,8 +161,16 @@ mod tests {
         let installed = Outcome::Installed(Value::Nil);
         let end = |outcome: &Outcome, doubt: Option<&str>| {
             let (name, outcome) = ("partition one".to_owned(), outcome.clone());
-            let mut tried =
-                Tried { fault: 0, name, from_ns: 0, until_ns: 0, outcome, seen: Value::Nil, shards: Vec::new() };
+            let mut tried = Tried {
+                fault: 0,
+                name,
+                from_ns: 0,
+                struck_ns: 0,
+                until_ns: 0,
+                outcome,
+                seen: Value::Nil,
+                shards: Vec::new(),
+            };
             tried.end(Seen { value: Value::Bool(true), doubt: doubt.map(str::to_owned) });
             assert_eq!(tried.seen, Value::Bool(true));
             tried.outcome

@@ -85,7 +85,7 @@ fn plots(page: &mut String, shown: &Shown) {
     let shades: Vec<Shade> = shown
         .tried
         .iter()
-        .filter(|tried| matches!(tried.outcome, Outcome::Installed(_)))
+        .filter(|tried| tried.is_installed())
         .map(|tried| Shade {
             from_s: tried.from_ns as f64 / 1e9,
             until_s: tried.until_ns as f64 / 1e9,
@@ -112,8 +112,8 @@ fn faults(page: &mut String, tried: &[Tried], shown: &Shown) {
     let _ = write!(
         page,
         "<h2>Faults</h2><p>Seconds with an acknowledged write while faults happened: {availability}. From a leader's \
-         fault to the next acknowledged write on one of its shards, ms: {}. From healing to the end of 2.5 s in which \
-         every write was acknowledged: {} ms.</p>",
+         fault to the next acknowledged write on one of its shards, ms: {}. From healing to the end of a while \
+         in which every write was acknowledged: {} ms.</p>",
         if recoveries.is_empty() { "no leader was hit".to_owned() } else { recoveries.join(", ") },
         shown.calm_after_ms,
     );
@@ -135,6 +135,13 @@ fn faults(page: &mut String, tried: &[Tried], shown: &Shown) {
         );
     }
     page.push_str("</table>");
+    if !shown.operators.is_empty() {
+        page.push_str("<p>Operators, by what they were for:</p><ul>");
+        for (what, endings) in &shown.operators {
+            let _ = write!(page, "<li>{}: {}</li>", escape(what), escape(&endings.sentence()));
+        }
+        page.push_str("</ul>");
+    }
     if !shown.downfalls.is_empty() {
         page.push_str("<p>Nodes that ended although nobody ended them, or promised nothing more:</p><ul>");
         for downfall in &shown.downfalls {

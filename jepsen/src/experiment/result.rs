@@ -2,7 +2,7 @@
 
 use super::{
     judge::{Judged, Judgement},
-    measure::recovery_ms,
+    measure::{Stretch, recovery_ms},
     nemeses::{Tried, word},
     probe::Measured,
     run::{Request, Shown},
@@ -10,7 +10,7 @@ use super::{
 use crate::{
     check::Report,
     history::Kind,
-    real::{fabric::Choice, nemesis::Outcome, node::Downfall, schedule::Event},
+    real::{affairs::Endings, fabric::Choice, nemesis::Outcome, node::Downfall, schedule::Event},
 };
 use serde_json::{Value as Json, json};
 
@@ -50,6 +50,7 @@ pub fn to_json(request: &Request, shown: &Shown, judgement: &Judgement) -> Json 
             "fail": count(shown, Kind::Fail),
             "unknown": count(shown, Kind::Info),
         },
+        "operators": operators(shown),
         "recoveries_ms": shown.phases[1].recoveries_ms,
         "calm_after_ms": shown.calm_after_ms,
         "availability_percent": shown.phases[1].availability_percent(),
@@ -76,6 +77,22 @@ pub fn replay(request: &Request) -> String {
 
 fn count(shown: &Shown, kind: Kind) -> usize {
     shown.samples.iter().filter(|sample| sample.kind == kind).count()
+}
+
+fn operators(shown: &Shown) -> Json {
+    let ended = shown.operators.iter().map(|(what, endings)| {
+        let Endings { is_asked_for, count, done, failed, cancelled, why } = endings;
+        json!({
+            "what": what,
+            "asked_for": is_asked_for,
+            "count": count,
+            "done": done,
+            "failed": failed,
+            "cancelled": cancelled,
+            "why_failed": why,
+        })
+    });
+    ended.collect()
 }
 
 fn claims(measured: &[Measured]) -> Json {
@@ -117,7 +134,8 @@ fn downfall(downfall: &Downfall) -> Json {
 }
 
 fn fault(shown: &Shown, tried: &Tried) -> Json {
-    let recovery_ms = recovery_ms(&shown.samples, tried.from_ns, &tried.shards).map(|ms| ms.round() as u64);
+    let recovery_ms = recovery_ms(&shown.samples, tried.struck_ns, &tried.shards).map(|ms| ms.round() as u64);
+    let meanwhile = Stretch::of(&shown.samples, tried.from_ns, tried.until_ns);
     let told = match &tried.outcome {
         Outcome::Installed(seen) => seen.to_json(),
         Outcome::Skipped(reason) | Outcome::Indeterminate(reason) => json!(reason),
@@ -125,11 +143,14 @@ fn fault(shown: &Shown, tried: &Tried) -> Json {
     json!({
         "fault": tried.name,
         "from_ms": tried.from_ns / 1_000_000,
+        "struck_ms": tried.struck_ns / 1_000_000,
         "until_ms": tried.until_ns / 1_000_000,
         "outcome": word(&tried.outcome),
         "told": told,
         "seen": tried.seen.to_json(),
         "leader_of_shards": tried.shards,
         "recovery_ms": recovery_ms,
+        "operations": meanwhile.samples.len(),
+        "not_answered": meanwhile.samples.len() - meanwhile.count(Kind::Ok),
     })
 }

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     history::{Kind, Process, Rank, Receipt, Record, Value, write_jsonl},
     real::{
+        affairs::Endings,
         cluster::{Cluster, PATIENCE},
         directory::RunDirectory,
         fabric::{self, Choice, Made},
@@ -31,6 +32,7 @@ use crate::{
 use anyhow::{Context, Result};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use std::{
+    collections::BTreeMap,
     fs::File,
     path::{Path, PathBuf},
     sync::Arc,
@@ -45,8 +47,8 @@ use tokio::{
 /// How long replicas have, once nobody writes any more, to show their hashes at one position.
 const SETTLE: Duration = Duration::from_secs(2);
 
-/// What counts as calm: longer than an operation may take, so that none that began in trouble is still to end.
-const CALM_NS: u64 = 2_500_000_000;
+/// So much longer than an operation may take is calm: none that began in trouble is still to end.
+const CALM_MORE: Duration = Duration::from_millis(500);
 
 /// What to run.
 pub struct Request {
@@ -120,8 +122,10 @@ pub struct Shown {
     pub phases: [Stretch; 3],
     /// The history of hashes, and its file.
     pub hashes: (PathBuf, Vec<Record>),
-    /// From healing to the end of 2.5 s in which every write that ended was acknowledged.
+    /// From healing to the end of a while, longer than any operation takes, in which every write was acknowledged.
     pub calm_after_ms: u64,
+    /// How operators ended, by what they were for; none if nobody asked anything of the cluster.
+    pub operators: BTreeMap<String, Endings>,
     /// Nodes that ended although nobody ended them, or promised nothing more.
     pub downfalls: Vec<Downfall>,
     /// What nodes and clients could not do although everything was whole again.
@@ -151,6 +155,12 @@ impl Clockwork {
         }
     }
 
+    /// When a moment was.
+    #[must_use]
+    pub fn at_ns(&self, moment: Instant) -> u64 {
+        u64::try_from(moment.saturating_duration_since(self.begun).as_nanos()).unwrap_or(u64::MAX)
+    }
+
     fn now_ns(&self) -> u64 {
         u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
@@ -169,7 +179,8 @@ impl Clockwork {
 pub async fn run(request: &Request, directory: RunDirectory) -> Result<Shown> {
     let Request { experiment, seed, .. } = request;
     let events = schedule::draw(*seed, &experiment.faults, experiment.length, experiment.may_overlap);
-    let Made { fabric, instead_because } = fabric::make(request.network, experiment.nodes, *seed).await?;
+    let Made { fabric, instead_because } =
+        fabric::make(request.network, experiment.nodes + experiment.joiners, *seed).await?;
     let network =
         Network { name: fabric.name().to_owned(), weaker_because: fabric.is_weaker_because(), instead_because };
     if request.is_told {
@@ -177,7 +188,8 @@ pub async fn run(request: &Request, directory: RunDirectory) -> Result<Shown> {
     }
     let preload = preload(request);
     let program = (request.kvd.as_path(), &preload);
-    let mut cluster = Cluster::start(directory, fabric, program, experiment.nodes, experiment.has_leases).await?;
+    let count = (experiment.nodes, experiment.joiners);
+    let mut cluster = Cluster::start(directory, fabric, program, count, experiment.has_leases).await?;
     let mut crew = Crew::gather(experiment, *seed, &cluster, request.is_told)?;
     if let Preload::Missing(why) = &preload {
         crew.clockwork.say(&format!("faults of disks and clocks will be skipped: {why}"));
@@ -199,6 +211,9 @@ pub async fn run(request: &Request, directory: RunDirectory) -> Result<Shown> {
     sleep_until(attacked + experiment.length).await;
     let mut failures = cluster.heal().await?;
     let healed_ns = crew.clockwork.now_ns();
+    for (what, endings) in &cluster.affairs.endings {
+        crew.clockwork.say(&format!("operators, {what}: {}", endings.sentence()));
+    }
     crew.clockwork.say(&format!("healed, quiet for {} s", experiment.quiet.as_secs()));
     // Elections and reconnections that healing caused come to an end, and how soon is a figure of its own.
     failures.extend(crew.until_calm(healed_ns).await);
@@ -226,6 +241,7 @@ pub async fn run(request: &Request, directory: RunDirectory) -> Result<Shown> {
         hashes: hashes(&path, &cluster.observer)?,
         calm_after_ms: (quiet_ns - healed_ns) / 1_000_000,
         failures,
+        operators: cluster.affairs.endings.clone(),
         downfalls: cluster.nodes.iter().flat_map(|node| node.downfalls().to_vec()).collect(),
         panics: cluster.nodes.iter().flat_map(|node| node.panics()).collect(),
         directory: path,
@@ -270,7 +286,7 @@ fn covered(cluster: &Cluster, preload: &Preload) -> Option<String> {
 fn recoveries(samples: &[Sample], tried: &[Tried]) -> Vec<f64> {
     let stopped = tried.iter().filter(|fault| has_writes(samples, &fault.shards) && !fault.name.starts_with("weather"));
     let mut recoveries: Vec<f64> =
-        stopped.map(|fault| recovery_ms(samples, fault.from_ns, &fault.shards).unwrap_or(f64::INFINITY)).collect();
+        stopped.map(|fault| recovery_ms(samples, fault.struck_ns, &fault.shards).unwrap_or(f64::INFINITY)).collect();
     recoveries.sort_by(f64::total_cmp);
     recoveries
 }
@@ -306,6 +322,8 @@ struct Gang {
 /// Everybody who works.
 struct Crew {
     gangs: Vec<Gang>,
+    /// Longest wait for one operation.
+    deadline: Duration,
     clockwork: Clockwork,
     at_work: JoinSet<()>,
     is_over: watch::Sender<bool>,
@@ -322,8 +340,14 @@ impl Crew {
                 _ => format!("history-{}.jsonl", load.kind.name),
             };
             let recorder = Arc::new(Recorder::create(&cluster.path().join(name), begun)?);
-            let setting =
-                Setting { endpoints: cluster.endpoints(), recorder: recorder.clone(), callers: load.clients + 1 };
+            let setting = Setting {
+                endpoints: cluster.endpoints(),
+                // Where nodes go for good, nobody lives by one address.
+                knows_all: experiment.joiners > 0,
+                deadline: experiment.deadline,
+                recorder: recorder.clone(),
+                callers: load.clients + 1,
+            };
             let mut caller = |number| Caller::new(number, SmallRng::seed_from_u64(chance.random()), setting.clone());
             let first = caller(load.clients)?;
             let others = (0..load.clients).map(caller).collect::<Result<_>>()?;
@@ -331,7 +355,13 @@ impl Crew {
         }
         let recorders = gangs.iter().map(|gang| gang.recorder.clone()).collect();
         let clockwork = Clockwork { begun, recorders, is_told };
-        Ok(Crew { gangs, clockwork, at_work: JoinSet::new(), is_over: watch::Sender::new(false) })
+        Ok(Crew {
+            gangs,
+            deadline: experiment.deadline,
+            clockwork,
+            at_work: JoinSet::new(),
+            is_over: watch::Sender::new(false),
+        })
     }
 
     async fn prepare(&mut self) -> Result<()> {
@@ -359,18 +389,20 @@ impl Crew {
     /// Waits for a while after a moment in which writes were acknowledged, and all of them; says so if there is none.
     async fn until_calm(&self, from_ns: u64) -> Option<String> {
         let until = Instant::now() + PATIENCE;
+        let calm = self.deadline + CALM_MORE;
+        let calm_ns = u64::try_from(calm.as_nanos()).unwrap_or(u64::MAX);
         while Instant::now() < until {
             sleep(Duration::from_millis(50)).await;
             let now_ns = self.clockwork.now_ns();
-            let latest = Stretch::of(&self.clockwork.samples(), now_ns.saturating_sub(CALM_NS), now_ns);
+            let latest = Stretch::of(&self.clockwork.samples(), now_ns.saturating_sub(calm_ns), now_ns);
             let mut writes = latest.samples.iter().filter(|sample| sample.is_write).peekable();
             let is_calm = writes.peek().is_some() && writes.all(|sample| sample.kind == Kind::Ok);
-            if is_calm && now_ns >= from_ns + CALM_NS {
+            if is_calm && now_ns >= from_ns + calm_ns {
                 return None;
             }
         }
-        let seconds = PATIENCE.as_secs();
-        Some(format!("within {seconds} s of healing there were no 2.5 s in which every write was acknowledged"))
+        let (seconds, calm) = (PATIENCE.as_secs(), calm.as_secs_f64());
+        Some(format!("within {seconds} s of healing there were no {calm} s in which every write was acknowledged"))
     }
 
     /// Sends everybody home; then the last reads. What was not answered is told.

@@ -21,7 +21,7 @@ use std::time::Duration;
 const NODES: std::ops::RangeInclusive<u64> = 3..=5;
 
 /// Faults after which a leader still leads.
-const STOPS_NOBODY: [&str; 4] = ["weather", "slow-sync", "clock-offset", "clock-strobe"];
+const STOPS_NOBODY: [&str; 7] = ["weather", "slow-sync", "clock-offset", "clock-strobe", "join", "move", "drain"];
 
 /// Operations a second of one workload, unless the experiment says otherwise.
 const RATE: f64 = 100.0;
@@ -33,11 +33,15 @@ struct File {
     about: String,
     #[serde(default = "three")]
     nodes: u64,
+    #[serde(default)]
+    joiners: u64,
     seconds: u64,
     #[serde(default = "five_seconds")]
     warm_up: String,
     #[serde(default = "five_seconds")]
     quiet: String,
+    #[serde(default = "two_seconds")]
+    deadline: String,
     #[serde(default)]
     overlap: bool,
     #[serde(default)]
@@ -63,6 +67,10 @@ fn three() -> u64 {
     3
 }
 
+fn two_seconds() -> String {
+    "2s".to_owned()
+}
+
 fn five_seconds() -> String {
     "5s".to_owned()
 }
@@ -85,14 +93,18 @@ pub struct Experiment {
     pub name: String,
     /// What it is about.
     pub about: String,
-    /// Nodes.
+    /// Nodes that found the cluster.
     pub nodes: u64,
+    /// Machines that wait to be let in.
+    pub joiners: u64,
     /// How long faults happen.
     pub length: Duration,
     /// How long nothing happens before.
     pub warm_up: Duration,
     /// How long nothing happens after.
     pub quiet: Duration,
+    /// How long clients wait for an operation.
+    pub deadline: Duration,
     /// Whether a fault may begin during another.
     pub may_overlap: bool,
     /// Whether leaders answer reads by their lease.
@@ -126,9 +138,11 @@ impl Experiment {
             name: file.name,
             about: file.about.split_whitespace().collect::<Vec<_>>().join(" "),
             nodes: 0,
+            joiners: file.joiners,
             length: Duration::from_secs(file.seconds),
             warm_up: units::duration(&file.warm_up).context("warm_up")?,
             quiet: units::duration(&file.quiet).context("quiet")?,
+            deadline: units::duration(&file.deadline).context("deadline")?,
             may_overlap: file.overlap,
             has_leases: file.leases,
             loads: file.workloads.iter().map(load).collect::<Result<_>>()?,
@@ -148,6 +162,9 @@ impl Experiment {
     pub fn set_nodes(&mut self, nodes: u64) -> Result<()> {
         if !NODES.contains(&nodes) {
             bail!("nodes: {nodes}: write {} to {}", NODES.start(), NODES.end());
+        }
+        if nodes + self.joiners > *NODES.end() {
+            bail!("joiners: {} beside {nodes} nodes: at most {} fit one machine", self.joiners, NODES.end());
         }
         if nodes < 5 && self.faults.iter().any(|fault| fault.plan.target == "ring") {
             bail!("nodes: {nodes}: a partition in a ring needs 5 nodes, or everybody keeps everybody");
@@ -174,10 +191,17 @@ impl Experiment {
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             bail!("workloads: {} is named twice: give it more clients instead", twice[0]);
         }
+        if !(Duration::from_millis(100)..=Duration::from_secs(10)).contains(&self.deadline) {
+            bail!("deadline: write 100ms to 10s: who waits longer hides what happens");
+        }
         if self.warm_up < Duration::from_secs(1) {
             bail!("warm_up: at least 1s: without it there is no steady state to come from");
         }
         for fault in &self.faults {
+            let needs_joiners = ["join", "replace", "grow-and-drain"].contains(&fault.plan.kind.name);
+            if needs_joiners && self.joiners == 0 {
+                bail!("faults: {} needs machines that wait: write joiners: 1 or 2", fault.plan.name());
+            }
             if *fault.hold.start() > self.length {
                 bail!("faults: {} holds longer than the experiment: lengthen seconds", fault.plan.name());
             }
@@ -248,6 +272,9 @@ mod tests {
     fn what_cannot_be_run_is_refused_with_a_reason() {
         assert!(refused("nods: 3\n").contains("nods"));
         assert!(refused("nodes: 2\n").contains("3 to 5"));
+        assert!(refused("deadline: 60s\n").contains("100ms to 10s"));
+        assert!(refused("nodes: 4\njoiners: 2\n").contains("at most 5 fit"));
+        assert!(refused("faults: [{fault: join, every: 5s, hold: 1s}]\n").contains("write joiners"));
         assert!(refused("faults: [{fault: kil, every: 5s, hold: 1s}]\n").contains("did you mean kill"));
         assert!(refused("faults: [{fault: kill, every: 5, hold: 1s}]\n").contains("every"));
         assert!(refused("faults: [{fault: kill, every: 5s, hold: 11s}]\n").contains("longer than the experiment"));

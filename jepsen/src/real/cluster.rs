@@ -10,15 +10,18 @@
 //! stopped.
 
 use super::{
+    affairs::{Affairs, endings},
     directory::RunDirectory,
     fabric::Fabric,
-    node::{Node, Readiness},
+    node::{Node, Readiness, Standing},
     observer::Observer,
+    people,
     seats::Seat,
     shim::Preload,
 };
 use anyhow::{Context, Result, bail};
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -28,6 +31,9 @@ use tokio::time::{Instant, sleep};
 
 /// What only a broken node needs longer for.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long what people asked for may still take once everything is whole.
+const REST_PATIENCE: Duration = Duration::from_secs(120);
 
 /// A keyspace of one shard, keys in order.
 pub const ORDERED: &str = "ordered";
@@ -46,17 +52,20 @@ pub struct Cluster {
     pub fabric: Arc<dyn Fabric>,
     /// Who leads.
     pub observer: Observer,
+    /// What people asked of it.
+    pub affairs: Affairs,
     kvd: PathBuf,
     directory: RunDirectory,
 }
 
 impl Cluster {
-    /// Starts as many nodes as the fabric was made for, and waits until all are ready and every shard is led.
+    /// Starts the founders, and waits until all are ready and every shard is led; those who join wait until they are
+    /// started. The fabric was made for both.
     pub async fn start(
         directory: RunDirectory,
         fabric: Arc<dyn Fabric>,
         program: (&Path, &Preload),
-        count: u64,
+        (founders, joiners): (u64, u64),
         has_leases: bool,
     ) -> Result<Self> {
         let (kvd, preload) = program;
@@ -68,17 +77,21 @@ impl Cluster {
             bail!("{} makes no cluster key: {}", kvd.display(), String::from_utf8_lossy(&made.stderr).trim());
         }
         let place = |number: u64| directory.path().join(format!("n{number}"));
-        let nodes = (1..=count).map(|number| Node::new(number, place(number), fabric.addresses(number)));
+        let nodes = (1..=founders + joiners).map(|number| Node::new(number, place(number), fabric.addresses(number)));
         let mut nodes = nodes.collect::<Result<Vec<_>>>()?;
         nodes.iter_mut().try_for_each(|node| node.preload(preload))?;
-        let rest = configuration(&nodes, &key, has_leases);
-        nodes.iter().try_for_each(|node| node.configure(&rest))?;
+        let (founding, joining) = configurations(&nodes[..founders as usize], &key, has_leases);
+        let asks: Vec<SocketAddr> = nodes[..founders as usize].iter().map(|node| node.addresses.peer).collect();
+        nodes[founders as usize..].iter_mut().for_each(|node| node.wait_for(asks.clone()));
+        for node in &nodes {
+            node.configure(if node.standing() == Standing::Waiting { &joining } else { &founding })?;
+        }
         let observer = Observer::start(nodes.iter().map(Node::asking).collect());
-        let mut cluster = Cluster { nodes, fabric, observer, kvd, directory };
-        for number in 1..=count {
+        let mut cluster = Cluster { nodes, fabric, observer, affairs: Affairs::default(), kvd, directory };
+        for number in 1..=founders {
             cluster.launch(number)?;
         }
-        for number in 1..=count {
+        for number in 1..=founders {
             match cluster.node(number).readiness(PATIENCE).await {
                 Readiness::Ready => {}
                 Readiness::NotReady(why) => bail!("n{number} does not get ready: {why}"),
@@ -100,10 +113,18 @@ impl Cluster {
         self.nodes.iter().map(|node| node.number).collect()
     }
 
+    /// Those that take part.
+    #[must_use]
+    pub fn members(&self) -> Vec<u64> {
+        let members = self.nodes.iter().filter(|node| node.standing() == Standing::Member);
+        members.map(|node| node.number).collect()
+    }
+
     /// Where clients dial each node.
     #[must_use]
     pub fn endpoints(&self) -> Vec<String> {
-        self.nodes.iter().map(|node| node.addresses.client.to_string()).collect()
+        let there = self.nodes.iter().filter(|node| node.standing() != Standing::Waiting);
+        there.map(|node| node.addresses.client.to_string()).collect()
     }
 
     /// Starts a node's process, unless it runs (another fault that ended meanwhile may have started it), or a fault
@@ -111,7 +132,7 @@ impl Cluster {
     pub fn launch(&mut self, number: u64) -> Result<()> {
         let (fabric, kvd) = (self.fabric.clone(), self.kvd.clone());
         let node = self.node(number);
-        if node.is_running() || node.is_held_down() {
+        if node.is_running() || node.is_held_down() || node.standing() != Standing::Member {
             return Ok(());
         }
         node.look()?;
@@ -198,7 +219,8 @@ impl Cluster {
     /// unless a fault holds it down. Says whether it had to.
     pub async fn revive(&mut self, number: u64) -> Result<bool> {
         let node = self.node(number);
-        if node.is_held_down() || node.is_running() && !node.is_poisoned().await {
+        let is_out = node.is_held_down() || node.standing() != Standing::Member;
+        if is_out || node.is_running() && !node.is_poisoned().await {
             return Ok(false);
         }
         self.node(number).kill()?;
@@ -222,26 +244,49 @@ impl Cluster {
         for number in self.numbers() {
             self.revive(number).await?;
         }
-        for number in self.numbers() {
+        for number in self.members() {
             match self.node(number).readiness(PATIENCE).await {
                 Readiness::Ready => {}
                 Readiness::NotReady(why) => gone.push(format!("n{number} does not get ready again: {why}")),
                 Readiness::Ended(words) => gone.push(format!("n{number} ended: {words}")),
             }
         }
+        gone.append(&mut self.affairs.complaints);
+        if self.affairs.is_changed {
+            if gone.is_empty() {
+                gone.extend(self.settle().await.err());
+            }
+            match people::all_operators(self, REST_PATIENCE).await {
+                Ok(listed) => self.affairs.endings = endings(&self.affairs.asked, &listed),
+                Err(why) => gone.push(format!("nobody says how the operators ended: {why}")),
+            }
+        }
         Ok(gone)
+    }
+
+    /// People get what they wanted, and all that was asked for comes to its end.
+    async fn settle(&mut self) -> Result<(), String> {
+        // Who is taken back makes room for what a lost one held.
+        self.affairs.wanted.sort_by_key(|(node, state)| (*state, *node));
+        for (node, state) in std::mem::take(&mut self.affairs.wanted) {
+            let given = people::insist(self, node, state, REST_PATIENCE).await;
+            given.map_err(|why| format!("n{node} should be {state}: {why}"))?;
+        }
+        people::until_settled(self, REST_PATIENCE).await
     }
 }
 
-/// Everything but `[node]`: small files, shards that stay open so that they have a leader to attack.
-fn configuration(nodes: &[Node], key: &Path, has_leases: bool) -> String {
+/// Everything but `[node]`, of founders and of those who join: small files, shards that stay open so that they have a
+/// leader to attack, and a lost node is replaced while the experiment lasts.
+fn configurations(nodes: &[Node], key: &Path, has_leases: bool) -> (String, String) {
     // Any number that other runs do not have at the same time.
     let cluster = u128::from(std::process::id()) << 64 | u128::from(nodes[0].addresses.peer.port());
     let mut text = format!(
         "[storage]\njournal_segment = \"34MiB\"\nballast = \"0B\"\nlow_water = \"1MiB\"\n\n[raft]\n\
-         idle_close_after = \"0s\"\n\n[log]\nformat = \"text\"\n\n[cluster]\nid = \"{cluster:032x}\"\nkey_file = \"{}\"\n",
+         idle_close_after = \"0s\"\n\n[balance]\nreplace_after = \"20s\"\n\n[log]\nformat = \"text\"\n\n[cluster]\nid = \"{cluster:032x}\"\nkey_file = \"{}\"\n",
         key.display()
     );
+    let joining = text.clone();
     for node in nodes {
         let (client, peer) = (node.addresses.client, node.addresses.peer);
         text.push_str(&format!(
@@ -253,7 +298,7 @@ fn configuration(nodes: &[Node], key: &Path, has_leases: bool) -> String {
     text.push_str(&format!(
         "\n[[keyspaces]]\nname = \"{SPREAD}\"\nshard_by = \"hash:{SPREAD_SHARDS}\"\nleases = {has_leases}\n"
     ));
-    text
+    (text, joining)
 }
 
 /// The program `kvd`: as told, or beside this one.

@@ -8,6 +8,7 @@
 //!     observer who leads which shard, since when
 //!   nemesis  faults, each in its file        schedule  when they happen, drawn from a seed
 //!   seats      what of a node only one fault at a time can use
+//!   people     what they ask through the admin door       affairs  what they are still owed, and how it ended
 //!   directory  where a run lies, and what a killed run left behind
 //! ```
 //!
@@ -15,6 +16,7 @@
 //!
 //! **Deliberately absent.** What clients do ([`crate::workload`]), and what must be true of it ([`crate::check`]).
 
+pub mod affairs;
 pub mod cluster;
 pub mod directory;
 pub mod fabric;
@@ -24,6 +26,7 @@ pub mod namespace;
 pub mod nemesis;
 pub mod node;
 pub mod observer;
+pub mod people;
 pub mod power;
 pub mod schedule;
 pub mod seats;

@@ -70,6 +70,17 @@ impl Downfall {
     }
 }
 
+/// Whether a node takes part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Its machine waits to be let in.
+    Waiting,
+    /// It takes part.
+    Member,
+    /// It is gone for good.
+    Gone,
+}
+
 /// One node.
 pub struct Node {
     /// Its number.
@@ -77,6 +88,9 @@ pub struct Node {
     /// Where it listens and is found.
     pub addresses: Addresses,
     directory: PathBuf,
+    standing: Standing,
+    /// Whom it asks to be let in; nobody = it is a founder.
+    asks: Vec<SocketAddr>,
     child: Option<Child>,
     is_paused: bool,
     is_held_down: bool,
@@ -107,6 +121,8 @@ impl Node {
             number,
             addresses,
             directory,
+            standing: Standing::Member,
+            asks: Vec::new(),
             child: None,
             is_paused: false,
             is_held_down: false,
@@ -119,6 +135,22 @@ impl Node {
             shim,
             admin,
         })
+    }
+
+    /// It waits until it is started, and then asks these nodes to be let in.
+    pub fn wait_for(&mut self, asks: Vec<SocketAddr>) {
+        (self.standing, self.asks) = (Standing::Waiting, asks);
+    }
+
+    /// Whether it takes part.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// From now on it takes part, or never again.
+    pub fn set_standing(&mut self, standing: Standing) {
+        self.standing = standing;
     }
 
     /// Has it started with the shim from now on, if there is one.
@@ -183,12 +215,16 @@ impl Node {
 
     /// Writes its configuration: `[node]`, then `rest`.
     pub fn configure(&self, rest: &str) -> Result<()> {
-        let Addresses { listen_client, listen_peer, listen_admin, .. } = self.addresses;
+        let Addresses { listen_client, listen_peer, listen_admin, client, peer, .. } = self.addresses;
         let is_loopback = [listen_client, listen_peer, listen_admin].iter().all(|listens| listens.ip().is_loopback());
         let text = format!(
-            "[node]\nid = {}\ndata = \"{}\"\nlisten_client = \"{listen_client}\"\nlisten_peer = \"{listen_peer}\"\n\
+            "[node]\n{}data = \"{}\"\nlisten_client = \"{listen_client}\"\nlisten_peer = \"{listen_peer}\"\n\
              listen_admin = \"{listen_admin}\"\ninsecure = {}\n\n{rest}",
-            self.number,
+            // Who is let in is given its number, and must say itself where it is found.
+            match self.asks.is_empty() {
+                true => format!("id = {}\n", self.number),
+                false => format!("advertise_client = \"{client}\"\nadvertise_peer = \"{peer}\"\n"),
+            },
             self.data().display(),
             !is_loopback,
         );
@@ -205,6 +241,7 @@ impl Node {
             command.env_remove(name);
         }
         command.arg("--config").arg(self.directory.join("node.toml"));
+        command.args(self.asks.iter().flat_map(|asks| ["--join".to_owned(), asks.to_string()]));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         if let Ok(shim) = &self.shim {
             shim.dress(&mut command)?;
@@ -249,10 +286,10 @@ impl Node {
         Ok(())
     }
 
-    /// Ends its process as an operator would, who has only so much patience.
-    pub async fn stop_in_order(&mut self, patience: Duration) -> Result<()> {
+    /// Ends its process as an operator would, who has only so much patience. `false` = that ended first: it was killed.
+    pub async fn stop_in_order(&mut self, patience: Duration) -> Result<bool> {
         self.look()?;
-        let Some(child) = self.child.as_mut() else { return Ok(()) };
+        let Some(child) = self.child.as_mut() else { return Ok(true) };
         kill_process(Pid::from_child(child), Signal::TERM)?;
         let until = Instant::now() + patience;
         while Instant::now() < until {
@@ -261,11 +298,11 @@ impl Node {
                 if !status.success() {
                     self.ended(status);
                 }
-                return Ok(());
+                return Ok(true);
             }
             sleep(LOOK_EVERY).await;
         }
-        self.kill().map(|_| ())
+        self.kill().map(|_| false)
     }
 
     /// Notes its process if it ended and nobody ended it.

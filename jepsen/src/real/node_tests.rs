@@ -83,19 +83,19 @@ async fn who_is_stopped_in_order_has_not_fallen_and_who_does_not_stop_is_killed(
     let directory = tempfile::tempdir().unwrap();
     let mut node = running(directory.path(), "exec sleep 100");
     // The system's own end by this signal is no orderly one.
-    node.stop_in_order(Duration::from_secs(10)).await.unwrap();
+    assert!(node.stop_in_order(Duration::from_secs(10)).await.unwrap());
     assert!(falls(&node)[0].0.starts_with("ended by itself (signal: 15"), "{:?}", falls(&node));
     let mut node = running(directory.path(), "trap 'exit 0' TERM; echo set; while :; do sleep 0.01; done");
     while node.said("set").is_none() {
         sleep(Duration::from_millis(2)).await;
     }
-    node.stop_in_order(Duration::from_secs(10)).await.unwrap();
+    assert!(node.stop_in_order(Duration::from_secs(10)).await.unwrap());
     assert_eq!((falls(&node), node.is_running()), (Vec::new(), false));
     let mut node = running(directory.path(), "trap '' TERM; echo deaf; while :; do sleep 0.01; done");
     while node.said("deaf").is_none() {
         sleep(Duration::from_millis(2)).await;
     }
-    node.stop_in_order(Duration::from_millis(20)).await.unwrap();
+    assert!(!node.stop_in_order(Duration::from_millis(20)).await.unwrap());
     assert_eq!((falls(&node), node.is_running()), (Vec::new(), false));
 }
 

@@ -11,9 +11,8 @@ use rand::{Rng as _, rngs::SmallRng};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 
-/// Longest wait for one operation, and for one node's answer to it.
-const OPERATION_MAX: Duration = Duration::from_millis(2_000);
-const ATTEMPT_MAX: Duration = Duration::from_millis(800);
+/// Of the longest wait for one operation that much is for one node's answer to it, as by default.
+const ATTEMPT_PART: f64 = 0.4;
 const CONNECT_MAX: Duration = Duration::from_millis(500);
 
 /// How long a last read is tried: everything is whole by then.
@@ -24,6 +23,10 @@ const LAST_MAX: Duration = Duration::from_secs(30);
 pub struct Setting {
     /// Where clients dial each node, by number from 1.
     pub endpoints: Vec<String>,
+    /// Whether a client that is bound to one knows the others as well.
+    pub knows_all: bool,
+    /// Longest wait for one operation.
+    pub deadline: Duration,
     /// The history.
     pub recorder: Arc<Recorder>,
     /// How many callers there are, over all workloads of the history.
@@ -80,12 +83,15 @@ impl Caller {
     /// A client with a connection of its own to each node.
     pub fn new(number: u64, chance: SmallRng, setting: Setting) -> Result<Self> {
         let options = Options {
-            timeout: OPERATION_MAX,
-            attempt_timeout: ATTEMPT_MAX,
+            timeout: setting.deadline,
+            attempt_timeout: setting.deadline.mul_f64(ATTEMPT_PART),
             connect_timeout: CONNECT_MAX,
             ..Options::default()
         };
-        let clients = setting.endpoints.iter().map(|endpoint| Client::new([endpoint.as_str()], options.clone()));
+        let clients = setting.endpoints.iter().map(|endpoint| {
+            let others = setting.endpoints.iter().filter(|other| setting.knows_all && *other != endpoint);
+            Client::new([endpoint].into_iter().chain(others).map(String::as_str), options.clone())
+        });
         let clients = clients.collect::<Result<Vec<_>, _>>()?;
         Ok(Caller { number, chance, process: number, clients, setting, values: 0 })
     }

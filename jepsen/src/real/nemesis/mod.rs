@@ -14,17 +14,20 @@ mod clock;
 mod disk;
 mod flip;
 mod kill;
+mod members;
 mod partition;
 mod pause;
 mod power;
 mod rot;
 mod storm;
+mod trial;
 mod weather;
 
 use super::cluster::Cluster;
 use crate::{history::Value, real::names};
 use anyhow::{Result, bail};
 use futures::future::BoxFuture;
+use members::{Deed, Members};
 use rand::{rngs::SmallRng, seq::IndexedRandom as _};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -186,6 +189,50 @@ pub const KINDS: &[Kind] = &[
         draw: |_, _, chance| Ok(Box::new(storm::Storm::new(chance))),
     },
     Kind {
+        name: "join",
+        about: "a machine that waits is let in, and stays",
+        targets: &["next"],
+        takes: &[],
+        needs: Needs::Nothing,
+        draw: |_, _, chance| Ok(Box::new(Members::new(Deed::Join, chance))),
+    },
+    Kind {
+        name: "drain",
+        about: "a node is drained, and taken back",
+        targets: &["one"],
+        takes: &[],
+        needs: Needs::Nothing,
+        draw: |_, _, chance| Ok(Box::new(Members::new(Deed::Drain, chance))),
+    },
+    Kind {
+        name: "move",
+        about: "the replica of whoever leads a shard goes to another node, or the lead alone",
+        targets: &["replica", "lead"],
+        takes: &[],
+        needs: Needs::Nothing,
+        draw: |_, target, chance| {
+            let deed = if target == "lead" { Deed::Lead } else { Deed::Move };
+            Ok(Box::new(Members::new(deed, chance)))
+        },
+    },
+    Kind {
+        name: "replace",
+        about: "a node is killed for good, another machine comes in its place, and it is forgotten",
+        targets: &["one"],
+        takes: &[],
+        needs: Needs::Nothing,
+        draw: |_, _, chance| Ok(Box::new(Members::new(Deed::Replace, chance))),
+    },
+    Kind {
+        name: "grow-and-drain",
+        about: "all machines that wait are let in, two old nodes are drained, one is forgotten and another one killed for \
+                good and forgotten, and the rest are restarted one after the other",
+        targets: &["all"],
+        takes: &[],
+        needs: Needs::Nothing,
+        draw: |_, _, chance| Ok(Box::new(Members::new(Deed::Trial, chance))),
+    },
+    Kind {
         name: "flip-journal",
         about: "kills a node, flips bits of its journal, starts it: it must refuse, or recover",
         targets: &["one", "leader"],
@@ -306,7 +353,7 @@ impl Plan {
 fn aim(target: &str, cluster: &Cluster, chance: &mut SmallRng) -> Result<Vec<u64>, String> {
     let fit: Vec<u64> =
         cluster.nodes.iter().filter(|node| node.is_running() && !node.is_paused()).map(|node| node.number).collect();
-    let minority = (cluster.nodes.len() - 1) / 2;
+    let minority = (cluster.members().len() - 1) / 2;
     match target {
         "leader" => match cluster.leader() {
             Some(leader) if fit.contains(&leader) => Ok(vec![leader]),

@@ -187,8 +187,8 @@ impl Nemesis for Rot {
             let is_flushed = sorted_files(&data)?.is_empty();
             match is_flushed {
                 true => cluster.node(hit).stop_in_order(STOP_MAX).await?,
-                false => cluster.node(hit).kill().map(|_| ())?,
-            }
+                false => cluster.node(hit).kill()?,
+            };
             let files = sorted_files(&data)?;
             if files.is_empty() {
                 cluster.node(hit).release(Seat::Engine);
