@@ -4,8 +4,8 @@
 //!   chunk ──▶ when may it go? ──▶ wait ──▶ send        the next one may go when this one's share of a second is over
 //! ```
 //!
-//! **Invariant.** Over any time that is long against one chunk, no more than the rate is sent; who waits does not hold
-//! up who asks for less. A rate of 0 is none.
+//! **Invariant.** Over any time that is long against one chunk, no more than the rate is sent, and no less if there is
+//! enough to send: who is given up while it waits gives its share back. A rate of 0 is none.
 
 use parking_lot::Mutex;
 use std::{
@@ -38,18 +38,34 @@ impl Pace {
 
     /// Waits until this many bytes may be sent.
     pub(crate) async fn take(&self, bytes: usize) {
-        self.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        if self.bytes_per_second == 0 {
-            return;
+        if self.bytes_per_second != 0 {
+            let share = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
+            let turn = {
+                let mut next = self.next.lock();
+                let turn = (*next).max(Instant::now());
+                *next = turn + share;
+                turn
+            };
+            let mut waits = Waits { pace: self, share };
+            sleep_until(turn).await;
+            waits.share = Duration::ZERO;
         }
-        let share = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
-        let turn = {
-            let mut next = self.next.lock();
-            let turn = (*next).max(Instant::now());
-            *next = turn + share;
-            turn
-        };
-        sleep_until(turn).await;
+        self.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+/// Somebody who waits for its turn, and the share of the rate that it has taken for it.
+struct Waits<'pace> {
+    pace: &'pace Pace,
+    share: Duration,
+}
+
+impl Drop for Waits<'_> {
+    /// Those behind keep their turns; the next to come gets one that is earlier by the share.
+    fn drop(&mut self) {
+        if !self.share.is_zero() {
+            *self.pace.next.lock() -= self.share;
+        }
     }
 }
 
@@ -57,6 +73,7 @@ impl Pace {
 mod tests {
     use super::*;
     use futures::future::join_all;
+    use tokio::time::timeout;
 
     #[tokio::test(start_paused = true)]
     async fn senders_share_one_rate() {
@@ -70,6 +87,22 @@ mod tests {
         // Twenty quarters of a second; the last one's own is not waited for.
         assert_eq!(began.elapsed(), Duration::from_millis(4_750));
         assert_eq!(pace.sent_bytes(), 5_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_given_up_while_it_waits_gives_its_share_back() {
+        let (pace, began) = (Pace::new(1_000), Instant::now());
+        pace.take(1_000).await;
+        for _ in 0..10 {
+            assert!(timeout(Duration::from_millis(10), pace.take(60_000)).await.is_err(), "its turn is after a second");
+        }
+        assert_eq!(pace.sent_bytes(), 1_000, "what was given up was not sent");
+        pace.take(500).await;
+        assert_eq!(began.elapsed(), Duration::from_secs(1), "not ten minutes later");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_of_zero_is_none() {
         let (unpaced, began) = (Pace::new(0), Instant::now());
         unpaced.take(usize::MAX).await;
         assert_eq!(began.elapsed(), Duration::ZERO);

@@ -28,7 +28,7 @@ use std::{cmp::Ordering, sync::Arc, time::Duration};
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 
 /// How long an unfinished snapshot is kept without news of its sender.
-const IDLE_MAX: Duration = Duration::from_secs(120);
+pub(super) const IDLE_MAX: Duration = Duration::from_secs(120);
 
 type Answer = Result<SnapshotProgress, String>;
 
@@ -111,6 +111,7 @@ impl Receiving {
             return Ok(SnapshotProgress { vote, next: 0 });
         }
         let of = Step { from, session: begin.session, what: What::Begin };
+        self.touch(from, begin.session);
         let plan = |state: &mut State| {
             let known = state.arriving.as_ref().filter(|known| known.begin == begin && known.from == from);
             if let Some(known) = known {
@@ -124,6 +125,7 @@ impl Receiving {
     /// Puts one chunk. A repeated one is acknowledged and not put again.
     pub(super) async fn chunk(&self, from: u64, chunk: SnapshotChunk) -> Answer {
         let of = Step { from, session: chunk.session, what: What::Chunk(chunk.number) };
+        self.touch(from, chunk.session);
         let plan = |state: &mut State| {
             let is_of = |known: &&mut Arriving| known.begin.session == chunk.session && known.from == from;
             let Some(known) = state.arriving.as_mut().filter(is_of) else {
@@ -160,6 +162,16 @@ impl Receiving {
             }
         };
         self.step(of, plan).await
+    }
+
+    /// Its sender lives: one that waits for its turn says so by repeating what is here already.
+    fn touch(&self, from: u64, session: u64) {
+        let mut state = self.stages.state.lock();
+        if let Some(known) =
+            state.arriving.as_mut().filter(|known| known.from == from && known.begin.session == session)
+        {
+            known.touched = Instant::now();
+        }
     }
 
     /// Joins the step if it is under way or done; else waits for its turn and takes it as planned.

@@ -2,7 +2,7 @@
 //!
 //! Chunk by chunk on the bulk lane, each acknowledged with the number wanted next, so that a lost reply costs one chunk
 //! and not the whole. What makes no progress is given up: the pin keeps old bytes alive. Waiting for its turn at the
-//! pace of the node is no want of progress.
+//! pace of the node is no want of progress; the receiver is reminded meanwhile, or it would take its sender for dead.
 //!
 //! **Invariant.** From its beginning until another one fails, the log behind the snapshot is kept for whom it is sent
 //! to, as far as log is kept for anybody.
@@ -12,6 +12,7 @@ use super::{
     core::Core,
     figures,
     network::Link,
+    snapshot_receive::IDLE_MAX,
     state_machine::SnapshotBytes,
     types::{Types, Vote},
 };
@@ -26,7 +27,7 @@ use openraft::{
     errors::{NetworkError, StreamingError, Timeout, Unreachable},
     raft::SnapshotResponse,
 };
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 /// Attempts at one chunk before the whole is begun again.
@@ -34,6 +35,9 @@ const ATTEMPTS_MAX: u32 = 5;
 
 /// How long one chunk may take.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a receiver hears nothing from a sender that waits for its turn.
+const REMIND_EVERY: Duration = Duration::from_secs(IDLE_MAX.as_secs() / 4);
 
 /// One snapshot on its way.
 pub(super) struct SnapshotSender<'link> {
@@ -101,14 +105,13 @@ impl<'link> SnapshotSender<'link> {
         let mut view = Some(view);
         let mut number = 0;
         while let Some(bytes) = self.in_time(self.next_chunk(&mut view)).await? {
-            self.link.core().context.pace.take(bytes.len()).await;
+            if let Step::Outvoted(vote) = self.turn(bytes.len(), number, &begin).await? {
+                return Ok(vote);
+            }
             let chunk = SnapshotChunk { session: self.session, number, bytes }.encode();
             match self.in_time(self.step(MessageKind::SnapshotChunk, chunk, CHUNK_TIMEOUT, ours)).await? {
                 Step::Next(next) if next == number + 1 => number = next,
-                Step::Next(next) => {
-                    let why = format!("the receiver wants chunk {next} after chunk {number}");
-                    return Err(StreamingError::Network(NetworkError::from_string(why)));
-                }
+                Step::Next(next) => return Err(wants_another(next, number + 1)),
                 Step::Outvoted(vote) => return Ok(vote),
             }
         }
@@ -120,6 +123,26 @@ impl<'link> SnapshotSender<'link> {
             }
             Step::Outvoted(vote) => Ok(vote),
         }
+    }
+
+    /// Waits until chunk `number` of so many bytes may be sent, and repeats meanwhile what the receiver has already.
+    async fn turn(&self, bytes: usize, number: u64, begin: &SnapshotBegin) -> Result<Step, StreamingError<Types>> {
+        let mut turn = pin!(self.link.core().context.pace.take(bytes));
+        while timeout(REMIND_EVERY, turn.as_mut()).await.is_err() {
+            let (kind, known) = match number.checked_sub(1) {
+                None => (MessageKind::SnapshotBegin, begin.encode()),
+                Some(number) => {
+                    let known = SnapshotChunk { session: self.session, number, bytes: Bytes::new() };
+                    (MessageKind::SnapshotChunk, known.encode())
+                }
+            };
+            match self.in_time(self.step(kind, known, CHUNK_TIMEOUT, begin.vote)).await? {
+                Step::Next(next) if next == number => {}
+                Step::Next(next) => return Err(wants_another(next, number)),
+                outvoted @ Step::Outvoted(_) => return Ok(outvoted),
+            }
+        }
+        Ok(Step::Next(number))
     }
 
     /// One step, given up when it takes too long.
@@ -188,4 +211,9 @@ impl<'link> SnapshotSender<'link> {
         let is_higher = progress.vote.partial_cmp(&ours) == Some(std::cmp::Ordering::Greater);
         Ok(if is_higher { Step::Outvoted(progress.vote) } else { Step::Next(progress.next) })
     }
+}
+
+fn wants_another(next: u64, expected: u64) -> StreamingError<Types> {
+    let why = format!("the receiver wants chunk {next} where chunk {expected} comes next");
+    StreamingError::Network(NetworkError::from_string(why))
 }

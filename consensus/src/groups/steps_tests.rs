@@ -6,7 +6,7 @@ use crate::metadata::{
     plan::{found, plan},
 };
 use kvorum_api::{OperatorId, ShardId, Sharding};
-use proptest::{prelude::*, sample::Index};
+use proptest::{prelude::*, sample::Index, test_runner::TestRunner};
 use std::collections::BTreeMap;
 
 const NEW: ReplicaId = ReplicaId(9);
@@ -123,7 +123,7 @@ fn leadership_moves_or_stays() {
 }
 
 /// A group as its members see it, without a log: what a step does to it, wholly or by half.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Model {
     voters: Vec<BTreeSet<ReplicaId>>,
     learners: BTreeSet<ReplicaId>,
@@ -198,12 +198,51 @@ proptest! {
 const SHARD: ShardId = ShardId(1);
 const NODES: u64 = 6;
 
+/// What a step is decided on and carried out under. The rules ask for all of them; without any one of them something
+/// goes wrong, which is tested too.
+#[derive(Clone, Copy, Debug)]
+struct Guards {
+    /// The operator is the one that the metadata has, not the one in some copy of the map.
+    is_map_fresh: bool,
+    /// A majority has confirmed the leader after the map was read.
+    is_leader_confirmed: bool,
+    /// Nothing is carried out if the voters have changed since it was decided.
+    is_membership_compared: bool,
+}
+
+const GUARDED: Guards = Guards { is_map_fresh: true, is_leader_confirmed: true, is_membership_compared: true };
+
+/// Somebody who leads, or believes so.
+struct Leader {
+    me: ReplicaId,
+    term: u64,
+    /// The group as it was when another one was elected; `None` = nobody was.
+    former_view: Option<(Model, u64)>,
+    /// One step at a time.
+    step: Stage,
+}
+
+/// How far a leader has come with its step.
+enum Stage {
+    Idle,
+    /// It knows what the metadata wants.
+    Informed(Option<OperatorRow>, BTreeSet<ReplicaId>),
+    /// It knows what to do, and what the voters were.
+    Decided(Step, Option<OperatorId>, u64),
+}
+
 /// The map, by its own plans, and a group, by the steps: six nodes and a shard on three of them.
 struct World {
+    guards: Guards,
     map: ClusterMap,
+    /// Every map there was.
+    former_maps: Vec<ClusterMap>,
     group: Model,
+    /// Grows with every change of the membership.
+    version: u64,
     /// Every replica that there ever was, and its node.
     seats: BTreeMap<ReplicaId, NodeId>,
+    leaders: Vec<Leader>,
     /// What leaders have said of operators, and the metadata has not heard yet.
     late: Vec<MetadataCommand>,
 }
@@ -215,25 +254,28 @@ enum Event {
     Ask { from: u64, to: u64, is_lead: bool },
     /// Somebody gives up.
     Cancel,
-    /// Whoever leads takes a step, hearing only some; it may die before it, in its middle, or before its report
-    /// arrives.
-    Drive { leader: Index, heard: u64, fate: u8 },
+    /// Another voter leads from now on. Whoever led before may not hear of it.
+    Elect(Index),
+    /// Somebody who leads or led goes on with its step: it reads the map, or decides, hearing only some, or carries out
+    /// what it has decided; it may die before it, in its middle, or before its report arrives.
+    Drive { leader: Index, map: Index, heard: u64, fate: u8 },
     /// A report arrives that was under way.
     Deliver(Index),
 }
 
 fn event() -> impl Strategy<Value = Event> {
-    let drive = (any::<Index>(), any::<u64>(), 0..8_u8);
+    let drive = (any::<Index>(), any::<Index>(), any::<u64>(), 0..8_u8);
     prop_oneof![
         2 => (1..=NODES, 1..=NODES, 0..4_u8).prop_map(|(from, to, lead)| Event::Ask { from, to, is_lead: lead == 0 }),
         1 => Just(Event::Cancel),
-        9 => drive.prop_map(|(leader, heard, fate)| Event::Drive { leader, heard, fate }),
+        2 => any::<Index>().prop_map(Event::Elect),
+        20 => drive.prop_map(|(leader, map, heard, fate)| Event::Drive { leader, map, heard, fate }),
         1 => any::<Index>().prop_map(Event::Deliver),
     ]
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(guards: Guards) -> Self {
         let address = |id: u64, port: u16| format!("node-{id}:{port}");
         let node = |id| NodeRow::of_this_build(NodeId(id), address(id, 1), address(id, 2), String::new(), 0);
         let wish = KeyspaceWish {
@@ -248,13 +290,16 @@ impl World {
         found(&founding, 0).unwrap().edits.into_iter().for_each(|edit| map.apply(edit));
         let seats: BTreeMap<ReplicaId, NodeId> = map.shards[&SHARD].founders.iter().copied().collect();
         let group = Model { voters: vec![seats.keys().copied().collect()], learners: BTreeSet::new() };
-        let mut world = World { map, group, seats, late: Vec::new() };
+        let first = Leader { me: *seats.keys().next().unwrap(), term: 1, former_view: None, step: Stage::Idle };
+        let (leaders, former_maps, late) = (vec![first], Vec::new(), Vec::new());
+        let mut world = World { guards, map, former_maps, group, version: 0, seats, leaders, late };
         world.change(&MetadataCommand::ShardsReady { shards: vec![SHARD] });
         world
     }
 
     fn change(&mut self, command: &MetadataCommand) -> Option<OperatorId> {
         let plan = plan(&self.map, command, 0, &BTreeSet::new()).ok()?;
+        self.former_maps.push(self.map.clone());
         plan.edits.into_iter().for_each(|edit| self.map.apply(edit));
         plan.operator
     }
@@ -268,36 +313,66 @@ impl World {
         }
     }
 
-    fn drive(&mut self, leader: Index, heard: impl Fn(ReplicaId) -> bool, fate: u8) {
+    fn term(&self) -> u64 {
+        self.leaders.last().map_or(0, |leader| leader.term)
+    }
+
+    fn elect(&mut self, chosen: Index) {
         let voters: Vec<ReplicaId> = self.group.voters.iter().flatten().copied().collect();
-        let me = *leader.get(&voters);
-        let operator = self.map.operator_of(SHARD).cloned();
-        let added = operator.as_ref().and_then(|operator| operator.task.added()).map(|(replica, _)| replica);
-        let facts = Facts {
-            me,
-            voters: self.group.voters.clone(),
-            learners: self.group.learners.clone(),
-            is_committed: true,
-            lag: added.filter(|added| self.group.learners.contains(added)).map(|_| 0),
-            heard: self.seats.keys().copied().filter(|replica| *replica == me || heard(*replica)).collect(),
-        };
-        let named = self.map.replicas_of(SHARD).iter().map(|row| row.replica).collect();
-        let step = match &operator {
-            Some(operator) => Some(next_step(operator, self.seats[&me], &facts)),
-            None => tidy(&facts, &named),
-        };
-        match (step, operator) {
-            (Some(Step::End(ending)), Some(operator)) => {
-                let report = MetadataCommand::OperatorEnded { operator: operator.id, ending };
-                match fate {
-                    0 => self.late.push(report),
-                    _ => {
-                        self.change(&report);
-                    }
+        let (me, term) = (*chosen.get(&voters), self.term() + 1);
+        for former in self.leaders.iter_mut().filter(|leader| leader.former_view.is_none()) {
+            former.former_view = Some((self.group.clone(), self.version));
+        }
+        self.leaders.retain(|leader| leader.me != me);
+        self.leaders.push(Leader { me, term, former_view: None, step: Stage::Idle });
+    }
+
+    /// One more piece of a leader's step.
+    fn drive(&mut self, leader: usize, map: Option<Index>, heard: impl Fn(ReplicaId) -> bool, fate: u8) {
+        let (current, guards) = (self.term(), self.guards);
+        let Leader { me, term, former_view, step } = &mut self.leaders[leader];
+        let (me, is_current) = (*me, *term == current);
+        match std::mem::replace(step, Stage::Idle) {
+            Stage::Idle => {
+                let is_old = |_: &Index| !guards.is_map_fresh && !self.former_maps.is_empty();
+                let map = map.filter(is_old).map_or(&self.map, |map| map.get(&self.former_maps));
+                let named = map.replicas_of(SHARD).iter().map(|row| row.replica).collect();
+                *step = Stage::Informed(map.operator_of(SHARD).cloned(), named);
+            }
+            Stage::Informed(operator, named) => {
+                if guards.is_leader_confirmed && !is_current {
+                    return;
+                }
+                let (group, version) = former_view.clone().unwrap_or_else(|| (self.group.clone(), self.version));
+                let added = operator.as_ref().and_then(|operator| operator.task.added()).map(|(replica, _)| replica);
+                let lag = added.filter(|added| group.learners.contains(added)).map(|_| 0);
+                let heard = self.seats.keys().copied().filter(|replica| *replica == me || heard(*replica)).collect();
+                let facts =
+                    Facts { me, voters: group.voters, learners: group.learners, is_committed: true, lag, heard };
+                let next = match &operator {
+                    Some(operator) => Some(next_step(operator, self.seats[&me], &facts)),
+                    None => tidy(&facts, &named),
+                };
+                if let Some(next) = next {
+                    *step = Stage::Decided(next, operator.map(|operator| operator.id), version);
                 }
             }
-            (Some(step), _) if fate != 1 => self.group.take(&step, fate == 2),
-            _ => {}
+            Stage::Decided(Step::End(ending), Some(operator), _) => {
+                let report = MetadataCommand::OperatorEnded { operator, ending };
+                match fate {
+                    0 => self.late.push(report),
+                    _ => drop(self.change(&report)),
+                }
+            }
+            Stage::Decided(next, _, version) => {
+                // A deposed leader's entries are committed by nobody.
+                let is_same = version == self.version || !guards.is_membership_compared;
+                if is_current && is_same && fate != 1 {
+                    let before = self.group.clone();
+                    self.group.take(&next, fate == 2);
+                    self.version += u64::from(before != self.group);
+                }
+            }
         }
     }
 
@@ -309,8 +384,10 @@ impl World {
                 let open = self.map.operator_of(SHARD).map(|operator| operator.id);
                 open.and_then(|operator| self.change(&MetadataCommand::CancelOperator { operator }));
             }
-            Event::Drive { leader, heard, fate } => {
-                self.drive(leader, |replica| heard >> (replica.0 % 64) & 1 == 1, fate)
+            Event::Elect(chosen) => self.elect(chosen),
+            Event::Drive { leader, map, heard, fate } => {
+                let leader = leader.index(self.leaders.len());
+                self.drive(leader, Some(map), |replica| heard >> (replica.0 % 64) & 1 == 1, fate);
             }
             Event::Deliver(report) if !self.late.is_empty() => {
                 let report = self.late.remove(report.index(self.late.len()));
@@ -319,31 +396,43 @@ impl World {
             Event::Deliver(_) => {}
         }
     }
+
+    /// Whatever happens in between: nobody votes whom the map does not name, for its node would erase it.
+    fn is_safe(&self) -> bool {
+        let named = self.map.replicas_of(SHARD);
+        self.group.voters.iter().flatten().all(|voter| named.iter().any(|row| row.replica == *voter))
+    }
+
+    /// All is well from here on, and everybody leads now and then.
+    fn settle(&mut self, elected: &[Index]) {
+        for chosen in elected {
+            self.elect(*chosen);
+            for _ in 0..3 {
+                self.drive(self.leaders.len() - 1, None, |_| true, 7);
+            }
+        }
+        for report in std::mem::take(&mut self.late) {
+            self.change(&report);
+        }
+    }
+}
+
+fn life() -> impl Strategy<Value = (Vec<Event>, Vec<Index>)> {
+    (proptest::collection::vec(event(), 1..240), proptest::collection::vec(any::<Index>(), 80))
 }
 
 proptest! {
-    /// Rules G10 and G14: people ask and change their minds, leaders die in every step, hear only some, and report
-    /// late. No voter is ever one that the map does not name, for its node would erase it, and in the end the voters
-    /// are those of the map.
+    /// Rules G10 and G14: people ask and change their minds, leaders die in every step, are deposed without knowing
+    /// it and go on, hear only some, and report late. No voter is ever one that the map does not name, and in the end
+    /// the voters are those of the map.
     #[test]
-    fn whatever_happens_the_voters_are_those_of_the_map(
-        events in proptest::collection::vec(event(), 1..120), leaders in proptest::collection::vec(any::<Index>(), 80),
-    ) {
-        let mut world = World::new();
+    fn whatever_happens_the_voters_are_those_of_the_map((events, elected) in life()) {
+        let mut world = World::new(GUARDED);
         for event in events {
             world.happen(event.clone());
-            let named = world.map.replicas_of(SHARD);
-            for voter in world.group.voters.iter().flatten() {
-                prop_assert!(named.iter().any(|row| row.replica == *voter), "{:?}: {} votes", event, voter);
-            }
+            prop_assert!(world.is_safe(), "{:?}: {:?} vote", event, world.group);
         }
-        // All is well from here on, and everybody leads now and then.
-        for leader in leaders {
-            world.drive(leader, |_| true, 7);
-        }
-        for report in std::mem::take(&mut world.late) {
-            world.change(&report);
-        }
+        world.settle(&elected);
         prop_assert!(world.map.operator_of(SHARD).is_none(), "{:?}", world.map.operators);
         let replicas = world.map.replicas_of(SHARD);
         prop_assert!(replicas.iter().all(|row| row.standing == Standing::Member) && replicas.len() == 3);
@@ -352,5 +441,34 @@ proptest! {
         prop_assert!(world.group.learners.is_empty());
         let nodes: BTreeSet<NodeId> = replicas.iter().map(|row| row.node).collect();
         prop_assert_eq!(nodes.len(), 3, "each on a node of its own");
+    }
+}
+
+/// Each of the guards is needed: without it the same worlds go wrong.
+#[test]
+fn without_any_of_its_guards_a_deposed_or_misinformed_leader_does_harm() {
+    for guards in [
+        Guards { is_map_fresh: false, ..GUARDED },
+        Guards { is_leader_confirmed: false, ..GUARDED },
+        Guards { is_membership_compared: false, ..GUARDED },
+    ] {
+        let mut runner = TestRunner::new_with_rng(
+            proptest::test_runner::Config {
+                cases: 4_096,
+                failure_persistence: None,
+                max_shrink_iters: 0,
+                ..<_>::default()
+            },
+            proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha),
+        );
+        let lived = runner.run(&life(), |(events, _)| {
+            let mut world = World::new(guards);
+            for event in events {
+                world.happen(event);
+                prop_assert!(world.is_safe());
+            }
+            Ok(())
+        });
+        assert!(lived.is_err(), "{guards:?} did no harm in 4,096 lives");
     }
 }

@@ -16,7 +16,7 @@ use kvorum_consensus::{
 };
 use kvorum_storage::Journal as _;
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 impl House {
     /// Another node joins; its number.
@@ -96,6 +96,16 @@ impl House {
 
     async fn until(&self, operator: OperatorId, state: OperatorState) {
         wait_until("the operator's end", || self.state_of(operator) == state).await;
+    }
+
+    /// Whether the group is closed on every node that holds a replica of it.
+    fn is_closed(&self, shard: ShardId) -> bool {
+        let mut held = self.nodes.values().filter_map(|node| node.replica(shard));
+        held.all(|replica| replica.status().role == Role::Closed)
+    }
+
+    async fn until_closed(&self, shard: ShardId) {
+        wait_until("the group is closed", || self.is_closed(shard)).await;
     }
 
     fn is_forgotten(&self, id: u64, shard: ShardId) -> bool {
@@ -193,7 +203,7 @@ async fn a_newcomer_gets_what_the_log_has_forgotten_at_the_pace_asked_for() {
     }
     house.until_purged(shard).await;
     house.add(7).await;
-    let began = tokio::time::Instant::now();
+    let began = Instant::now();
     let operator = house.operate(shard, MOVE).await;
     let mut sent_away = 0;
     while house.state_of(operator) != OperatorState::Done {
@@ -215,7 +225,7 @@ async fn a_newcomer_gets_what_the_log_has_forgotten_at_the_pace_asked_for() {
 /// Rule G19: a slow pace is no want of progress, however long it takes altogether.
 #[tokio::test(start_paused = true)]
 async fn a_snapshot_may_take_longer_than_any_of_its_steps() {
-    let budget = Budget { snapshot_chunk_bytes: 4 << 10, move_bytes_per_second: 56, ..purging() };
+    let budget = Budget { snapshot_chunk_bytes: 8 << 10, move_bytes_per_second: 56, ..purging() };
     let (mut house, shard) = House::with_shard_and(3, one_shard(), budget).await;
     let value = "x".repeat(2 << 10);
     for key in 0..100 {
@@ -223,7 +233,7 @@ async fn a_snapshot_may_take_longer_than_any_of_its_steps() {
     }
     house.until_purged(shard).await;
     house.add(7).await;
-    let began = tokio::time::Instant::now();
+    let began = Instant::now();
     let operator = house.operate(shard, MOVE).await;
     while house.state_of(operator) != OperatorState::Done {
         assert!(began.elapsed() < Duration::from_secs(40 * 60), "it is begun again and again");
@@ -243,7 +253,7 @@ async fn a_newcomer_catches_up_although_writes_go_on_while_it_gets_a_snapshot() 
     }
     house.until_purged(shard).await;
     house.add(7).await;
-    let began = tokio::time::Instant::now();
+    let began = Instant::now();
     let operator = house.operate(shard, MOVE).await;
     while house.state_of(operator) != OperatorState::Done {
         assert!(began.elapsed() < Duration::from_secs(60), "it never catches up");
@@ -261,9 +271,52 @@ async fn a_leader_that_is_to_go_hands_over_first() {
     house.write(shard, "k", "w").await;
     let leader = house.leader_of(shard).expect("it was just written");
     let operator = house.operate(shard, OperatorWish::Move { from: NodeId(leader), to: NodeId(4) }).await;
-    house.until(operator, OperatorState::Done).await;
+    let (mut led, mut longest) = (Instant::now(), Duration::ZERO);
+    while house.state_of(operator) != OperatorState::Done {
+        match house.leader_of(shard) {
+            Some(_) => led = Instant::now(),
+            None => longest = longest.max(led.elapsed()),
+        }
+        assert!(led.elapsed() < Duration::from_secs(60), "nobody leads any more");
+        sleep(Duration::from_millis(2)).await;
+    }
+    assert!(longest < Duration::from_millis(500), "nobody led for {longest:?}: that was an election");
     house.until_forgotten(leader, shard).await;
     house.write(shard, "k", "x").await;
+}
+
+/// Nobody has to ask a group for anything: it is opened for its operator, by another holder if who led it last is gone.
+#[tokio::test(start_paused = true)]
+async fn a_closed_group_is_opened_for_its_operator() {
+    for is_leader_lost in [false, true] {
+        let (mut house, shard) = House::with_shard(3, one_shard()).await;
+        house.add(7).await;
+        house.write(shard, "k", "v").await;
+        let led = house.leader_of(shard).expect("it was just written");
+        house.until_closed(shard).await;
+        if is_leader_lost {
+            house.crash(led).await;
+        }
+        let operator = house.operate(shard, OperatorWish::Move { from: NodeId(led), to: NodeId(4) }).await;
+        house.until(operator, OperatorState::Done).await;
+        house.write(shard, "k2", "w").await;
+        wait_until("it has closed again", || house.is_closed(shard)).await;
+    }
+}
+
+/// A full disk is a reason to move away, and no reason not to: who is not fit to lead takes steps all the same.
+#[tokio::test(start_paused = true)]
+async fn a_replica_moves_away_from_a_node_that_is_not_fit_to_lead() {
+    let (mut house, shard) = House::with_shard(3, one_shard()).await;
+    house.add(7).await;
+    house.write(shard, "k", "v").await;
+    let led = house.leader_of(shard).expect("it was just written");
+    house.until_closed(shard).await;
+    house.nodes[&led].set_disk_full(Some("no room".to_owned()));
+    let operator = house.operate(shard, OperatorWish::Move { from: NodeId(led), to: NodeId(4) }).await;
+    house.until(operator, OperatorState::Done).await;
+    house.until_forgotten(led, shard).await;
+    house.write(shard, "k2", "w").await;
 }
 
 #[tokio::test(start_paused = true)]

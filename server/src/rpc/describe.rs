@@ -175,17 +175,21 @@ pub fn node_descriptions(hall: &Hall, here: &Node, start: (NodeId, u64)) -> Vec<
                 true => Some(start.1),
                 false => peer.and_then(|peer| peer.start).map(|start| start.0),
             },
-            state: match row.state {
-                NodeState::Active => "active",
-                NodeState::Draining => "draining",
-                NodeState::Forgetting => "forgetting",
-            }
-            .to_owned(),
+            state: node_state_word(row.state).to_owned(),
             behaviour: row.behaviour.0,
             build: row.build.clone(),
         }
     };
     hall.map.nodes.values().map(describe).collect()
+}
+
+/// What is to become of a node.
+pub fn node_state_word(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Active => "active",
+        NodeState::Draining => "draining",
+        NodeState::Forgetting => "forgetting",
+    }
 }
 
 fn replicas_on(hall: &Hall, node: NodeId) -> u64 {

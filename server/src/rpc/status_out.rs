@@ -130,6 +130,7 @@ pub async fn node(facts: &Facts) -> proto::NodeStatusReply {
         clock_offset_ms: status.clock_offset_ms,
         map_revision: hall.map.revision,
         zone: hall.map.nodes.get(&facts.door.id).map_or_else(String::new, |row| row.zone.clone()),
+        state: hall.map.nodes.get(&facts.door.id).map_or("", |row| describe::node_state_word(row.state)).to_owned(),
         short: describe::short(&hall, &facts.door.node),
         held_up: facts.door.node.balance_held_up(),
     }

@@ -255,7 +255,7 @@ impl Caller {
 }
 
 /// The first words of an error: reasons are counted, sentences are not.
-fn word(sentence: &str) -> String {
+pub fn word(sentence: &str) -> String {
     sentence.split([':', ',']).next().unwrap_or(sentence).chars().take(60).collect()
 }
 

@@ -5,10 +5,12 @@
 //!   compare   starts Kvorum and etcd side by side, servers on one core and the generator on the other,
 //!             runs every cell in turn, R times over ──▶ JSON lines, medians with their spread, ratios
 //!   groups    starts Kvorum with a thousand shards ──▶ memory, idle CPU, first requests, sixteen busy ones
+//!   grow      starts Kvorum, fills it, adds a node, kills one ──▶ time, bytes moved, what callers saw meanwhile
 //! ```
 //!
 //! A *closed loop*: each client sends, waits for the answer, and sends again. Latency is therefore that of a system
-//! that is never asked faster than it answers; it says nothing about queues that build up under a given rate.
+//! that is never asked faster than it answers; it says nothing about queues that build up under a given rate. Only
+//! `grow` asks at a fixed rate, and counts from when it meant to ask.
 //!
 //! **Invariant.** A ratio compares cells of one run on one machine, and is not printed when their ranges overlap.
 //!
@@ -21,6 +23,8 @@ mod cell;
 mod compare;
 mod drivers;
 mod groups;
+mod grow;
+mod open_loop;
 mod peers;
 mod report;
 
@@ -46,6 +50,8 @@ enum Command {
     Compare(compare::CompareArguments),
     /// Starts Kvorum and measures what many shards cost: idle, closed, busy.
     Groups(groups::GroupsArguments),
+    /// Starts Kvorum, adds a node and loses one, and measures how it fills up and heals.
+    Grow(grow::GrowArguments),
 }
 
 /// How requests travel.
@@ -144,6 +150,7 @@ fn main() -> ExitCode {
                 Command::Run(run) => run_one(run).await,
                 Command::Compare(compare) => compare::run(compare).await,
                 Command::Groups(groups) => groups::run(groups).await,
+                Command::Grow(grow) => grow::run(grow).await,
             }
         })
     });

@@ -32,13 +32,29 @@ pub struct Cluster {
     members: Vec<Child>,
     /// Client addresses.
     pub endpoints: Vec<String>,
+    /// Addresses of `/metrics`, in the order of the members.
+    pub metrics: Vec<String>,
     /// Its data and logs; removed with it.
     directory: TempDir,
+}
+
+/// How a `kvd` is started that is to be one of a cluster.
+pub struct Newcomer<'cluster> {
+    pub program: Option<PathBuf>,
+    pub core: Option<usize>,
+    /// What its configuration says besides its addresses.
+    pub more: &'cluster str,
 }
 
 impl Cluster {
     /// Three `kvd` with one keyspace `load` of `shards` shards.
     pub async fn kvorum(program: Option<PathBuf>, core: Option<usize>, root: &Path, shards: u32) -> Result<Self> {
+        Self::kvorum_with(Newcomer { program, core, more: "" }, root, shards).await
+    }
+
+    /// The same, each node with a piece of configuration of the caller's.
+    pub async fn kvorum_with(member: Newcomer<'_>, root: &Path, shards: u32) -> Result<Self> {
+        let Newcomer { program, core, more } = member;
         let program = program.unwrap_or_else(|| beside("kvd"));
         let directory = TempDir::with_prefix_in("kvload-kvorum-", root)?;
         let ports = free_ports(3 * MEMBERS)?;
@@ -52,28 +68,67 @@ impl Cluster {
             let (client, peer) = (address(0, member), address(1, member));
             writeln!(nodes, "[[cluster.nodes]]\nid = {}\nclient = \"{client}\"\npeer = \"{peer}\"\n", member + 1)?;
         }
-        let mut cluster = Cluster { members: Vec::new(), endpoints: Vec::new(), directory };
+        let mut cluster = Cluster { members: Vec::new(), endpoints: Vec::new(), metrics: Vec::new(), directory };
         for member in 0..MEMBERS {
-            let folder = cluster.directory.path();
-            let config = format!(
-                "[node]\nid = {}\ndata = \"{}\"\nlisten_client = \"{}\"\nlisten_peer = \"{}\"\nlisten_admin = \"{}\"\n\n\
-                 {nodes}[[keyspaces]]\nname = \"load\"\nmode = \"cp\"\nshard_by = \"hash:{shards}\"\n",
-                member + 1,
-                folder.join(format!("node{}", member + 1)).display(),
-                address(0, member),
-                address(1, member),
-                address(2, member),
-            );
-            let file = folder.join(format!("node{}.toml", member + 1));
-            fs::write(&file, config)?;
-            let log = folder.join(format!("node{}.log", member + 1));
-            let file = file.to_string_lossy().into_owned();
-            cluster.members.push(start(&program, &["--config", &file], core, &log)?);
-            cluster.endpoints.push(address(0, member));
+            let addresses = [0, 1, 2].map(|kind| address(kind, member));
+            let id = member + 1;
+            let rest =
+                format!("{nodes}[[keyspaces]]\nname = \"load\"\nmode = \"cp\"\nshard_by = \"hash:{shards}\"\n\n{more}");
+            cluster.start_kvd(&program, core, addresses, (&format!("id = {id}\n"), &rest), &[])?;
         }
         let target = cluster.target(Transport::Unary);
         cluster.wait("kvd", async || kvorum_is_ready(&target).await).await?;
         Ok(cluster)
+    }
+
+    /// Starts one more `kvd`, that joins; returns before it is in.
+    pub fn join(&mut self, newcomer: Newcomer<'_>) -> Result<()> {
+        let Newcomer { program, core, more } = newcomer;
+        let ports = free_ports(3)?;
+        let addresses = [0, 1, 2].map(|kind: usize| format!("127.0.0.1:{}", ports[kind]));
+        let key_file = self.directory.path().join("cluster.key").to_string_lossy().into_owned();
+        let peers = fs::read_to_string(self.directory.path().join("node1.toml"))?;
+        let peers: Vec<&str> =
+            peers.lines().filter_map(|line| line.strip_prefix("peer = ")).map(|peer| peer.trim_matches('"')).collect();
+        let join = ["--join", &peers.join(","), "--cluster-key", &key_file];
+        self.start_kvd(&program.unwrap_or_else(|| beside("kvd")), core, addresses, ("", more), &join)
+    }
+
+    /// Kills a member, which does not come back: it loses its number in the lists.
+    pub fn kill(&mut self, member: usize) -> Result<()> {
+        let mut gone = self.members.remove(member);
+        self.endpoints.remove(member);
+        self.metrics.remove(member);
+        let killed = gone.kill();
+        gone.wait()?;
+        killed.context("the member ended before it was killed")
+    }
+
+    /// Starts the next member, at its addresses for clients, peers and people.
+    fn start_kvd(
+        &mut self,
+        program: &Path,
+        core: Option<usize>,
+        [client, peer, admin]: [String; 3],
+        (id, rest): (&str, &str),
+        arguments: &[&str],
+    ) -> Result<()> {
+        let folder = self.directory.path();
+        let name = format!("node{}", self.members.len() + 1);
+        let config = format!(
+            "[node]\n{id}data = \"{}\"\nlisten_client = \"{client}\"\nlisten_peer = \"{peer}\"\nlisten_admin = \
+             \"{admin}\"\n\n{rest}",
+            folder.join(&name).display(),
+        );
+        let file = folder.join(format!("{name}.toml"));
+        fs::write(&file, config)?;
+        let log = folder.join(format!("{name}.log"));
+        let file = file.to_string_lossy().into_owned();
+        let arguments: Vec<&str> = ["--config", &file].into_iter().chain(arguments.iter().copied()).collect();
+        self.members.push(start(program, &arguments, core, &log)?);
+        self.endpoints.push(client);
+        self.metrics.push(admin);
+        Ok(())
     }
 
     /// Three members of etcd, with its defaults.
@@ -84,7 +139,7 @@ impl Cluster {
         let client = |member: usize| format!("http://127.0.0.1:{}", ports[member]);
         let peer = |member: usize| format!("http://127.0.0.1:{}", ports[MEMBERS + member]);
         let all: Vec<String> = (0..MEMBERS).map(|member| format!("m{member}={}", peer(member))).collect();
-        let mut cluster = Cluster { members: Vec::new(), endpoints: Vec::new(), directory };
+        let mut cluster = Cluster { members: Vec::new(), endpoints: Vec::new(), metrics: Vec::new(), directory };
         for member in 0..MEMBERS {
             let folder = cluster.directory.path();
             let data = folder.join(format!("m{member}")).to_string_lossy().into_owned();

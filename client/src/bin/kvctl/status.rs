@@ -44,6 +44,7 @@ fn reached_json(address: &str, status: &NodeStatusReply) -> Value {
         "build": status.build,
         "uptime_ms": status.uptime_ms,
         "ready": status.ready,
+        "state": status.state,
         "degraded": status.degraded,
         "clock_offset_ms": status.clock_offset_ms,
         "map_revision": status.map_revision,
@@ -130,16 +131,30 @@ pub fn state_text(status: &NodeStatusReply) -> String {
         return status.degraded.join("; ");
     }
     let installing = status.replicas.iter().filter(|replica| replica.installing).count();
-    match (status.ready, installing) {
+    let how = match (status.ready, installing) {
         (true, 0) => "ready".to_owned(),
         (false, 0) => "not ready".to_owned(),
         (_, count) => format!("installing {count} snapshot{}", if count == 1 { "" } else { "s" }),
+    };
+    match status.state.as_str() {
+        "draining" | "forgetting" => format!("{how}, {}", status.state),
+        _ => how,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_that_is_to_go_is_seen_to() {
+        let with = |ready, state: &str| {
+            state_text(&NodeStatusReply { ready, state: state.to_owned(), ..NodeStatusReply::default() })
+        };
+        assert_eq!(with(true, "active"), "ready");
+        assert_eq!(with(true, "draining"), "ready, draining");
+        assert_eq!(with(false, "forgetting"), "not ready, forgetting");
+    }
 
     #[test]
     fn ages_are_said_roughly() {

@@ -30,6 +30,26 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// The number of a node.
+pub fn node(text: &str) -> Result<u64, String> {
+    number(text).ok_or_else(|| "a node is named by its number, 1 or more: kvctl node list".to_owned())
+}
+
+/// The number of a shard; 0 is the metadata.
+pub fn shard(text: &str) -> Result<u64, String> {
+    let shard = if text == "0" { Some(0) } else { number(text) };
+    shard.ok_or_else(|| "a shard is named by its number, 0 for the metadata: kvctl shard list".to_owned())
+}
+
+/// The number of an operator.
+pub fn operator(text: &str) -> Result<u64, String> {
+    number(text).ok_or_else(|| "an operator is named by its number, 1 or more: kvctl operator list".to_owned())
+}
+
+fn number(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|number| *number > 0)
+}
+
 /// A read level, as receipts print it; `bounded` also as `bounded:500ms`.
 pub fn level(text: &str) -> Result<ReadLevel, String> {
     if let Some(bound) = text.strip_prefix("bounded") {
@@ -126,6 +146,16 @@ mod tests {
     fn bytes_are_said_in_the_largest_unit_that_fits() {
         let said = [0, 1_023, 1_024, 1_536, 1 << 20, (1 << 30) + (1 << 29), 3 << 40].map(super::bytes);
         assert_eq!(said, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1.0 MiB", "1.5 GiB", "3.0 TiB"]);
+    }
+
+    #[test]
+    fn what_has_a_number_is_named_by_it() {
+        assert_eq!((node("3"), shard("0"), operator("18446744073709551615")), (Ok(3), Ok(0), Ok(u64::MAX)));
+        for wrong in ["", "0", "zwei", "-1", "1.5", "18446744073709551616"] {
+            assert!(node(wrong).unwrap_err().contains("kvctl node list"), "{wrong}");
+            assert!(operator(wrong).unwrap_err().contains("kvctl operator list"), "{wrong}");
+        }
+        assert!(shard("orders").unwrap_err().contains("kvctl shard list"));
     }
 
     #[test]

@@ -36,10 +36,10 @@ pub struct RollingRestart {
     #[arg(long, value_name = "COMMAND")]
     pub command: String,
     /// The nodes to restart, in this order [default: all, whoever leads the metadata last]
-    #[arg(long, value_name = "NODES", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "NODES", value_delimiter = ',', value_parser = text::node)]
     pub nodes: Vec<u64>,
     /// Leave out the nodes before this one
-    #[arg(long, value_name = "NODE", conflicts_with = "nodes", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "NODE", conflicts_with = "nodes", value_parser = text::node)]
     pub from: Option<u64>,
     /// How long to wait for one node to be back and well, and for the cluster to be well before it
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = text::duration)]

@@ -93,7 +93,7 @@ pub enum Node {
     List,
     /// How one node is, or all of them
     Status {
-        #[arg(value_name = "NODE")]
+        #[arg(value_name = "NODE", value_parser = text::node)]
         id: Option<u64>,
     },
     /// How one more node joins: prints the command to run on its machine
@@ -106,7 +106,7 @@ pub enum Node {
     Drain(Drain),
     /// Let a node that was drained hold replicas again
     Recommission {
-        #[arg(value_name = "NODE")]
+        #[arg(value_name = "NODE", value_parser = text::node)]
         id: u64,
         /// Say what it would lead to, and change nothing
         #[arg(long)]
@@ -118,7 +118,7 @@ pub enum Node {
 
 #[derive(Debug, Args)]
 pub struct Drain {
-    #[arg(value_name = "NODE")]
+    #[arg(value_name = "NODE", value_parser = text::node)]
     pub id: u64,
     #[command(flatten)]
     pub waiting: Waiting,
@@ -148,12 +148,12 @@ pub enum Operator {
     List(OperatorList),
     /// One of them, in full
     Show {
-        #[arg(value_name = "OPERATOR")]
+        #[arg(value_name = "OPERATOR", value_parser = text::operator)]
         id: u64,
     },
     /// Have one undone, unless it is too late for that
     Cancel {
-        #[arg(value_name = "OPERATOR")]
+        #[arg(value_name = "OPERATOR", value_parser = text::operator)]
         id: u64,
         /// Say whether it could be, and change nothing
         #[arg(long)]
@@ -167,7 +167,7 @@ pub struct OperatorList {
     #[arg(long)]
     pub all: bool,
     /// Only those of this shard
-    #[arg(long, value_name = "SHARD")]
+    #[arg(long, value_name = "SHARD", value_parser = text::shard)]
     pub shard: Option<u64>,
     /// Only those that are running, cancelling, done, cancelled or failed
     #[arg(long, value_name = "STATE", value_parser = ["running", "cancelling", "done", "cancelled", "failed"])]
@@ -180,7 +180,7 @@ pub enum Shard {
     List,
     /// One shard: where it lies, and how each of its replicas is
     Describe {
-        #[arg(value_name = "SHARD")]
+        #[arg(value_name = "SHARD", value_parser = text::shard)]
         id: u64,
     },
     /// Move a replica of a shard from one node to another
@@ -211,10 +211,10 @@ pub struct MoveReplica {
     #[arg(value_name = "KEYSPACE/SHARD", value_parser = shard_name)]
     pub shard: ShardName,
     /// The node that gives its replica away
-    #[arg(long, value_name = "NODE", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "NODE", value_parser = text::node)]
     pub from: u64,
     /// The node that gets one
-    #[arg(long, value_name = "NODE", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "NODE", value_parser = text::node)]
     pub to: u64,
     #[command(flatten)]
     pub waiting: Waiting,
@@ -228,7 +228,7 @@ pub struct Transfer {
     #[arg(value_name = "SHARD", value_parser = shard_name)]
     pub shard: ShardName,
     /// The node that should lead [default: whoever is best]
-    #[arg(long, value_name = "NODE", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "NODE", value_parser = text::node)]
     pub to: Option<u64>,
     /// Wait until it leads, at most TIME
     #[arg(
@@ -252,6 +252,6 @@ pub struct Transfer {
 #[derive(Debug, Args)]
 pub struct Workers {
     /// Only those of this node
-    #[arg(long, value_name = "NODE")]
+    #[arg(long, value_name = "NODE", value_parser = text::node)]
     pub node: Option<u64>,
 }
