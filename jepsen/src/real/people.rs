@@ -18,6 +18,10 @@ use tonic::{Code, Response, Status, transport::Channel};
 /// How long one node may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
+/// What each gets at least, also when the patience has ended: longer than the metadata takes to say that it cannot
+/// decide.
+const ANSWER_MIN: Duration = Duration::from_secs(1);
+
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -43,7 +47,9 @@ where
     let mut last = "no node runs".to_owned();
     loop {
         for node in cluster.nodes.iter().filter(|node| node.is_running() && !node.is_paused()) {
-            match timeout(ANSWER_MAX, question(node.asking())).await {
+            // A pass over nodes that keep silent must not outlast the patience many times over.
+            let left = until.saturating_duration_since(Instant::now());
+            match timeout(left.clamp(ANSWER_MIN, ANSWER_MAX), question(node.asking())).await {
                 Ok(Ok(answer)) => return Ok(answer.into_inner()),
                 Ok(Err(status)) if is_final(status.code()) => return Err(status.message().to_owned()),
                 Ok(Err(status)) => last = format!("n{}: {}", node.number, status.message()),

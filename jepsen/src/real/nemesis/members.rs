@@ -36,8 +36,9 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 /// How long people wait while other faults do.
 const PATIENCE_AMONG_FAULTS: Duration = Duration::from_secs(5);
 
-/// Nodes that must be left when one is killed for good: every shard has three replicas.
-const LEFT_MIN: usize = 3;
+/// Nodes that must be left when one is killed for good: every shard has three replicas, and on three nodes nothing can
+/// be drained or moved any more.
+const LEFT_MIN: usize = 4;
 
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,14 +102,18 @@ impl Members {
     }
 
     async fn shift(&mut self, cluster: &mut Cluster) -> Result<Value, String> {
-        let leaders: Vec<(u64, u64)> = cluster.observer.leaders().into_iter().collect();
-        let (shard, leader) = leaders.choose(&mut self.chance).copied().ok_or("nobody leads")?;
-        let mut up = running(cluster);
+        let up = running(cluster);
+        let leaders = cluster.observer.leaders();
+        let places = leaders.iter().flat_map(|(shard, leader)| up.iter().map(|to| (*shard, *leader, *to)));
         // To lead what one leads is granted, and moves nothing.
-        up.retain(|node| *node != leader);
-        up.shuffle(&mut self.chance);
-        let mut refused = "no other node is up".to_owned();
-        for to in up {
+        let mut places: Vec<(u64, u64, u64)> = places.filter(|(_, leader, to)| leader != to).collect();
+        places.shuffle(&mut self.chance);
+        let mut refused = "nobody leads, or no other node is up".to_owned();
+        let until = Instant::now() + PATIENCE_AMONG_FAULTS;
+        for (shard, leader, to) in places {
+            if Instant::now() >= until {
+                break;
+            }
             let asked = match self.deed {
                 Deed::Lead => people::transfer_leader(cluster, shard, to).await,
                 _ => people::move_replica(cluster, shard, (leader, to)).await,
