@@ -145,7 +145,7 @@ fn founders(map: &ClusterMap, group: GroupId) -> &[(ReplicaId, NodeId)] {
 }
 
 fn why_gone(map: &ClusterMap, shard: ShardId) -> &'static str {
-    if map.shards.contains_key(&shard) { "its replica was moved to another node" } else { "its keyspace was dropped" }
+    if is_named(map, shard.into()) { "its replica was moved to another node" } else { "its keyspace was dropped" }
 }
 
 /// Why something that was dropped is still there, as the chore says it.

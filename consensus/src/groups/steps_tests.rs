@@ -378,8 +378,8 @@ impl World {
         }
     }
 
-    /// A step is taken, if it was decided in this term and of this membership: a deposed leader's entries are committed by
-    /// nobody.
+    /// A step is taken, if it was decided in this term and of this membership: a deposed leader's entries are committed
+    /// by nobody.
     fn take(&mut self, step: &Step, (term, version): (u64, u64), is_half: bool) {
         if term == self.term() && (version == self.version || !self.guards.is_membership_compared) {
             let before = self.group.clone();

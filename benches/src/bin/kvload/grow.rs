@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   three nodes, S shards, N bytes ─▶ load at a fixed rate: "before"
-//!     a fourth joins               ─▶ "growing"   until every node holds about as many replicas, and no operator is open
+//!     a fourth joins               ─▶ "growing"   until all hold about as many replicas, and no operator is open
 //!                                  ─▶ "after"
 //!     a founder is killed          ─▶ "healing"   until every shard has all its replicas again
 //! ```
@@ -37,6 +37,9 @@ const FILLERS: usize = 64;
 
 /// Between two looks at the cluster.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Between filling and measuring.
+const SETTLING: Duration = Duration::from_secs(20);
 
 /// How many looks in a row must show nothing left to do.
 const QUIET_LOOKS: u32 = 6;
@@ -159,6 +162,8 @@ pub async fn run(arguments: GrowArguments) -> Result<()> {
     fill(&keyspace, keys).await?;
     let fill_seconds = began.elapsed().as_secs_f64();
 
+    // What the engine still has to do with what was filled in is not what callers see every day.
+    sleep(SETTLING).await;
     let pause = Duration::from_secs_f64(arguments.seconds);
     let asked = Asked { keyspace: keyspace.with_timeout(PATIENT), rate: arguments.rate, keys, value_bytes: 256 };
     let load = OpenLoop::begin(asked, "before");
