@@ -111,6 +111,9 @@ impl Replica {
         if confirmed.term != grounds.term {
             return Err("its leader was elected anew meanwhile".to_owned());
         }
+        if fresh.is_none() && facts.voters.len() == 1 {
+            return Err("the change of its voters was finished meanwhile".to_owned());
+        }
         match self.next_step(map, &facts) {
             None => Ok(()),
             Some(Step::Wait(why)) => Err(why),

@@ -13,6 +13,7 @@ impl World {
             .find_map(|node| self.untrue(node).or_else(|| self.resurrected(node)))
             .or_else(|| (0..=2).find_map(|epoch| self.missed(epoch, rules)))
             .or_else(|| self.vanished())
+            .or_else(|| self.apart())
     }
 
     /// Whether a write is as new as another one, or is that one.
@@ -38,6 +39,21 @@ impl World {
         let (collected, held) = self.collected.zip(self.replicas[node].held)?;
         let is_back = self.is_newer(collected, held, &Rules::ALL);
         is_back.then(|| format!("node {node} holds {held}, which {collected} deleted"))
+    }
+
+    /// Replicas that cover the same and do not hold the same.
+    fn apart(&self) -> Option<String> {
+        let is_gone = |held: &usize, floor: u8| self.writes[*held].is_tombstone && self.writes[*held].stamp <= floor;
+        let whole = (0..NODES).filter(|node| self.replicas[*node].mode == Mode::Whole);
+        let seen: Vec<(usize, &Replica)> = whole.map(|node| (node, &self.replicas[node])).collect();
+        let pairs = seen.iter().flat_map(|one| seen.iter().map(move |other| (one, other)));
+        let differ = |(one, other): &(&(usize, &Replica), &(usize, &Replica))| {
+            let floor = one.1.floor.max(other.1.floor);
+            let held = |replica: &Replica| replica.held.filter(|held| !is_gone(held, floor));
+            one.1.covered == other.1.covered && held(one.1) != held(other.1)
+        };
+        let (one, other) = pairs.into_iter().find(differ)?;
+        Some(format!("nodes {} and {} cover the same and hold different things", one.0, other.0))
     }
 
     /// What somebody had and nobody has any more, although no disk was lost.

@@ -75,9 +75,14 @@ mod tests {
         losses: 0,
         has_floor: false,
         has_move: false,
+        script: None,
+        wipeable: 0b1111,
     };
 
-    const STATES_MAX: usize = 1_000_000;
+    /// A disk is lost by node 2 while the floor is raised.
+    const WIPED: Limits = Limits { wipes: 1, walks: 2, has_floor: true, wipeable: 0b0100, ..NONE };
+
+    const STATES_MAX: usize = 1_500_000;
 
     /// A rule, and how it is left out.
     type Broken = (&'static str, fn(&mut Rules));
@@ -85,8 +90,12 @@ mod tests {
     /// A world: its name, how much may happen in it, and the rules that it needs.
     type Small = (&'static str, Limits, Vec<Broken>);
 
-    /// Small worlds, and the rules without which something goes wrong in them.
+    /// Small worlds, each with a part of everything.
     fn worlds() -> Vec<Small> {
+        [worlds_with_debts(), worlds_with_a_floor(), worlds_that_move()].concat()
+    }
+
+    fn worlds_with_debts() -> Vec<Small> {
         vec![
             (
                 "owed",
@@ -110,6 +119,24 @@ mod tests {
                 ],
             ),
             (
+                "wiped while it replays",
+                Limits {
+                    wipes: 1,
+                    walks: 2,
+                    replays: 1,
+                    hand_overs: 1,
+                    script: Some(&[(0, false), (0, false)]),
+                    wipeable: 0b0001,
+                    ..NONE
+                },
+                vec![("answers_are_for_a_life", |rules| rules.answers_are_for_a_life = false)],
+            ),
+        ]
+    }
+
+    fn worlds_with_a_floor() -> Vec<Small> {
+        vec![
+            (
                 "floor and crashes",
                 Limits { crashes: 1, has_floor: true, ..NONE },
                 vec![
@@ -127,6 +154,23 @@ mod tests {
                 Limits { power_cuts: 1, has_floor: true, ..NONE },
                 vec![("promise_holds_for_others", |rules| rules.promise_holds_for_others = false)],
             ),
+            ("floor and walks", Limits { walks: 1, has_floor: true, ..NONE }, vec![]),
+            ("floor and hand-overs", Limits { hand_overs: 1, has_floor: true, ..NONE }, vec![]),
+            (
+                "floor, and one is wiped",
+                Limits { script: Some(&[(0, false), (0, true)]), ..WIPED },
+                vec![("stores_are_for_a_life", |rules| rules.stores_are_for_a_life = false)],
+            ),
+            (
+                "floor, and one that wrote is wiped",
+                Limits { script: Some(&[(0, false), (2, true)]), ..WIPED },
+                vec![("rebuilt_name_anew", |rules| rules.rebuilt_name_anew = false)],
+            ),
+        ]
+    }
+
+    fn worlds_that_move() -> Vec<Small> {
+        vec![
             (
                 "moved",
                 Limits { writes: 1, walks: 3, has_move: true, ..NONE },
@@ -135,6 +179,11 @@ mod tests {
                     ("newcomer_covers_leaver", |rules| rules.newcomer_covers_leaver = false),
                     ("members_walk", |rules| rules.members_walk = false),
                 ],
+            ),
+            (
+                "moved and handed over",
+                Limits { writes: 1, walks: 3, hand_overs: 1, has_move: true, script: Some(&[(0, false)]), ..NONE },
+                vec![],
             ),
         ]
     }

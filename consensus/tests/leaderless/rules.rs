@@ -1,5 +1,7 @@
 //! The rules of leaderless replication, each of which can be left out: then something must go wrong.
 
+use super::state::Set;
+
 /// What the replicas keep to. [`Rules::ALL`] is the protocol.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
@@ -19,10 +21,16 @@ pub struct Rules {
     pub hands_over_recorded: bool,
     /// Hand-overs and walks are for the life of the node that they were sent to.
     pub is_life_compared: bool,
+    /// Stores and replays, too.
+    pub stores_are_for_a_life: bool,
+    /// Answers to replays are for the life of the node that sent them.
+    pub answers_are_for_a_life: bool,
     /// From its promise on a replica takes nothing from a coordinator that is at or below it (F3).
     pub promise_holds_for_others: bool,
     /// Whoever promises also names what it has of actors that have ended (F1).
     pub names_ended: bool,
+    /// Whoever has lost what it had names anew: a promise that comes with a walk names nothing.
+    pub rebuilt_name_anew: bool,
     /// The floor is raised once all have confirmed.
     pub all_confirm: bool,
     /// An entry at or below the floor of a key that is not there is not taken.
@@ -49,8 +57,11 @@ impl Rules {
         hands_over_own: true,
         hands_over_recorded: true,
         is_life_compared: true,
+        stores_are_for_a_life: true,
+        answers_are_for_a_life: true,
         promise_holds_for_others: true,
         names_ended: true,
+        rebuilt_name_anew: true,
         all_confirm: true,
         absent_is_older: true,
         rebuilt_from_all: true,
@@ -74,4 +85,8 @@ pub struct Limits {
     pub losses: u8,
     pub has_floor: bool,
     pub has_move: bool,
+    /// Who coordinates the writes, one after the other, and whether each is a tombstone; none = anybody, either.
+    pub script: Option<&'static [(usize, bool)]>,
+    /// Who may lose its disk.
+    pub wipeable: Set,
 }

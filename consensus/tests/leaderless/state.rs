@@ -61,6 +61,7 @@ pub struct Replica {
     /// Writes of its own so far.
     pub own_writes: u8,
     pub promised: u8,
+    pub has_named: bool,
     /// What it named when it promised.
     pub named: Set,
     pub has_confirmed: bool,
@@ -71,13 +72,13 @@ pub struct Replica {
 /// What is on its way. Nothing is ever taken out: it may arrive late, twice, or never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Message {
-    /// A write, from its coordinator to another replica.
-    Store { write: usize, to: usize },
-    /// What the sender holds, to somebody whom it owes the key.
-    Replay { from: usize, to: usize, held: usize, owed: u8 },
-    /// All that was owed has arrived, so these dots are covered. To one life of a node alone.
+    /// A write, from its coordinator to another replica. Like all of them to one life of a node alone.
+    Store { write: usize, to: usize, to_start: u8 },
+    /// What the sender holds, to somebody whom it owes the key. The answer is for the life that sent it.
+    Replay { from: usize, from_start: u8, to: usize, to_start: u8, held: usize, owed: u8 },
+    /// All that was owed has arrived, so these dots are covered.
     HandOver { to: usize, to_start: u8, dots: Set },
-    /// Everything that a replica holds and covers. To one life of a node alone.
+    /// Everything that a replica holds and covers.
     Walk { from: usize, to: usize, to_start: u8, held: Option<usize>, dots: Set, floor: u8, promised: u8 },
 }
 
@@ -119,6 +120,7 @@ impl World {
             owed: [0; NODES],
             own_writes: 0,
             promised: 0,
+            has_named: false,
             named: 0,
             has_confirmed: false,
             floor: 0,

@@ -119,7 +119,9 @@ impl World {
             return;
         }
         if self.writes.len() < limits.writes && !(node == LEAVER && replica.epoch > 0) {
-            for is_tombstone in [false, true] {
+            let write = self.writes.len();
+            let is_wanted = |kind: &bool| limits.script.is_none_or(|script| script[write] == (node, *kind));
+            for is_tombstone in [false, true].into_iter().filter(is_wanted) {
                 next.push((Step::Coordinate { node, is_tombstone }, self.coordinate(node, is_tombstone)));
             }
         }
@@ -129,7 +131,7 @@ impl World {
         if self.power_cuts < limits.power_cuts {
             next.extend(self.power_cut(node, rules).map(|world| (Step::PowerCut { node }, world)));
         }
-        if self.wipes < limits.wipes {
+        if self.wipes < limits.wipes && has(limits.wipeable, node) {
             next.push((Step::Wipe { node }, self.wipe(node)));
         }
         let is_other = |to: &usize| *to != node && self.replicas[*to].mode != Mode::Absent;
@@ -148,7 +150,8 @@ impl World {
         let owed = sender.owed[to];
         if let (Some(held), 1.., true) = (sender.held, owed, self.replays < limits.replays) {
             let mut world = World { replays: self.replays + 1, ..self.clone() };
-            world.send(Message::Replay { from, to, held, owed });
+            let (from_start, to_start) = (sender.start, self.replicas[to].start);
+            world.send(Message::Replay { from, from_start, to, to_start, held, owed });
             next.push((Step::Replay { from, to }, world));
         }
         if (owed == 0 || sender.held.is_none()) && self.hand_overs < limits.hand_overs {
@@ -196,7 +199,7 @@ impl World {
         let write = Write { stamp, node, start, is_tombstone, before, epoch, stored_by, is_acknowledged };
         world.writes.push(write);
         for to in others {
-            world.send(Message::Store { write: dot, to });
+            world.send(Message::Store { write: dot, to, to_start: self.replicas[to].start });
         }
         world
     }
@@ -244,7 +247,7 @@ impl World {
     fn floor_steps(&self, node: usize, rules: &Rules, next: &mut Vec<(Step, World)>) {
         let (replica, wanted) = (&self.replicas[node], self.floor_wanted);
         let members = || World::members(self.epoch);
-        if wanted > 0 && replica.promised < wanted {
+        if wanted > 0 && !replica.has_named && !self.is_round_over {
             let mut world = self.clone();
             let named = self.writes.iter().enumerate().filter(|(dot, write)| {
                 let is_own = write.node == node && write.start == replica.start;
@@ -254,9 +257,10 @@ impl World {
             });
             world.replicas[node].named = named.fold(0, |dots, (dot, _)| dots | 1 << dot);
             world.replicas[node].promised = wanted;
+            world.replicas[node].has_named = true;
             next.push((Step::Promise { node }, world));
         }
-        let have_promised = members().all(|member| self.replicas[member].promised >= wanted);
+        let have_promised = members().all(|member| self.replicas[member].has_named);
         let named: Set = members().fold(0, |named, member| named | self.replicas[member].named);
         if wanted > 0 && have_promised && !replica.has_confirmed && named & !replica.covered == 0 {
             let mut world = self.clone();
@@ -299,17 +303,24 @@ impl World {
     fn deliver(&self, message: Message, is_answered: bool, rules: &Rules) -> Option<World> {
         let mut world = self.clone();
         match message {
-            Message::Store { write, to } => self.store(write, to, is_answered, rules, &mut world)?,
-            Message::Replay { from, to, held, owed } => {
-                if self.replicas[to].mode == Mode::Absent {
+            Message::Store { write, to, to_start } => {
+                if self.replicas[to].start != to_start && rules.stores_are_for_a_life {
+                    return None;
+                }
+                self.store(write, to, is_answered, rules, &mut world)?;
+            }
+            Message::Replay { from, from_start, to, to_start, held, owed } => {
+                let is_meant = self.replicas[to].start == to_start || !rules.stores_are_for_a_life;
+                if self.replicas[to].mode == Mode::Absent || !is_meant {
                     return None;
                 }
                 world.merge(to, held, rules);
                 if !rules.replay_merges {
                     world.replicas[to].held = Some(held);
                 }
+                let is_heard = world.replicas[from].start == from_start || !rules.answers_are_for_a_life;
                 let debt = &mut world.replicas[from].owed[to];
-                if is_answered && (*debt == owed || !rules.owed_is_compared) {
+                if is_answered && is_heard && (*debt == owed || !rules.owed_is_compared) {
                     *debt = 0;
                 }
             }
@@ -380,6 +391,7 @@ impl World {
         let replica = &mut self.replicas[node];
         replica.floor = replica.floor.max(floor);
         replica.promised = replica.promised.max(promised);
+        replica.has_named |= promised > 0 && !rules.rebuilt_name_anew;
         replica.mode = if is_whole { Mode::Whole } else { Mode::Rebuilding(exchanged) };
     }
 

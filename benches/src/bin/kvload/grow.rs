@@ -7,8 +7,8 @@
 //!     a founder is killed          ─▶ "healing"   until every shard has all its replicas again
 //! ```
 //!
-//! **Invariant.** Bytes moved are what the newcomer received from its peers, everything included; the least is what it
-//! holds in the end. Both are asked of the nodes, not estimated.
+//! **Invariant.** Bytes moved are what the newcomer received from its peers, everything included: snapshots, log, the
+//! load that goes on. The least is what it holds in the end, as its engine reckons the size of rows. Both are asked of it.
 
 use crate::{
     compare::pin_generator,
@@ -22,7 +22,11 @@ use kvorum_api::proto;
 use kvorum_benches::payload;
 use kvorum_client::{Admin, Client, Cp, Keyspace, Options, operators::ListOperatorsRequest};
 use serde::Serialize;
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -101,7 +105,7 @@ struct Figures {
 
 #[derive(Serialize)]
 struct Grown {
-    /// From the start of the process to the last replica that had to move.
+    /// From the start of the process until nothing was left to do.
     seconds: f64,
     moves: usize,
     /// The least that makes the nodes hold about as many.
@@ -115,7 +119,7 @@ struct Grown {
 #[derive(Serialize)]
 struct Healed {
     replace_after: u32,
-    /// From the kill to the last shard that has all its replicas again.
+    /// From the kill until every shard has all its replicas again and nothing is left to do; `replace_after` is in it.
     seconds: f64,
     replicas_made: usize,
     replicas: BTreeMap<u64, usize>,
@@ -217,7 +221,7 @@ async fn grow(cluster: &mut Cluster, admin: &Admin, newcomer: Newcomer<'_>, pati
     let before = last_operator(admin).await?;
     cluster.join(newcomer)?;
     let joined = |statuses: &[proto::NodeStatusReply]| statuses.len() == 4 && is_even(&replicas(statuses));
-    let (statuses, seconds) = settled(admin, began, patience, joined).await?;
+    let Settled { statuses, seconds, moves } = settled(admin, (began, before), patience, joined).await?;
     let newcomer = statuses.iter().map(|status| status.node).max().context("there are four")?;
     let held = statuses.iter().filter(|status| status.node == newcomer).flat_map(|status| &status.replicas);
     let held: Vec<u64> = held.filter(|replica| replica.shard != 0).filter_map(|replica| replica.bytes).collect();
@@ -227,7 +231,7 @@ async fn grow(cluster: &mut Cluster, admin: &Admin, newcomer: Newcomer<'_>, pati
     let bytes_held = held.iter().sum::<u64>();
     Ok(Grown {
         seconds,
-        moves: moves_since(admin, before).await?,
+        moves,
         moves_least: all / statuses.len(),
         bytes_received,
         bytes_held,
@@ -249,21 +253,33 @@ async fn heal(cluster: &mut Cluster, admin: &Admin, replace_after: u32, patience
             && statuses.iter().all(|status| status.short.is_empty())
             && replicas(statuses).values().sum::<usize>() == all
     };
-    let (statuses, seconds) = settled(admin, began, patience, healed).await?;
-    let replicas_made = moves_since(admin, before).await?;
-    Ok(Healed { replace_after, seconds, replicas_made, replicas: replicas(&statuses) })
+    let Settled { statuses, seconds, moves } = settled(admin, (began, before), patience, healed).await?;
+    Ok(Healed { replace_after, seconds, replicas_made: moves, replicas: replicas(&statuses) })
 }
 
-/// Waits until the living nodes are as wanted and no operator is open, several looks in a row; answers them, and the
-/// seconds until the first of these looks.
+/// A cluster that has nothing left to do.
+struct Settled {
+    statuses: Vec<proto::NodeStatusReply>,
+    /// Until the first of the quiet looks.
+    seconds: f64,
+    /// Replicas of data that were made meanwhile.
+    moves: usize,
+}
+
+/// Waits until the living nodes are as wanted and no operator is open, several looks in a row; `before` is the last
+/// operator there was when it `began`.
 async fn settled(
     admin: &Admin,
-    began: Instant,
+    (began, before): (Instant, u64),
     patience: Duration,
     is_as_wanted: impl Fn(&[proto::NodeStatusReply]) -> bool,
-) -> Result<(Vec<proto::NodeStatusReply>, f64)> {
-    let (mut quiet, mut first) = (0, 0.0);
+) -> Result<Settled> {
+    let (mut quiet, mut first, mut moved) = (0, 0.0, BTreeSet::new());
     loop {
+        // Only the last few hundred that have ended are kept, so all are noted as they end.
+        if let Ok(all) = all_operators(admin).await {
+            moved.extend(all.iter().filter(|operator| operator.id > before && is_move(operator)).map(|one| one.id));
+        }
         let reports = admin.node_status().await;
         let statuses: Vec<proto::NodeStatusReply> =
             reports.into_iter().filter_map(|report| report.status.ok()).collect();
@@ -277,7 +293,7 @@ async fn settled(
             quiet += 1;
         }
         if quiet == QUIET_LOOKS {
-            return Ok((statuses, first));
+            return Ok(Settled { statuses, seconds: first, moves: moved.len() });
         }
         if began.elapsed() > patience {
             let held_up: Vec<&String> = statuses.iter().flat_map(|status| &status.held_up).collect();
@@ -307,12 +323,9 @@ async fn last_operator(admin: &Admin) -> Result<u64> {
     Ok(all_operators(admin).await?.iter().map(|operator| operator.id).max().unwrap_or(0))
 }
 
-/// Replicas of data that were made on another node since.
-async fn moves_since(admin: &Admin, last: u64) -> Result<usize> {
-    let is_one = |operator: &&proto::OperatorDescription| {
-        operator.id > last && operator.shard != 0 && operator.state == "done" && operator.task != "lead"
-    };
-    Ok(all_operators(admin).await?.iter().filter(is_one).filter(|operator| operator.to_node.is_some()).count())
+/// Whether a replica of data was made on another node by it.
+fn is_move(operator: &proto::OperatorDescription) -> bool {
+    operator.shard != 0 && operator.state == "done" && operator.task != "lead" && operator.to_node.is_some()
 }
 
 /// One figure of a node, as `/metrics` has it.

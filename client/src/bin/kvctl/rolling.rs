@@ -20,8 +20,10 @@ use crate::{
     wellness::{Picture, leads_metadata},
 };
 use kvorum_client::admin::{Admin, NodeDescription};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::json;
 use std::{
+    os::unix::process::CommandExt as _,
     process::{Command, ExitCode, Stdio},
     time::Duration,
 };
@@ -37,8 +39,8 @@ pub async fn run(globals: &Globals, output: &Output, wanted: RollingRestart) -> 
     let admin = client(globals, TIMEOUT_DEFAULT)?.admin();
     let nodes = admin.nodes().await?;
     let order = order(&admin, &nodes, &wanted).await?;
-    let lines: Vec<(u64, String)> =
-        order.iter().map(|node| (node.id, filled(&wanted.command, node.id, &node.client))).collect();
+    let filled = order.iter().map(|node| Ok((node.id, filled(&wanted.command, node.id, &node.client)?)));
+    let lines: Vec<(u64, String)> = filled.collect::<Result<_, Undone>>()?;
     if wanted.dry_run {
         return foresee(output, &lines);
     }
@@ -111,15 +113,20 @@ fn foresee(output: &Output, lines: &[(u64, String)]) -> anyhow::Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-/// The command for one node.
-fn filled(command: &str, node: u64, address: &str) -> String {
-    command.replace("{node}", &node.to_string()).replace("{address}", address)
+/// The command for one node. What a node says its address is comes into a shell of whoever runs this.
+fn filled(command: &str, node: u64, address: &str) -> Result<String, Undone> {
+    let is_harmless = |letter: char| letter.is_ascii_alphanumeric() || ".:-_%[]".contains(letter);
+    if command.contains("{address}") && !address.chars().all(is_harmless) {
+        let why = "it has characters that a shell may take for something else: use {node} instead of {address}";
+        return Err(Undone(format!("node {node} says that its address is {address:?}: {why}")));
+    }
+    Ok(command.replace("{node}", &node.to_string()).replace("{address}", address))
 }
 
 async fn execute(line: &str, patience: Duration) -> Result<(), String> {
     let mut shell = Command::new("sh");
     // Its output is for whoever watches, and what is on stdout is for programs.
-    shell.arg("-c").arg(line).stdin(Stdio::null()).stdout(std::io::stderr());
+    shell.arg("-c").arg(line).stdin(Stdio::null()).stdout(std::io::stderr()).process_group(0);
     let unrunnable = |error: std::io::Error| format!("could not be run: {error}");
     let mut running = shell.spawn().map_err(unrunnable)?;
     let deadline = Instant::now() + patience;
@@ -129,10 +136,12 @@ async fn execute(line: &str, patience: Duration) -> Result<(), String> {
             Some(status) => return Err(format!("ended with {status}")),
             None if Instant::now() < deadline => sleep(COMMAND_LOOK_EVERY).await,
             None => {
-                // It may end at this very moment.
-                let _ = running.kill();
+                // With all that it has started, or that would restart the node when nobody expects it any more. It may
+                // end at this very moment.
+                let group = Pid::from_child(&running);
+                let _ = kill_process_group(group, Signal::KILL);
                 let _ = running.wait();
-                return Err(format!("did not end within {patience:?}"));
+                return Err(format!("did not end within {patience:?}, and may still take effect"));
             }
         }
     }
@@ -178,7 +187,13 @@ mod tests {
     #[test]
     fn the_command_is_filled_in() {
         let line = filled("ssh {address} restart kvd@{node} {other}", 3, "10.0.0.3:7101");
-        assert_eq!(line, "ssh 10.0.0.3:7101 restart kvd@3 {other}");
+        assert_eq!(line.unwrap(), "ssh 10.0.0.3:7101 restart kvd@3 {other}");
+        assert_eq!(filled("restart {address}", 1, "[fe80::1%eth0]:7101").unwrap(), "restart [fe80::1%eth0]:7101");
+        for evil in ["x;reboot;:7101", "$(reboot):1", "a b:1", "`x`:1", "a\nb:1", "a'b:1"] {
+            let Undone(why) = filled("ssh {address}", 3, evil).unwrap_err();
+            assert!(why.contains("use {node}"), "{why}");
+            assert!(filled("ssh node{node}", 3, evil).is_ok(), "it is not asked for");
+        }
     }
 
     #[tokio::test]
@@ -186,6 +201,10 @@ mod tests {
         let patience = Duration::from_secs(20);
         assert_eq!(execute("exit 0", patience).await, Ok(()));
         assert!(execute("exit 3", patience).await.unwrap_err().contains('3'));
-        assert!(execute("exec sleep 600", Duration::from_millis(50)).await.unwrap_err().contains("did not end"));
+        let mark = std::env::temp_dir().join(format!("kvctl-rolling-{}", std::process::id()));
+        let line = format!("(sleep 1; touch {}); true", mark.display());
+        assert!(execute(&line, Duration::from_millis(50)).await.unwrap_err().contains("did not end"));
+        sleep(Duration::from_millis(1_500)).await;
+        assert!(!mark.exists(), "what it had started went on");
     }
 }

@@ -47,7 +47,7 @@ impl Picture {
                 return Some(format!("as node {node} sees it, {short}"));
             }
         }
-        self.laggard()
+        self.missing().or_else(|| self.laggard())
     }
 
     /// A replica that has not caught up, or a shard that nobody is seen to lead.
@@ -62,18 +62,36 @@ impl Picture {
             if let Some((node, _)) = replicas.iter().find(|(_, replica)| replica.installing) {
                 return Some(format!("shard {shard}: node {node} is installing a snapshot"));
             }
-            let leader = replicas.iter().find(|(_, replica)| replica.role == "leader");
-            // A shard that all have closed in agreement is level: closing asks for that.
-            if leader.is_none() && replicas.iter().all(|(_, replica)| replica.role == "closed") {
-                return None;
-            }
-            let Some((_, leader)) = leader else { return Some(format!("shard {shard}: nobody leads it")) };
-            let is_behind = |replica: &ReplicaStatus| replica.applied_index + BEHIND_MAX < leader.committed_index;
-            let behind = replicas.iter().find(|(_, replica)| replica.role != "closed" && is_behind(replica));
-            behind.map(|(node, replica)| {
-                let (has, of) = (replica.applied_index, leader.committed_index);
-                format!("shard {shard}: node {node} has applied {has} of {of} entries")
-            })
+            let leaders = replicas.iter().map(|(_, replica)| *replica).filter(|replica| replica.role == "leader");
+            // One that was deposed may not have heard of it yet.
+            let leader = leaders.max_by_key(|leader| leader.term);
+            let (level, tolerance) = match leader {
+                Some(leader) => (leader.committed_index, BEHIND_MAX),
+                // A shard that all have closed in agreement is level; one that was lost then may have come back since.
+                None if replicas.iter().all(|(_, replica)| replica.role == "closed") => {
+                    (replicas.iter().map(|(_, replica)| replica.last_log_index).max().unwrap_or(0), 0)
+                }
+                None => return Some(format!("shard {shard}: nobody leads it")),
+            };
+            let has = |replica: &ReplicaStatus| match leader {
+                Some(_) => replica.applied_index,
+                None => replica.last_log_index,
+            };
+            // Closed ones as well: a node that was just restarted begins with all of its replicas closed.
+            let behind = replicas.iter().find(|(_, replica)| has(replica) + tolerance < level);
+            behind.map(|(node, replica)| format!("shard {shard}: node {node} has {} of {level} entries", has(replica)))
+        })
+    }
+
+    /// A replica that the answering node's map places somewhere, and that the node there does not have.
+    fn missing(&self) -> Option<String> {
+        let held =
+            |status: &NodeStatusReply| status.replicas.iter().filter(|replica| replica.shard != 0).count() as u64;
+        self.nodes.iter().flatten().find_map(|node| {
+            let held = held(self.statuses.get(&node.id)?);
+            let why =
+                || format!("node {} has {held} of the {} replicas that the map places there", node.id, node.replicas);
+            (held < node.replicas).then(why)
         })
     }
 }
@@ -95,6 +113,10 @@ mod tests {
             committed_index: committed,
             ..ReplicaStatus::default()
         }
+    }
+
+    fn logged(last: u64) -> ReplicaStatus {
+        ReplicaStatus { last_log_index: last, ..replica(1, "closed", last, last) }
     }
 
     fn picture(replicas: Vec<Vec<ReplicaStatus>>) -> Picture {
@@ -124,8 +146,13 @@ mod tests {
         let nobody = Picture { nodes: None, statuses: BTreeMap::new() };
         let behind = picture(vec![vec![replica(1, "leader", 9_000, 9_000)], vec![replica(1, "follower", 10, 10)]]);
         let headless = picture(vec![vec![replica(1, "follower", 10, 10)], vec![replica(1, "closed", 10, 10)]]);
-        let closed = picture(vec![vec![replica(1, "closed", 10, 10)], vec![replica(1, "closed", 10, 10)]]);
-        assert_eq!(closed.trouble(), None, "closed in agreement");
+        let closed = |last| picture(vec![vec![logged(10)], vec![logged(last)]]);
+        assert_eq!(closed(10).trouble(), None, "closed in agreement");
+        let restarted = picture(vec![vec![replica(1, "leader", 9_000, 9_000)], vec![replica(1, "closed", 10, 10)]]);
+        let mut deposed = picture(vec![vec![replica(1, "leader", 10, 10)], vec![replica(1, "leader", 9_000, 9_000)]]);
+        deposed.statuses.get_mut(&2).unwrap().replicas[0].term = 2;
+        let mut lacking = well();
+        lacking.nodes.as_mut().unwrap()[1].replicas = 2;
         for (picture, part) in [
             (silent, "node 2 does not answer"),
             (unready, "node 1 is not ready"),
@@ -133,7 +160,11 @@ mod tests {
             (degraded, "disk_full"),
             (installing, "installing"),
             (nobody, "no node answers"),
-            (behind, "has applied 10 of 9000"),
+            (behind, "node 2 has 10 of 9000"),
+            (restarted, "node 2 has 10 of 9000"),
+            (deposed, "node 1 has 10 of 9000"),
+            (closed(9), "node 2 has 9 of 10"),
+            (lacking, "node 2 has 1 of the 2 replicas"),
             (headless, "nobody leads it"),
         ] {
             let trouble = picture.trouble().unwrap_or_default();
