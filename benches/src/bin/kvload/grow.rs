@@ -8,7 +8,8 @@
 //! ```
 //!
 //! **Invariant.** Bytes moved are what the newcomer received from its peers, everything included: snapshots, log, the
-//! load that goes on. The least is what it holds in the end, as its engine reckons the size of rows. Both are asked of it.
+//! load that goes on. The least is what it holds in the end, as its engine reckons the size of rows. Both are asked of
+//! it.
 
 use crate::{
     compare::pin_generator,
